@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
-from dragoman.cli.serve import SETTINGS_WITH_OPTION
+from dragoman.cli.serving_options import SETTINGS_WITH_OPTION
 from dragoman.server import settings
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
 from dragoman.server.settings import Settings

@@ -6,7 +6,8 @@ from msgspec import inspect
 
 def alternatives(info: inspect.Type) -> tuple[inspect.Type, ...]:
     """Return the types of a union, or the type itself."""
-    return info.types if isinstance(info, inspect.UnionType) else (info,)
+    types = info.types if isinstance(info, inspect.UnionType) else (info,)
+    return tuple(each.type if isinstance(each, inspect.Metadata) else each for each in types)
 
 
 def type_name(info: inspect.Type) -> str:

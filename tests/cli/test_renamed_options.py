@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dragoman.cli.main import app
 from dragoman.cli.renamed_options import command_class, deprecated_options, keep_for_command
-from dragoman.cli.serve import RENAMED_OPTIONS
+from dragoman.cli.serving_options import RENAMED_OPTIONS
 
 RENAMED = {"--by": "--group-by", "--open": "--public"}
 

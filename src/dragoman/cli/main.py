@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from dragoman import __version__
-from dragoman.cli import accounts, db, jobs, keys, prices
+from dragoman.cli import accounts, config, db, jobs, keys, prices
 from dragoman.cli.chat import chat
 from dragoman.cli.deposit import deposit
 from dragoman.cli.models import models
 from dragoman.cli.renamed_options import command_class, keep_for_command
-from dragoman.cli.serve import RENAMED_OPTIONS, serve
+from dragoman.cli.serve import serve
+from dragoman.cli.serving_options import RENAMED_OPTIONS
 from dragoman.cli.usage import usage
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(models)
 app.command()(chat)
+app.add_typer(config.app, name="config")
 app.add_typer(accounts.app, name="accounts")
 # A negative amount begins with a dash, as options do.
 app.command(context_settings={"ignore_unknown_options": True})(deposit)

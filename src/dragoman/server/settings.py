@@ -18,11 +18,15 @@ DEFAULT_DATABASE = "sqlite"
 MAX_COUNT = 2**31 - 1
 """llama.cpp counts cells and tokens in signed 32-bit integers."""
 
+IS_SECRET = "is_secret"
+"""In the `extra` of a type's Meta: the value is shown nowhere."""
+
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
+SecretText: TypeAlias = Annotated[str, Meta(min_length=1, extra={IS_SECRET: True})]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
-Secret: TypeAlias = Annotated[str, Meta(min_length=16)]
+Secret: TypeAlias = Annotated[str, Meta(min_length=16, extra={IS_SECRET: True})]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
@@ -146,7 +150,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Time that results are kept after the end of the job."""
     max_result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
     """Size of all results together. Above it, the accounts with the most stored lose their oldest."""
-    webhook_secret: Text | None = None
+    webhook_secret: SecretText | None = None
     """`whsec_` and 24 to 64 bytes in base64, which sign the webhooks. Not set: webhooks are off."""
     webhook_allow_http: bool = False
     """Send webhooks without TLS too."""

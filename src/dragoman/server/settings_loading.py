@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, TypeGuard
 import msgspec
 
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
-from dragoman.server.settings import DEFAULT_DATABASE, Settings
+from dragoman.server.settings import DEFAULT_DATABASE, IS_SECRET, Settings
+from dragoman.server.settings_references import ReferenceUnresolved, read_reference, resolve_references
 
 DEFAULT_FILE = Path("dragoman.toml")
 ENVIRONMENT_PREFIX = "DRAGOMAN_"
+FILE_SUFFIX = "_FILE"
+"""DRAGOMAN_PORT_FILE is the path of a file that holds the text of DRAGOMAN_PORT."""
 
 _SERVICE_LINK = re.compile(
     rf"{ENVIRONMENT_PREFIX}(\w+_)?"
@@ -34,12 +37,22 @@ class SettingsError(Exception):
     """A setting is wrong. The message is one line: where it was set, its key, its value and the allowed values."""
 
 
+class SetValue(NamedTuple):
+    """The value of a setting, and where it was set."""
+
+    value: object
+    origin: str
+    """For people: "dragoman.toml", "environment: DRAGOMAN_PORT", "command line: --port". References follow it."""
+
+
 class LoadedSettings(NamedTuple):
     """Settings, and how they were spelled."""
 
     settings: Settings
     deprecated: Mapping[str, str]
     """Old spellings that were used → the spelling to use instead."""
+    origins: Mapping[str, str]
+    """Keys that do not have their defaults → where they were set: see SetValue."""
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
@@ -51,19 +64,21 @@ def read_settings(path: Path | None, environment: Mapping[str, str], overrides: 
     """Layer defaults, TOML file, the environment's DRAGOMAN_ variables and `overrides`. The last one wins.
 
     If `path` is None, ./dragoman.toml is read if it exists. The keys of `overrides` are dotted ("engine.threads"); the
-    value None means that an option was not given. Raises SettingsError.
+    value None means that an option was not given. In the file and in `overrides`, texts may be references: see
+    settings_references.py. Raises SettingsError.
     """
     deprecated: dict[str, str] = {}
     values = {
-        **_file_values(path, deprecated),
+        **_file_values(path, environment, deprecated),
         **_environment_values(environment, deprecated),
-        **_override_values(overrides),
+        **_override_values(overrides, environment),
     }
     tree: dict[str, Any] = {group: {} for group in _GROUPS}
-    for key, value in values.items():
+    for key, (value, _) in values.items():
         group, _, name = key.rpartition(".")
         (tree[group] if group else tree)[name] = value
-    return LoadedSettings(msgspec.convert(tree, Settings), deprecated)
+    origins = {key: origin for key, (_, origin) in values.items()}
+    return LoadedSettings(msgspec.convert(tree, Settings), deprecated, origins)
 
 
 def environment_variable(key: str) -> str:
@@ -123,7 +138,7 @@ _RENAMED_VARIABLES = {
 }
 
 
-def _file_values(path: Path | None, deprecated: dict[str, str]) -> dict[str, object]:
+def _file_values(path: Path | None, environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, SetValue]:
     if path is None:
         if not DEFAULT_FILE.exists():
             return {}
@@ -136,8 +151,19 @@ def _file_values(path: Path | None, deprecated: dict[str, str]) -> dict[str, obj
             group = key.rpartition(".")[0]
             allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
             raise SettingsError(f"{path}: {_unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
-        values[key] = _validated(key, f"{path}: {spelling}", _with_current_values(key, value, deprecated))
+        current = _with_current_values(key, value, deprecated)
+        values[key] = _resolved(key, str(path), f"{path}: {spelling}", current, environment)
     return values
+
+
+def _resolved(key: str, origin: str, where: str, value: object, environment: Mapping[str, str]) -> SetValue:
+    """Resolve the references in a value and validate it. What a reference stands for is text, as variables are."""
+    try:
+        text, references = resolve_references(value, environment)
+    except ReferenceUnresolved as error:
+        raise SettingsError(f"{where}: {error}") from error
+    validated = _validated(key, where, text, shown=value if references else None, strict=not references)
+    return SetValue(validated, ", ".join((origin, *references)))
 
 
 def _current_spelling(
@@ -195,28 +221,42 @@ def _flatten(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, obj
             raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")
 
 
-def _environment_values(environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, object]:
+def _environment_values(environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, SetValue]:
     values = {}
     for spelling, text in environment.items():
         if not spelling.startswith(ENVIRONMENT_PREFIX) or _SERVICE_LINK.fullmatch(f"{spelling}={text}"):
             continue
         variable = _current_spelling("environment", spelling, _RENAMED_VARIABLES, environment, deprecated)
+        origin, shown = f"environment: {spelling}", None
+        if variable not in _VARIABLES and variable.removesuffix(FILE_SUFFIX) in _VARIABLES:
+            variable, text, shown = variable.removesuffix(FILE_SUFFIX), _text_of_file(spelling, text, environment), text
         if variable not in _VARIABLES:
             raise SettingsError(f"environment: {_unknown_message('variable', variable, _VARIABLES, _VARIABLES)}")
         key = _VARIABLES[variable]
         # Variables are always text, so "8000" must be accepted for 8000.
-        values[key] = _validated(key, f"environment: {spelling}", text, strict=False)
+        values[key] = SetValue(_validated(key, origin, text, shown=shown, strict=False), origin)
     return values
 
 
-def _override_values(overrides: Mapping[str, object]) -> dict[str, object]:
+def _text_of_file(spelling: str, path: str, environment: Mapping[str, str]) -> str:
+    variable = spelling.removesuffix(FILE_SUFFIX)
+    if variable in environment:
+        raise SettingsError(f"environment: {variable} and {spelling} are both set; remove one")
+    try:
+        return read_reference(Path(path))
+    except ReferenceUnresolved as error:
+        raise SettingsError(f"environment: {spelling}: {error}") from error
+
+
+def _override_values(overrides: Mapping[str, object], environment: Mapping[str, str]) -> dict[str, SetValue]:
     values = {}
     for key, value in overrides.items():
         if value is None:
             continue
         if key not in _TYPES:
             raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
-        values[key] = _validated(key, f"command line: {flag(key)}", value)
+        where = f"command line: {flag(key)}"
+        values[key] = _resolved(key, where, where, value, environment)
     return values
 
 
@@ -226,7 +266,8 @@ def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: I
     return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"
 
 
-def _validated(key: str, where: str, value: object, *, strict: bool = True) -> object:
+def _validated(key: str, where: str, value: object, *, shown: object = None, strict: bool = True) -> object:
+    """Return the value in the setting's type. Raises SettingsError, which shows `shown` if the value must not be."""
     annotation = _TYPES[key]
     try:
         converted: object = msgspec.convert(value, annotation, strict=strict)
@@ -238,10 +279,19 @@ def _validated(key: str, where: str, value: object, *, strict: bool = True) -> o
             if choice is not None:
                 message += f"; expected {_describe_allowed(_type_at(annotation, choice['path']))}"
             raise SettingsError(message) from error
-        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}, got {value!r}") from error
+        is_hidden = shown is None and isinstance(value, str) and is_secret(annotation)
+        wrong = "" if is_hidden else f", got {value if shown is None else shown!r}"
+        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}{wrong}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
     return converted
+
+
+def is_secret(kind: object) -> bool:
+    """Whether values of the type are shown nowhere."""
+    info = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return any(isinstance(each, msgspec.inspect.Metadata) and IS_SECRET in (each.extra or {}) for each in kinds)
 
 
 def _type_at(annotation: object, path: str) -> msgspec.inspect.Type:
@@ -265,7 +315,8 @@ def _describe_allowed(kind: object) -> str:
 def _alternatives(kind: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
     """Return the types that a value may have, without that of None."""
     types = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    return [alternative for alternative in types if not isinstance(alternative, msgspec.inspect.NoneType)]
+    plain = (each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in types)
+    return [alternative for alternative in plain if not isinstance(alternative, msgspec.inspect.NoneType)]
 
 
 def _describe_type(kind: msgspec.inspect.Type) -> str:

@@ -1,0 +1,107 @@
+"""The options of `dragoman serve`, made from the settings. Commands that look at the same settings take them too."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from dragoman.cli.database_access import USAGE_ERROR, ConfigOption, error_exit
+from dragoman.cli.renamed_options import deprecated_options
+from dragoman.server.renamed_settings import RENAMED_SETTINGS
+from dragoman.server.settings import Settings
+from dragoman.server.settings_loading import SettingsError, flag, read_settings
+
+_DEFAULTS = Settings()
+
+_HELP: Mapping[str, str] = {
+    "model": "A .gguf file, a Hugging Face repository (owner/name or owner/name:QUANTIZATION), or echo. "
+    "Default: the bundled model.",
+    "host": "Address to listen on.",
+    "port": "Port to listen on. 0: any free port.",
+    "workers": "HTTP worker processes.",
+    "allow_unauthenticated": "Listen on addresses other than loopback although no keys are set.",
+    "root_path": "Path below which a reverse proxy serves the server, such as /llm. Default: none.",
+    "max_waiting_requests": "Requests that may wait for a slot of an engine.",
+    "engine.kv_cache_tokens": "Tokens that all running sequences together may hold in the KV cache.",
+    "engine.max_sequences": "Sequences that decode in one batch.",
+    "engine.threads": "Threads of an engine. Default: one for each core.",
+    "engine.requantize": "auto or never: serve a copy, made once, of a model whose quantisation is slow on this "
+    "machine.",
+}
+
+SETTINGS_WITH_OPTION = tuple(_HELP)
+"""Keys of the settings that the commands take, as options or as the argument `model`."""
+
+RENAMED_OPTIONS = {flag(old): flag(key) for old, key in RENAMED_SETTINGS.items() if key in SETTINGS_WITH_OPTION}
+"""Old option → option."""
+
+
+def with_serving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command` with an option for each setting above. Called, it loads the settings and passes them on first.
+
+    It exits with one line if a setting is wrong.
+    """
+
+    @functools.wraps(command)
+    def load_and_call(context: typer.Context, config: Path | None, **options: Any) -> None:
+        overrides = {key: options.pop(_parameter_name(key)) for key in SETTINGS_WITH_OPTION}
+        try:
+            loaded = read_settings(config, os.environ, overrides)
+        except SettingsError as error:
+            raise error_exit(str(error), USAGE_ERROR) from error
+        command(loaded._replace(deprecated={**loaded.deprecated, **deprecated_options(context)}), **options)
+
+    _, *own = inspect.signature(command).parameters.values()
+    model, *others = map(_parameter, SETTINGS_WITH_OPTION)
+    signature = inspect.Signature(
+        [
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            model,
+            inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption),
+            *others,
+            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own),
+        ]
+    )
+    load_and_call.__signature__ = signature  # type: ignore[attr-defined] # which is what typer reads
+    load_and_call.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    return load_and_call
+
+
+def _parameter_name(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _parameter(key: str) -> inspect.Parameter:
+    *groups, name = key.split(".")
+    default: Any = _DEFAULTS
+    for part in (*groups, name):
+        default = getattr(default, part)
+    help_text = _HELP[key] if default in (None, False) else f"{_HELP[key]} Default: {default}."
+    declared: Any = (
+        typer.Argument(help=help_text, show_default=False)
+        if key == "model"
+        else typer.Option(*([flag(key)] if default is False else []), help=help_text, show_default=False)
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_kind(key), declared]
+    )
+
+
+def _kind(key: str) -> Any:
+    """Return the type of an option: that of the setting without its bounds, which the settings check."""
+    info: Any = msgspec.inspect.type_info(Settings)
+    for name in key.split("."):
+        info = next(field.type for field in info.fields if field.name == name)
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    for kind in kinds:
+        match kind:
+            case msgspec.inspect.BoolType():
+                return bool | None
+            case msgspec.inspect.IntType():
+                return int | None
+    return str | None
