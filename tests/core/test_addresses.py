@@ -52,3 +52,11 @@ def test_a_set_holds_addresses_and_networks_in_any_spelling() -> None:
 def test_what_would_never_match_is_refused(text: str) -> None:
     with pytest.raises(InvalidNetwork):
         AddressSet.parse([text])
+
+
+def test_clients_of_unix_sockets_are_in_a_set_that_names_them() -> None:
+    named = AddressSet.parse(["unix", "192.0.2.1"])
+    assert "" in named
+    assert "192.0.2.1" in named
+    assert AddressSet.parse(["unix"])
+    assert "" not in AddressSet.parse(["192.0.2.1"])

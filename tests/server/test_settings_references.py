@@ -95,3 +95,14 @@ def test_a_variable_with_an_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_there_are_no_files_of_unknown_variables() -> None:
     with pytest.raises(SettingsError, match="unknown variable DRAGOMAN_KEYS_FILE"):
         read_settings(None, {"DRAGOMAN_KEYS_FILE": os.devnull}, {})
+
+
+def test_a_secret_in_the_arguments_is_refused_and_a_reference_to_one_taken() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(None, {}, {"api_key": SECRET})
+    assert str(caught.value) == (
+        "command line: --api-key: every user of this machine can read it while the server runs; pass env:NAME or "
+        "file:/path, or set DRAGOMAN_API_KEY"
+    )
+    [key] = read_settings(None, {"NAME": SECRET}, {"api_key": "env:NAME"}).settings.client_keys
+    assert (key.name, key.key) == ("api_key", SECRET)

@@ -23,9 +23,17 @@ _HELP: Mapping[str, str] = {
     "Default: the bundled model.",
     "host": "Address to listen on.",
     "port": "Port to listen on. 0: any free port.",
+    "uds": "Unix socket to listen on instead of the port.",
+    "api_key": "API key that clients need, as env:NAME or file:/path.",
+    "ssl_certfile": "Certificate in PEM: serve TLS.",
+    "ssl_keyfile": "The certificate's key in PEM. Default: in --ssl-certfile.",
+    "ssl_ca_certs": "Authorities in PEM, of one of which clients must have a certificate.",
     "workers": "HTTP worker processes.",
     "allow_unauthenticated": "Listen on addresses other than loopback although no keys are set.",
     "root_path": "Path below which a reverse proxy serves the server, such as /llm. Default: none.",
+    "log_level": "Least severe level that is logged: debug, info, warning or error.",
+    "log_format": "text or json.",
+    "access_log": "Log each request when it ends.",
     "max_waiting_requests": "Requests that may wait for a slot of an engine.",
     "engine.kv_cache_tokens": "Tokens that all running sequences together may hold in the KV cache.",
     "engine.max_sequences": "Sequences that decode in one batch.",
@@ -81,11 +89,11 @@ def _parameter(key: str) -> inspect.Parameter:
     default: Any = _DEFAULTS
     for part in (*groups, name):
         default = getattr(default, part)
-    help_text = _HELP[key] if default in (None, False) else f"{_HELP[key]} Default: {default}."
+    help_text = _HELP[key] if default is None or default is False else f"{_HELP[key]} Default: {default}."
     declared: Any = (
         typer.Argument(help=help_text, show_default=False)
         if key == "model"
-        else typer.Option(*([flag(key)] if default is False else []), help=help_text, show_default=False)
+        else typer.Option(help=help_text, show_default=False)
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_kind(key), declared]

@@ -47,23 +47,31 @@ class InvalidNetwork(ValueError):
     """The text is neither an address nor a network."""
 
 
+UNIX_SOCKETS = "unix"
+"""Stands in an AddressSet for the clients of Unix sockets, whose address is empty."""
+
+
 class AddressSet:
     """A set of addresses, given as addresses and networks."""
 
-    def __init__(self, networks: Iterable[IPv4Network | IPv6Network] = ()) -> None:
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network] = (), *, unix_sockets: bool = False) -> None:
         self._networks = tuple(networks)
+        self._unix_sockets = unix_sockets
         self._contains = functools.lru_cache(_REMEMBERED)(self._look_up)
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
-        """Parse addresses and networks, such as `10.0.0.0/8`. Raises InvalidNetwork."""
-        return cls(map(_parse_network, texts))
+        """Parse addresses and networks, such as `10.0.0.0/8`, and UNIX_SOCKETS. Raises InvalidNetwork."""
+        given = set(texts)
+        return cls(map(_parse_network, given - {UNIX_SOCKETS}), unix_sockets=UNIX_SOCKETS in given)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return bool(self._networks) or self._unix_sockets
 
     def __contains__(self, text: object) -> bool:
         """Whether the text is an address of the set, in any of the spellings of `parse_address`."""
+        if text == "":
+            return self._unix_sockets
         return bool(self._networks) and isinstance(text, str) and self._contains(text)
 
     def _look_up(self, text: str) -> bool:

@@ -160,7 +160,7 @@ class App(WithoutEmptySegments):
         }
         by_host = ByHost(app, apps_by_host)
         guard = HostGuard(with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
-        border = ResponseBorder(guard)
+        border = ResponseBorder(guard, access_log=options.access_log)
         super().__init__(BelowRootPath(border, options.root_path) if options.root_path else border)
 
 

@@ -83,8 +83,8 @@ def worker_command(
     """Return the command of an HTTP worker. All workers have the same."""
     options = WorkerOptions(
         settings=_without_secrets(settings),
-        key_labels={key_digest(entry.key): entry.name for entry in settings.keys},
-        key_groups={key_digest(entry.key): entry.group for entry in settings.keys if entry.group is not None},
+        key_labels={key_digest(entry.key): entry.name for entry in settings.client_keys},
+        key_groups={key_digest(entry.key): entry.group for entry in settings.client_keys if entry.group is not None},
         admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
         listening_fd=files.listener.fileno(),
         metrics_directory=str(files.folder),
@@ -166,7 +166,9 @@ def _worker_environment(settings: Settings, accounts: AccountsLocation | None, f
 def _without_secrets(settings: Settings) -> Settings:
     accounts = msgspec.structs.replace(settings.accounts, database=None)
     queue = msgspec.structs.replace(settings.queue, webhook_secret=None)
-    return msgspec.structs.replace(settings, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue)
+    return msgspec.structs.replace(
+        settings, api_key=None, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue
+    )
 
 
 def _admin_digest(entry: AdminKeySettings) -> str:

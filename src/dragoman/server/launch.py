@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from rich.console import Console
@@ -18,16 +18,16 @@ from dragoman.engines.llama.wire.adapter_registry import registry_path, write_re
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
 from dragoman.server.child_commands import ServerFiles, engine_commands, numbered_engines, worker_command
+from dragoman.server.listening import listen, take_activated_socket, with_address_of
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
 from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError
 from dragoman.server.server_processes import ServerProcesses
 from dragoman.server.settings import Settings
-from dragoman.server.start_checks import StartupError, check_settings, prepare_database
+from dragoman.server.start_checks import StartupError, check_settings, has_keys, prepare_database
 from dragoman.server.supervisor import ChildFailed, StartFailure
+from dragoman.server.systemd import ServiceManager
 
 _log = structlog.get_logger(__name__)
-
-_BACKLOG = 2048
 
 _EXIT_STARTUP_FAILED = 2
 
@@ -41,10 +41,14 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
     if deprecated:
         _log.warning("deprecated_settings", renamed=dict(deprecated))
     try:
+        activated = take_activated_socket(os.environ)
+        if activated is not None:
+            settings = with_address_of(activated, settings)
         check_settings(settings)
         accounts = prepare_database(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
-        _run(settings, plans, accounts)
+        with activated or listen(settings) as listener:
+            _run(settings, plans, accounts, listener)
     except (
         *(ModelSourceError, ChildFailed, DeploymentError),
         *(AccountsUnavailable, StartupError, RuntimeFolderError),
@@ -54,9 +58,11 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
     return 0
 
 
-def _run(settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None) -> None:
+def _run(
+    settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None, listener: socket.socket
+) -> None:
+    manager = ServiceManager.take(os.environ)
     with (
-        _listen(settings.host, settings.port) as listener,
         RuntimeFolder.create() as folder,
         _pipe() as (wake_read_fd, wake_write_fd),
     ):
@@ -74,7 +80,17 @@ def _run(settings: Settings, plans: Sequence[DeploymentPlan], accounts: Accounts
             report=functools.partial(_report_start_failure, {engine.number: engine.name for engine in engines}, files),
             restore_folder=functools.partial(_restore_folder, folder),
         )
-        asyncio.run(processes.run(on_ready=lambda: _announce(settings, plans, listener)))
+
+        def announce() -> None:
+            _announce(settings, plans, listener)
+            manager.report_ready()
+
+        asyncio.run(_supervise(processes, manager, announce))
+
+
+async def _supervise(processes: ServerProcesses, manager: ServiceManager, on_ready: Callable[[], None]) -> None:
+    async with manager.watched():
+        await processes.run(on_ready=on_ready, on_stop=manager.report_stopping)
 
 
 def _report_start_failure(
@@ -101,20 +117,6 @@ def _restore_folder(folder: RuntimeFolder) -> None:
         _log.error("runtime_folder_missing", path=str(folder.path), reason=error.strerror)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host or --port"
-        ) from error
-    return listener
-
-
 @contextlib.contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
     read_fd, write_fd = os.pipe()
@@ -127,15 +129,21 @@ def _pipe() -> Iterator[tuple[int, int]]:
 
 def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: socket.socket) -> None:
     """Print what is served, where, and a request to try."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "http" if settings.ssl_certfile is None else "https"
+    if settings.uds is not None:
+        url, option = f"{scheme}://localhost", f"--unix-socket {settings.uds} "
+        place = f"unix:{settings.uds}"
+    else:
+        host, port = listener.getsockname()[:2]
+        place = url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        option = ""
     console = Console(highlight=False, soft_wrap=True)
     served = " and ".join(f"[bold]{plan.name}[/bold]{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
-    console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
+    console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{place}[/bold]")
     question = '[{"role": "user", "content": "What is the capital of France?"}]'
     body = f'{{"model": "{plans[0].name}", "messages": {question}}}'
-    key = "-H 'Authorization: Bearer KEY' " if settings.keys or settings.accounts.database else ""
-    console.print(f"\nTry:\n  curl {url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
+    key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
+    console.print(f"\nTry:\n  curl {option}{url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
 
 
 def _alias_suffix(plan: DeploymentPlan) -> str:

@@ -1,6 +1,7 @@
 """What every request passes before it is routed: the path, the host and origin, and the border for errors."""
 
 import re
+import time
 import uuid
 from collections.abc import Container, Mapping
 
@@ -17,6 +18,11 @@ from dragoman.server.origins import OriginPolicy, parse_host
 
 _HOST = "dragoman.host"
 """The host name that a request is served under, in its scope."""
+
+_UNLOGGED_PATHS = frozenset({"/health", "/ready", "/metrics"})
+"""Programs ask them every few seconds."""
+
+_LOGGED_PATH_CHARACTERS = 256
 
 _SLASHES = re.compile("/+")
 
@@ -130,12 +136,49 @@ class ResponseBorder:
 
     A request that fails unexpectedly is logged with its traceback and answered in its dialect's envelope; a stream that
     has begun ends with the dialect's error. Responses without an `x-request-id` get one.
+    With `access_log`, one line is logged for each request when it ends.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, access_log: bool = False) -> None:
         self._app = app
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._access_log and scope["path"] not in _UNLOGGED_PATHS:
+            await self._log_access(scope, receive, send)
+        else:
+            await self._respond(scope, receive, send)
+
+    async def _log_access(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.monotonic()
+        status: int | None = None
+        request_id, sent_bytes = b"", 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status, request_id, sent_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                request_id = dict(message["headers"]).get(b"x-request-id", b"")
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._respond(scope, receive, send_and_note)
+        finally:
+            # Neither the query nor any header: they may hold keys.
+            _log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"][:_LOGGED_PATH_CHARACTERS],
+                status=status,
+                milliseconds=round((time.monotonic() - started_at) * 1000, 1),
+                bytes=sent_bytes,
+                client=(scope.get("client") or ("",))[0],
+                request_id=request_id.decode("latin-1"),
+            )
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -48,8 +48,8 @@ class ServerProcesses:
         self._wake_fd = wake_fd
         self._drain_seconds = drain_seconds
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start all, call `on_ready`, wait for a signal to stop and stop all. Raises ChildFailed.
+    async def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None] = lambda: None) -> None:
+        """Start all, call `on_ready`, wait for a signal to stop, call `on_stop` and stop all. Raises ChildFailed.
 
         The signals are SIGTERM, SIGINT and SIGHUP. A SIGHUP that is ignored already, as below nohup, stays ignored.
         """
@@ -69,6 +69,7 @@ class ServerProcesses:
             if await self._start(stop_requested):
                 on_ready()
             await stop_requested.wait()
+            on_stop()
         finally:
             await asyncio.gather(*(worker.stop(self._drain_seconds) for worker in self._workers))
             await asyncio.gather(*(engine.stop() for engine in self._engines.values()))

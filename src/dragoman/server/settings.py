@@ -247,6 +247,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port to listen on. 0: any free port."""
+    uds: Text | None = None
+    """Path of a Unix socket to listen on instead of the port. The server's user and group may connect."""
+    ssl_certfile: Text | None = None
+    """Certificate in PEM, with those of the authorities that signed it. Not set: connections are not encrypted."""
+    ssl_keyfile: Text | None = None
+    """The certificate's key in PEM, without a passphrase. Not set: it is in `ssl_certfile`."""
+    ssl_ca_certs: Text | None = None
+    """Certificates of authorities in PEM. Clients must have a certificate of one of them. Not set: they need none."""
     workers: Annotated[int, Meta(ge=1)] = 1
     """HTTP worker processes."""
     max_waiting_requests: Annotated[int, Meta(ge=0)] = 256
@@ -264,6 +272,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Least severe level that is logged."""
     log_format: LogFormat = "text"
     """One line for each event on standard error: `text` is `key=value …`, `json` is a JSON object."""
+    access_log: bool = False
+    """Log each request when it ends, but for those of `/health`, `/ready` and `/metrics`, at the level `info`."""
     record_usage: bool = True
     """Without accounts, record each request's tokens in the default database, if that is writable."""
     deployments: tuple[DeploymentSettings, ...] = ()
@@ -286,6 +296,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Size of an adapter that a client registers. A download that is larger is refused or cut off."""
     allow_unauthenticated: bool = False
     """Listen on addresses other than loopback although no keys are set."""
+    api_key: Secret | None = None
+    """An API key that clients need, the same for all. Like one of `keys`, under the name `api_key`."""
     keys: tuple[KeySettings, ...] = ()
     """API keys that clients need. None: requests need no key, and the server listens on loopback addresses only, unless
     `allow_unauthenticated` is set."""
@@ -304,7 +316,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `*` with keys. None: browsers let no page of another origin read a response, and without keys such pages get 403."""
     trusted_proxies: tuple[Text, ...] = ()
     """Addresses or networks, such as 10.0.0.0/8, of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are
-    trusted."""
+    trusted. `unix`: those that connect to the Unix socket."""
     http: HttpSettings = HttpSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     accounts: AccountsSettings = AccountsSettings()
@@ -312,3 +324,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue: QueueSettings = QueueSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
+
+    @property
+    def client_keys(self) -> tuple[KeySettings, ...]:
+        """The keys that clients need."""
+        return self.keys if self.api_key is None else (*self.keys, KeySettings("api_key", self.api_key))

@@ -257,6 +257,11 @@ def _override_values(overrides: Mapping[str, object], environment: Mapping[str, 
             raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
         where = f"command line: {flag(key)}"
         values[key] = _resolved(key, where, where, value, environment)
+        if isinstance(value, str) and is_secret(_TYPES[key]) and values[key].origin == where:
+            raise SettingsError(
+                f"{where}: every user of this machine can read it while the server runs; pass env:NAME or file:/path, "
+                f"or set {environment_variable(key)}"
+            )
     return values
 
 

@@ -29,7 +29,7 @@ class StartupError(Exception):
 
 def has_keys(settings: Settings) -> bool:
     """Whether requests need a key."""
-    return bool(settings.keys or settings.accounts.database)
+    return bool(settings.client_keys or settings.accounts.database)
 
 
 def check_settings(settings: Settings) -> None:
@@ -39,11 +39,13 @@ def check_settings(settings: Settings) -> None:
     _check_addresses(settings)
     _check_hosts_and_origins(settings)
     _check_root_path(settings)
+    _check_certificate(settings)
     if settings.accounts.database is None and settings.admin.keys:
         raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
-    if settings.accounts.database is not None and settings.keys:
+    if settings.accounts.database is not None and settings.client_keys:
+        key = "[[keys]]" if settings.keys else "api_key"
         raise StartupError(
-            "[[keys]] and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
+            f"{key} and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
             "dragoman keys create"
         )
 
@@ -72,7 +74,8 @@ def _prepare_usage_database() -> AccountsLocation | None:
 
 def _require_keys_unless_loopback(settings: Settings) -> None:
     """Raise StartupError if other machines could use the server without a key and the settings do not allow it."""
-    if has_keys(settings) or settings.allow_unauthenticated or is_loopback_host(settings.host):
+    is_local = settings.uds is not None or is_loopback_host(settings.host)
+    if has_keys(settings) or settings.allow_unauthenticated or is_local:
         return
     raise StartupError(
         f"every client that reaches {settings.host} could use the server, since there are no keys; add [[keys]] or "
@@ -116,6 +119,17 @@ def _check_root_path(settings: Settings) -> None:
     first = path.split("/")[1]
     if first in RESERVED_NAMES or any(first == deployment.name for deployment in settings.deployments):
         raise StartupError(f"root_path: paths of the server itself begin with /{first}; choose another")
+
+
+def _check_certificate(settings: Settings) -> None:
+    if (settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_ca_certs) == (None, None, None):
+        return
+    from dragoman.server.tls import CertificateError, server_context
+
+    try:
+        server_context(settings)
+    except CertificateError as error:
+        raise StartupError(str(error)) from None
 
 
 def _check_each(key: str, texts: Iterable[str], parse: Callable[[str], str]) -> None:

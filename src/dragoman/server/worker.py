@@ -10,9 +10,8 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Container
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 import uvicorn
@@ -22,7 +21,6 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.core import logs
 from dragoman.core.addresses import NO_ADDRESSES, AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
-from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.core.process_options import read_options
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
@@ -36,10 +34,12 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.http_protocol import bounded_protocol
+from dragoman.server.http_server import HttpServer
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment
 from dragoman.server.settings import Settings
+from dragoman.server.tls import server_context
 from dragoman.server.worker_options import WorkerOptions
 
 _RECORD_TIMEOUT_SECONDS = 0.5
@@ -47,23 +47,6 @@ _RECORD_TIMEOUT_SECONDS = 0.5
 
 _DATABASE_ANSWER_SECONDS = 30.0
 """Time until a PostgreSQL server is taken for hung and its connection is closed. Requests wait less, as set."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that prints `ready`, and drains the app when it must stop."""
-
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._drain = drain
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        freeze_startup_objects()
-        print("ready", flush=True)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._drain()
-        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -119,7 +102,8 @@ def main() -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(_Server(config, app.drain), options.listening_fd))
+        server = HttpServer(config, app.drain, server_context(settings), settings.http.head_timeout_seconds)
+        runner.run(_serve(server, options.listening_fd))
     return 0
 
 
@@ -131,10 +115,11 @@ def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
         trusted_proxies=proxies,
         public_docs=settings.public_docs,
         root_path=settings.root_path or "",
+        access_log=settings.access_log,
     )
 
 
-async def _serve(server: _Server, listening_fd: int) -> None:
+async def _serve(server: HttpServer, listening_fd: int) -> None:
     loop = asyncio.get_running_loop()
 
     def read_standard_input() -> None:

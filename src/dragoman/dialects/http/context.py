@@ -40,6 +40,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Begins the URLs that the server writes, such as `/llm`."""
     public_docs: bool = True
     """Whether the documentation is shown without a key."""
+    access_log: bool = False
+    """Whether each request is logged when it ends."""
     idempotency_store: IdempotencyStore | None = None
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
     dialect: str = ""

@@ -1,0 +1,66 @@
+"""TLS with the certificate and key of the settings."""
+
+import ssl
+from pathlib import Path
+
+from dragoman.server.settings import Settings
+
+
+class CertificateError(Exception):
+    """The certificate, the key or the authorities cannot be used. The message is one line for people."""
+
+
+def server_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the context for connections of clients, from TLS 1.2 on; None without a certificate.
+
+    With `ssl_ca_certs`, clients must have a certificate of one of these authorities. Raises CertificateError.
+    """
+    if settings.ssl_certfile is None:
+        if settings.ssl_keyfile is not None or settings.ssl_ca_certs is not None:
+            raise CertificateError("ssl_keyfile and ssl_ca_certs need ssl_certfile, the server's certificate")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, settings.ssl_certfile, settings.ssl_keyfile)
+    if settings.ssl_ca_certs is not None:
+        try:
+            context.load_verify_locations(_existing(settings.ssl_ca_certs))
+        except (OSError, ssl.SSLError) as error:
+            raise CertificateError(f"ssl_ca_certs: {settings.ssl_ca_certs}: {_reason(error)}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    """Use the certificate for new connections of the context. Without `keyfile`, the key is in the same file.
+
+    Raises CertificateError, and the context then keeps what it has.
+    """
+    try:
+        files = _existing(certfile), None if keyfile is None else _existing(keyfile)
+        for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            each.load_cert_chain(*files, password=_refuse_passphrase)
+    except (OSError, ssl.SSLError) as error:
+        names = certfile if keyfile is None else f"{certfile} with {keyfile}"
+        raise CertificateError(f"ssl_certfile: {names}: {_reason(error)}") from None
+
+
+def _existing(path: str) -> str:
+    """Return the path without `~`. Raises OSError: OpenSSL's own error does not name the file."""
+    expanded = Path(path).expanduser()
+    expanded.open("rb").close()
+    return str(expanded)
+
+
+def _refuse_passphrase() -> str:
+    """Stand for the passphrase of an encrypted key: OpenSSL would ask for it at the terminal."""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        if error.reason in (None, "BAD_DECRYPT", "BAD_PASSWORD_READ"):
+            return "the key cannot be read; it must be in PEM and without a passphrase"
+        return (error.reason or "").replace("_", " ").lower()
+    return error.strerror or str(error)

@@ -1,0 +1,84 @@
+"""A server that systemd starts: a Unix socket opened for it, TLS, and messages about its state.
+
+The processes are real: the socket and the variables pass from one to the next.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from tests.support.certificates import make_certificate
+from tests.support.dialects.streams import chat_body
+from tests.support.server import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS
+
+KEY = "correct-horse-battery-staple"
+
+_AS_SYSTEMD_STARTS = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "dragoman", *sys.argv[2:]])
+"""
+
+
+@contextlib.contextmanager
+def activated_server(listener: socket.socket, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AS_SYSTEMD_STARTS, str(listener.fileno()), "serve", *arguments],
+        env={**os.environ, **environment},
+        pass_fds=(listener.fileno(),),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_state(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "server")
+    tls = ("--ssl-certfile", certificate.certfile, "--ssl-keyfile", certificate.keyfile)
+    logs = ("--log-format", "json", "--access-log", "--api-key", "env:SERVER_KEY")
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        listener.bind(str(tmp_path / "api"))
+        listener.listen()
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(START_TIMEOUT_SECONDS)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "SERVER_KEY": KEY, "XDG_DATA_HOME": str(tmp_path)}
+        with activated_server(listener, "echo", *tls, *logs, **environment) as server:
+            assert manager.recv(100) == b"READY=1"
+            transport = httpx.HTTPTransport(
+                uds=str(tmp_path / "api"), verify=ssl.create_default_context(cafile=certificate.certfile)
+            )
+            with httpx.Client(transport=transport, base_url="https://localhost") as client:
+                assert client.get("/health").status_code == 200
+                assert client.post("/v1/chat/completions", json=chat_body("a", model="echo")).status_code == 401
+                authorized = {"Authorization": f"Bearer {KEY}"}
+                body = chat_body("hello", model="echo")
+                response = client.post("/v1/chat/completions?private=1", json=body, headers=authorized)
+                assert response.status_code == 200
+            server.terminate()
+            assert manager.recv(100) == b"STOPPING=1"
+            _, errors = server.communicate(timeout=STOP_TIMEOUT_SECONDS)
+            assert server.returncode == 0
+    requests = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "request"]
+    assert [(line["method"], line["path"], line["status"]) for line in requests] == [
+        ("POST", "/v1/chat/completions", 401),
+        ("POST", "/v1/chat/completions", 200),
+    ]
+    assert requests[-1]["request_id"] == response.headers["x-request-id"]
+    assert KEY not in errors
