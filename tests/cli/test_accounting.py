@@ -48,12 +48,14 @@ def test_the_tables_are_created_and_checked(url: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     before = CliRunner().invoke(app, ["db", "status"])
     assert (before.exit_code, before.stdout.split()[0]) == (1, "missing")
-    refused = CliRunner().invoke(app, ["accounts", "list"])
-    assert refused.exit_code == 1
+    for command in (["accounts", "list"], ["db", "upgrade", "--check"], ["db", "verify"]):
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 1
     assert "Run: dragoman db upgrade" in refused.stderr
     made = CliRunner().invoke(app, ["db", "upgrade"])
     assert made.stdout.startswith("applied: accounts")
     assert CliRunner().invoke(app, ["db", "upgrade"]).stdout == "nothing to do\n"
+    assert CliRunner().invoke(app, ["db", "upgrade", "--check"]).stdout == "nothing to do\n"
     after = CliRunner().invoke(app, ["db", "status"])
     assert after.exit_code == 0
     assert {line.split()[0] for line in after.stdout.splitlines()} == {"applied"}
@@ -218,3 +220,18 @@ def test_without_a_database_the_commands_report_how_to_set_one(tmp_path: Path, m
     (tmp_path / "dragoman.toml").write_text('[accounts]\ndatabase = "sqlite:///accounts.db"\n')
     assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
     assert (tmp_path / "accounts.db").exists()
+
+
+def test_the_books_are_backed_up_and_verified(run: Run, url: str, tmp_path: Path) -> None:
+    run("accounts", "create", "acme")
+    run("deposit", "acme", "5")
+    backup = tmp_path / "backup.db"
+    assert run("db", "backup", str(backup)).stdout.endswith(" bytes\n")
+    assert run("db", "verify", "--database", f"sqlite:///{backup}").stdout == "the books balance\n"
+    assert "exists; choose another name" in run("db", "backup", str(backup), status=1).stderr
+    database = Database(url)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE accounts SET deposits = deposits + 1, balance = balance + 1")
+    database.close()
+    wrong = run("db", "verify", status=1).stdout.splitlines()
+    assert "balance by movements, id 1: 5000000001 is stored, 5000000000 computed" in wrong

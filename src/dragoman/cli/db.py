@@ -1,22 +1,77 @@
-"""`dragoman db`: create and check the tables of the accounts' database."""
+"""`dragoman db`: create, check and back up the accounts' database."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from dragoman.cli.database_access import FAILURE, ConfigOption, DatabaseOption, open_database
+from dragoman.cli.database_access import FAILURE, ConfigOption, DatabaseOption, error_exit, open_database
 
-app = typer.Typer(no_args_is_help=True, help="Create and check the tables of the accounts' database.")
+app = typer.Typer(no_args_is_help=True, help="Create, check and back up the accounts' database.")
 
 
 @app.command()
-def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> None:
+def upgrade(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing. The exit status is 1 if migrations are missing.")
+    ] = False,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
     """Apply missing migrations. Safe to repeat, and safe while servers of the old version run."""
     from dragoman.accounts.database import migrations
     from dragoman.server.accounts_location import create_database_folder
 
+    if check:
+        with open_database(database, config):
+            typer.echo("nothing to do")
+        return
     with open_database(database, config, current=False) as accounts_database:
         create_database_folder(accounts_database)
         made = migrations.upgrade(accounts_database)
     typer.echo(f"applied: {', '.join(made)}" if made else "nothing to do")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="New file for the backup.", show_default=False)],
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Copy the database as it is at one moment, also while servers run.
+
+    SQLite's copy is a database again; PostgreSQL's is for pg_restore, and made by the program pg_dump.
+    """
+    from dragoman.accounts.database.backup import BackupFailed, back_up
+
+    with open_database(database, config, current=False) as accounts_database:
+        try:
+            back_up(accounts_database, file)
+        except BackupFailed as error:
+            raise error_exit(str(error), FAILURE) from error
+    typer.echo(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@app.command()
+def verify(database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Check that all figures which are stored twice agree: deposits = balance + holds + charges, and all sums.
+
+    Safe while servers run. For a backup of SQLite, pass --database sqlite:///FILE. The exit status
+    is 1 if any is wrong.
+    """
+    from dragoman.accounts.administration.consistency import find_discrepancies
+    from dragoman.accounts.database.backup import find_damage
+
+    with open_database(database, config) as accounts_database:
+        damage = find_damage(accounts_database)
+        wrong = [] if damage else find_discrepancies(accounts_database)
+    for problem in damage:
+        typer.echo(f"damaged: {problem}")
+    for each in wrong:
+        typer.echo(f"{each.invariant}, id {each.id}: {each.stored} is stored, {each.computed} computed")
+    if damage or wrong:
+        raise typer.Exit(FAILURE)
+    typer.echo("the books balance")
 
 
 @app.command()

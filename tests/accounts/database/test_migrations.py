@@ -3,6 +3,8 @@ import multiprocessing
 import pytest
 from sqlalchemy import Connection, inspect
 
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database import migrations
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import (
@@ -14,6 +16,7 @@ from dragoman.accounts.database.migrations import (
     upgrade,
 )
 from dragoman.accounts.database.tables import metadata
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 NAMES = tuple((migration.number, migration.name) for migration in MIGRATIONS)
@@ -76,6 +79,51 @@ def test_a_database_of_a_newer_version_is_not_changed(empty_database_url: str) -
     database.close()
 
 
+def test_this_version_runs_on_the_tables_of_the_next_one_if_they_only_have_more(database_url: str) -> None:
+    database = Database(database_url)
+    following = Migration(9999, "more", _add_a_table_and_a_column, requires=MIGRATIONS[-1].number)
+    upgrade(database, (*MIGRATIONS, following))
+    migrations.require_current(database)
+    assert upgrade(database) == []
+    with LedgerHarness(database) as harness:
+        harness.run_requests(3)
+        assert len(list_usage(database)) == 3
+    assert find_discrepancies(database) == []
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE following")
+        connection.exec_driver_sql("ALTER TABLE accounts DROP COLUMN following")
+        connection.exec_driver_sql("DELETE FROM schema_migrations WHERE number = 9999")
+    database.close()
+
+
+def test_the_version_before_the_last_one_does_not_run_on_tables_that_lack_what_it_uses(
+    empty_database_url: str,
+) -> None:
+    database = Database(empty_database_url)
+    newest = MIGRATIONS[-1].number
+    steps = (
+        Migration(9998, "more", _do_nothing, requires=newest),
+        Migration(9999, "less", _do_nothing, requires=9998),
+    )
+    upgrade(database, (*MIGRATIONS, *steps))
+    migrations.require_current(database, (*MIGRATIONS, steps[0]))
+    with pytest.raises(DatabaseTooNew, match=r"migration 9999 \(less\), on whose tables"):
+        migrations.require_current(database)
+    database.close()
+
+
+def test_databases_without_a_record_of_what_steps_require_get_it_with_the_next_step(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    upgrade(database)
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE schema_migrations DROP COLUMN requires")
+    migrations.require_current(database)
+    following = Migration(9999, "more", _do_nothing, requires=MIGRATIONS[-1].number)
+    assert upgrade(database, (*MIGRATIONS, following)) == ["more"]
+    migrations.require_current(database)
+    database.close()
+
+
 def test_a_step_that_fails_leaves_nothing_behind(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     upgrade(database)
@@ -90,6 +138,11 @@ def test_a_step_that_fails_leaves_nothing_behind(empty_database_url: str) -> Non
 
 def _do_nothing(_connection: Connection) -> None:
     pass
+
+
+def _add_a_table_and_a_column(connection: Connection) -> None:
+    connection.exec_driver_sql("CREATE TABLE following (id BIGINT)")
+    connection.exec_driver_sql("ALTER TABLE accounts ADD COLUMN following TEXT")
 
 
 def _create_a_table_and_fail(connection: Connection) -> None:

@@ -259,4 +259,6 @@ schema_migrations = Table(
     Column("number", BigInteger, primary_key=True),
     Column("name", String, nullable=False),
     Column("applied_at", BigInteger, nullable=False),
+    Column("requires", BigInteger),
 )
+"""The newest step that code must know to run on the tables after the step is `requires`; NULL: the step itself."""

@@ -2,6 +2,10 @@
 
 A step and its record are one transaction, during which no other process upgrades. Released steps are never edited: a
 change gets a new number.
+
+Servers of the version before may run on the tables of the next one, so that a change of tables takes two releases: one
+adds what is new (its step `requires` only the number before), a later one removes what no supported version uses. Both
+versions work meanwhile, and servers are replaced one after the other.
 """
 
 import time
@@ -30,7 +34,8 @@ _CREATE_MIGRATIONS_TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
         number BIGINT PRIMARY KEY,
         name TEXT NOT NULL,
-        applied_at BIGINT NOT NULL
+        applied_at BIGINT NOT NULL,
+        requires BIGINT
     )
 """
 
@@ -41,6 +46,16 @@ class Migration(msgspec.Struct, frozen=True):
     number: int
     name: str
     apply: Callable[[Connection], None]
+    requires: int | None = None
+    """The newest step that code must know to run on the tables afterwards. None: this one, so only newer code can."""
+
+
+class AppliedMigration(msgspec.Struct, frozen=True):
+    """One step that a database has a record of."""
+
+    name: str
+    requires: int | None
+    """As that of Migration."""
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
@@ -72,15 +87,15 @@ MIGRATIONS = (
 
 def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
     """Return the applied and the pending migrations. A missing file of SQLite has none."""
-    applied: dict[int, str] = {}
+    applied: dict[int, AppliedMigration] = {}
     if not database.is_sqlite or Path(database.path).exists():
         with database.read() as connection:
             applied = _applied(connection)
     known = {migration.number for migration in migrations}
     return MigrationStatus(
-        tuple(sorted(applied.items())),
+        tuple((number, step.name) for number, step in sorted(applied.items())),
         tuple((step.number, step.name) for step in migrations if step.number not in applied),
-        tuple((number, name) for number, name in sorted(applied.items()) if number not in known),
+        tuple((number, step.name) for number, step in sorted(applied.items()) if number not in known),
     )
 
 
@@ -94,10 +109,12 @@ def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
     return [migration.name for migration in migrations if _apply(database, migration, migrations)]
 
 
-def require_current(database: Database) -> None:
-    """Raises DatabaseOutdated or DatabaseTooNew unless the tables are those of this version."""
-    found = migration_status(database)
-    _reject_unknown(dict(found.applied), MIGRATIONS)
+def require_current(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+    """Raises DatabaseOutdated or DatabaseTooNew unless this version can run on the tables."""
+    found = migration_status(database, migrations)
+    if found.unknown:
+        with database.read() as connection:
+            _reject_unknown(_applied(connection), migrations)
     if found.pending:
         missing = ", ".join(f"{number} ({name})" for number, name in found.pending)
         raise DatabaseOutdated(f"The database lacks migration {missing}. Run: dragoman db upgrade")
@@ -109,6 +126,8 @@ def _apply(database: Database, migration: Migration, migrations: tuple[Migration
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # Another process's upgrade may take long.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
         connection.exec_driver_sql(_CREATE_MIGRATIONS_TABLE)
+        if not _records_requirements(connection):
+            connection.exec_driver_sql(f"ALTER TABLE {schema_migrations.name} ADD COLUMN requires BIGINT")
         applied = _applied(connection)
         _reject_unknown(applied, migrations)
         if migration.number in applied:
@@ -116,22 +135,38 @@ def _apply(database: Database, migration: Migration, migrations: tuple[Migration
         migration.apply(connection)
         now = time.time_ns() // 1_000_000
         connection.execute(
-            insert(schema_migrations).values(number=migration.number, name=migration.name, applied_at=now)
+            insert(schema_migrations).values(
+                number=migration.number, name=migration.name, applied_at=now, requires=migration.requires
+            )
         )
     return True
 
 
-def _applied(connection: Connection) -> dict[int, str]:
+def _applied(connection: Connection) -> dict[int, AppliedMigration]:
     if not inspect(connection).has_table(schema_migrations.name):
         return {}
-    rows = connection.execute(select(schema_migrations.c.number, schema_migrations.c.name))
-    return {row.number: row.name for row in rows}
+    columns = [schema_migrations.c.number, schema_migrations.c.name]
+    if _records_requirements(connection):
+        columns.append(schema_migrations.c.requires)
+    rows = connection.execute(select(*columns)).mappings()
+    return {row["number"]: AppliedMigration(row["name"], row.get("requires")) for row in rows}
 
 
-def _reject_unknown(applied: dict[int, str], migrations: tuple[Migration, ...]) -> None:
+def _records_requirements(connection: Connection) -> bool:
+    """Whether the table of migrations has the column for that, which databases of older versions have not."""
+    return any(column["name"] == "requires" for column in inspect(connection).get_columns(schema_migrations.name))
+
+
+def _reject_unknown(applied: dict[int, AppliedMigration], migrations: tuple[Migration, ...]) -> None:
+    """Raise DatabaseTooNew for steps that this code neither knows nor can run after."""
     known = {migration.number for migration in migrations}
-    if unknown := [f"{number} ({name})" for number, name in sorted(applied.items()) if number not in known]:
+    too_new = [
+        f"{number} ({step.name})"
+        for number, step in sorted(applied.items())
+        if number not in known and (step.requires is None or step.requires > max(known))
+    ]
+    if too_new:
         raise DatabaseTooNew(
-            f"The database has migration {', '.join(unknown)}, which this version of dragoman does not know. "
+            f"The database has migration {', '.join(too_new)}, on whose tables this version of dragoman cannot run. "
             "Use the version that made it, or a newer one"
         )
