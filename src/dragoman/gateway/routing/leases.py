@@ -1,0 +1,124 @@
+"""Requests and tokens in flight to each replica of a deployment, and the queue for a free place."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+MAX_WAITING = 1_000
+"""Requests of a deployment that wait for a free place."""
+
+Choose = Callable[[], str | None]
+"""Returns the id of the replica to use, which has a free place. None: no replica can be used now."""
+
+
+class QueueFull(Exception):
+    """As many requests wait for a free place as may wait."""
+
+
+class InFlight(NamedTuple):
+    """What one replica works on for this process."""
+
+    requests: int
+    tokens: int
+    """Prompt tokens and expected answers."""
+
+
+class ReplicaLease:
+    """A place at a replica. Use it in a `with` block, whose end releases it however it ends."""
+
+    def __init__(self, leases: "ReplicaLeases", replica: str, tokens: int) -> None:
+        self.replica = replica
+        self.tokens = tokens
+        self._leases: ReplicaLeases | None = leases
+
+    def release(self) -> None:
+        """Give the place back. Further calls do nothing."""
+        if (leases := self._leases) is not None:
+            self._leases = None
+            leases._return(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class ReplicaLeases:
+    """Counts what is in flight to the replicas of one deployment, and serves those who wait in order of arrival."""
+
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
+        self._in_flight: dict[str, InFlight] = {}
+        self._waiting: OrderedDict[asyncio.Future[ReplicaLease], tuple[Choose, int]] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a place."""
+        return len(self._waiting)
+
+    def in_flight(self, replica: str) -> InFlight:
+        """Return what is in flight to a replica."""
+        return self._in_flight.get(replica, InFlight(0, 0))
+
+    async def acquire(self, choose: Choose, tokens: int) -> ReplicaLease:
+        """Take a place at the replica that `choose` returns, as soon as it returns one.
+
+        `choose` is called now, unless others wait, and again after each release and notification. A request that can
+        use a place overtakes those before it that cannot. `choose` must not raise. The caller bounds the wait, with
+        asyncio.timeout. Raises QueueFull.
+        """
+        if not self._waiting and (replica := choose()) is not None:
+            return self._take(replica, tokens)
+        if len(self._waiting) >= self._max_waiting:
+            raise QueueFull(f"{len(self._waiting)} requests wait for a replica already")
+        place: asyncio.Future[ReplicaLease] = asyncio.get_running_loop().create_future()
+        self._waiting[place] = choose, tokens
+        # Those before it may be unable to use a place that this request can use.
+        if len(self._waiting) > 1:
+            self._offer(next(iter(self._waiting)))
+            self._offer(place)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                place.result().release()
+            raise
+        finally:
+            self._waiting.pop(place, None)
+
+    def notify(self) -> None:
+        """Ask those who wait to choose again: a replica may have come back, or been added."""
+        for place in list(self._waiting):
+            self._offer(place)
+
+    def _offer(self, place: "asyncio.Future[ReplicaLease]") -> bool:
+        """Let one who waits choose. Return whether it has a place now."""
+        if place.done():
+            return False
+        choose, tokens = self._waiting[place]
+        if (replica := choose()) is None:
+            return False
+        del self._waiting[place]
+        place.set_result(self._take(replica, tokens))
+        return True
+
+    def _take(self, replica: str, tokens: int) -> ReplicaLease:
+        requests, in_flight_tokens = self.in_flight(replica)
+        self._in_flight[replica] = InFlight(requests + 1, in_flight_tokens + tokens)
+        return ReplicaLease(self, replica, tokens)
+
+    def _return(self, lease: ReplicaLease) -> None:
+        requests, tokens = self._in_flight[lease.replica]
+        if requests > 1:
+            self._in_flight[lease.replica] = InFlight(requests - 1, tokens - lease.tokens)
+        else:
+            del self._in_flight[lease.replica]
+        # One place is free, so one who waits gets it.
+        for place in list(self._waiting):
+            if self._offer(place):
+                return
