@@ -1,0 +1,1 @@
+"""Engines that are other servers, reached over HTTP."""

@@ -1,0 +1,84 @@
+"""The time limits of a request to an upstream."""
+
+import asyncio
+
+import msgspec
+
+from dragoman.engines.upstream.connection import Connection
+from dragoman.engines.upstream.transport_errors import TimeLimit, UpstreamTimeout
+
+
+class UpstreamTimeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Time limits in seconds."""
+
+    connect: float = 2.0
+    """For a connection, or a free place among the connections."""
+    first_token: float = 120.0
+    """From the request to the first token."""
+    between_tokens: float = 60.0
+    """Without a byte. Keep-alive comments extend it, but not beyond `first_token` from token to token."""
+    total: float = 3600.0
+
+
+class ResponseTimer:
+    """Fails a connection when its response takes too long.
+
+    It is one timer per response, which looks at the clock when it fires: tokens move no timer.
+    """
+
+    def __init__(self, timeouts: UpstreamTimeouts, deadline: float, *, is_stream: bool) -> None:
+        """The time of all limits begins now. Only `total` and the deadline bound what is no stream."""
+        self._timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._end_at = min(deadline, self._started_at + timeouts.total)
+        self._is_stream = is_stream
+        self._last_token_at: float | None = None
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, connection: Connection) -> None:
+        """Watch this connection, instead of the one before, until `stop`."""
+        self._connection = connection
+        self._check()
+
+    def note_token(self) -> None:
+        """Note that a token has arrived."""
+        is_first = self._last_token_at is None
+        self._last_token_at = self._loop.time()
+        if is_first:
+            self._check()  # The next limit may come sooner than the one before.
+
+    def connect_seconds(self) -> float:
+        """Return how long a connection may take now."""
+        return min(self._timeouts.connect, self._end_at - self._loop.time())
+
+    def stop(self) -> None:
+        """Watch nothing any more."""
+        self._connection = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if (connection := self._connection) is None:
+            return
+        ends_at, limit = self._next_limit(connection)
+        if limit != "total" and connection.waits_for_reader:
+            # The reader is slow, not the upstream.
+            ends_at = max(ends_at, self._loop.time() + self._timeouts.between_tokens)
+        if self._loop.time() < ends_at:
+            self._timer = self._loop.call_at(ends_at, self._check)
+        else:
+            connection.fail(UpstreamTimeout(limit))
+
+    def _next_limit(self, connection: Connection) -> tuple[float, TimeLimit]:
+        limits: list[tuple[float, TimeLimit]] = [(self._end_at, "total")]
+        if self._is_stream and self._last_token_at is None:
+            limits.append((self._started_at + self._timeouts.first_token, "first_token"))
+        elif self._last_token_at is not None:
+            last_data_at = max(connection.last_data_at, self._last_token_at)
+            silence = last_data_at + self._timeouts.between_tokens
+            limits.append((min(silence, self._last_token_at + self._timeouts.first_token), "between_tokens"))
+        return min(limits)

@@ -1,0 +1,71 @@
+"""How a request to an upstream can fail before its answer is understood.
+
+TransportError
+├── ConnectFailed          no connection: refused, unreachable, unknown name, TLS. Nothing was sent
+├── UpstreamDisconnected   closed or reset before the response was complete
+├── UpstreamTimeout        the upstream took longer than one of the time limits
+├── UpstreamStatus         a status other than 2xx, redirects included
+└── BrokenResponse         no HTTP, no stream of events, or more than an upstream may send
+    └── WrongContentType
+
+Their texts hold no address, no key and nothing that the upstream sent: they may be logged.
+"""
+
+from typing import Literal
+
+TimeLimit = Literal["connect", "first_token", "between_tokens", "total"]
+
+
+class TransportError(Exception):
+    """Base of all. Whether a token had arrived before is what the caller knows."""
+
+
+class ConnectFailed(TransportError):
+    """No connection was established, and nothing was sent."""
+
+
+class UpstreamDisconnected(TransportError):
+    """The connection was closed or reset before the response was complete."""
+
+    def __init__(self, message: str, *, has_response: bool) -> None:
+        """`has_response`: whether a byte of the response had arrived."""
+        super().__init__(message)
+        self.has_response = has_response
+
+
+class UpstreamTimeout(TransportError):
+    """The upstream took longer than a time limit."""
+
+    def __init__(self, limit: TimeLimit) -> None:
+        super().__init__(f"time limit {limit} passed")
+        self.limit = limit
+
+
+class UpstreamStatus(TransportError):
+    """The upstream answered with a status other than 2xx."""
+
+    def __init__(
+        self, status: int, body: bytes = b"", *, retry_after: float | None = None, should_retry: bool | None = None
+    ) -> None:
+        """`body` is the beginning of the response's body, without the upstream's key.
+
+        `retry_after` is in seconds. `should_retry` is the header `x-should-retry`. None: the upstream does not say.
+        """
+        super().__init__(f"status {status}")
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+        self.should_retry = should_retry
+
+
+class BrokenResponse(TransportError):
+    """The response is not what HTTP, server-sent events or the limits allow."""
+
+
+class WrongContentType(BrokenResponse):
+    """A response with status 200 is no stream of events. Some servers send errors like that."""
+
+    def __init__(self, body: bytes) -> None:
+        """`body` is its beginning."""
+        super().__init__("the response is no stream of events")
+        self.body = body
