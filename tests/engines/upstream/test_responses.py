@@ -15,6 +15,7 @@ from dragoman.engines.upstream.transport_errors import (
 )
 from tests.support.scripted_upstream import (
     HEAD,
+    LAST_CHUNK,
     ScriptedRequest,
     ScriptedUpstream,
     chunk,
@@ -23,7 +24,7 @@ from tests.support.scripted_upstream import (
     response,
     sends,
 )
-from tests.support.upstream_clients import CHAT, KEY, connected, failure
+from tests.support.upstream_clients import CHAT, KEY, connected, failure, received
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 404, 429, 500, 503])
@@ -33,7 +34,7 @@ async def test_any_status_but_2xx_is_an_error_with_its_body_and_no_redirect_is_f
         error = await failure(client)
         assert client.open_connections == 1  # The response was read, so that the connection can be used again.
     assert isinstance(error, UpstreamStatus)
-    assert (error.status, error.body, error.retry_after, error.should_retry) == (status, b'{"error":1}', 7, None)
+    assert (error.status, error.body, error.retry_after) == (status, b'{"error":1}', 7)
     assert len(upstream.requests) == 1
 
 
@@ -46,7 +47,7 @@ async def test_retry_after_is_a_bounded_number_of_seconds(value: str, seconds: f
     async with connected(ScriptedUpstream(sends(response(429, b"", *headers)))) as client:
         error = await failure(client)
     assert isinstance(error, UpstreamStatus)
-    assert (error.retry_after, error.should_retry) == (seconds, False)
+    assert (error.retry_after, error.may_retry) == (seconds, False)
 
 
 async def test_the_body_of_an_error_is_bounded() -> None:
@@ -113,6 +114,17 @@ async def test_a_large_body_that_was_not_read_does_not_block_the_next_response()
         with pytest.raises(BrokenResponse):
             await client.fetch(CHAT)
         assert await client.fetch(CHAT) == body
+
+
+async def test_a_stream_that_was_left_with_much_unread_does_not_block_the_next_response() -> None:
+    large = event(b"x" * (MAX_UNREAD_BYTES + 1_000))
+    upstream = ScriptedUpstream(sends(HEAD + event(b"1"), large + LAST_CHUNK), sends(HEAD, event(b"2"), LAST_CHUNK))
+    async with connected(upstream) as client:
+        async with client.stream(CHAT) as stream:
+            await stream.read()
+            for _ in range(100):  # The rest of the response arrives, but is not read.
+                await asyncio.sleep(0)
+        assert await received(client) == [b"2"]
 
 
 async def test_a_body_that_is_no_stream_is_bounded() -> None:

@@ -35,7 +35,10 @@ from tests.support.upstream_clients import CHAT, connected, failure
     ids=["no head", "no event", "one event", "half a head"],
 )
 async def test_a_silent_upstream_is_left_after_its_limit(parts: list[bytes], limit: str) -> None:
-    timeouts = UpstreamTimeouts(first_token=0.1, between_tokens=0.05)
+    timeouts = UpstreamTimeouts(
+        first_token=0.05 if limit == "first_token" else TEST_TIMEOUT_SECONDS,
+        between_tokens=0.05 if limit == "between_tokens" else TEST_TIMEOUT_SECONDS,
+    )
     upstream = ScriptedUpstream(lambda request: hang_after(request, *parts))
     async with connected(upstream, timeouts) as client:
         error = await failure(client)

@@ -200,6 +200,10 @@ def test_one_attempt_at_a_time_tries_a_returning_replica_and_two_successes_close
     assert health.may_attempt("a")
     health.begin("a").succeed()
     assert health.state("a") == "half_open"
+    health.begin("a").fail("failed")
+    clock.advance(2 * FIRST_EJECTION_SECONDS)
+    health.begin("a").succeed()
+    assert health.state("a") == "half_open"
     health.begin("a").succeed()
     assert health.state("a") == "closed"
 
@@ -207,8 +211,13 @@ def test_one_attempt_at_a_time_tries_a_returning_replica_and_two_successes_close
 def test_attempts_from_before_an_ejection_say_nothing_about_the_return() -> None:
     health, clock = health_of("a", "b")
     old = [health.begin("a") for _ in range(4)]
+    more = [health.begin("a") for _ in range(MAX_CONSECUTIVE_FAILURES)]
     fail(health, "a")
-    old[0].fail("failed")
+    clock.advance(1)
+    old[0].fail("configuration")
+    for attempt in more:
+        attempt.fail("refused")
+    clock.advance(-1)
     assert health.returns_in("a") == FIRST_EJECTION_SECONDS
     clock.advance(FIRST_EJECTION_SECONDS)
     trial = health.begin("a")

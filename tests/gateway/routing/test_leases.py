@@ -76,6 +76,17 @@ async def test_a_request_overtakes_those_that_wait_for_another_replica() -> None
     (await acquired(waiting)).release()
 
 
+async def test_a_request_does_not_overtake_one_that_can_use_a_place_of_which_nobody_was_notified() -> None:
+    leases = ReplicaLeases()
+    replica = Replica(leases, "a", 0)
+    first = asyncio.create_task(leases.acquire(replica.choose, 1))
+    await turn()
+    replica.places = 1
+    second = asyncio.create_task(leases.acquire(replica.choose, 1))
+    (await acquired(first)).release()
+    (await acquired(second)).release()
+
+
 async def test_more_than_may_wait_are_refused() -> None:
     leases = ReplicaLeases(max_waiting=1)
     waiting = asyncio.create_task(leases.acquire(lambda: None, 1))

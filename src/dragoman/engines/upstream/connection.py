@@ -33,9 +33,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._on_close = on_close
         self._transport: asyncio.Transport | None = None
-        self._begin_exchange(is_idle=True)
+        self._begin_exchange()
 
-    def _begin_exchange(self, *, is_idle: bool) -> None:
+    def _begin_exchange(self) -> None:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.has_response = False
@@ -43,7 +43,6 @@ class Connection(asyncio.Protocol):
         self.is_complete = False
         """Whether the response has arrived as a whole."""
         self.error: TransportError | None = None
-        self._is_idle = is_idle
         self._is_paused = False
         self._keeps_alive = False
         self._has_head = False
@@ -65,16 +64,12 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes) -> None:
         """Send a request, head and body. The exchange before must be over."""
-        self._begin_exchange(is_idle=False)
+        self.is_reused = self.is_complete
+        self._begin_exchange()
         if self._transport is None or self.is_closed:
             self._fail(UpstreamDisconnected("the connection was closed while it was idle", has_response=False))
         else:
             self._transport.write(request)
-
-    def rest(self) -> None:
-        """Wait for the next request. Whatever arrives meanwhile closes the connection."""
-        self._is_idle = True
-        self.is_reused = True
 
     async def read_head(self) -> None:
         """Wait until `status` and `headers` are there. Raises TransportError."""
@@ -134,9 +129,6 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_data_at = self._loop.time()
-        if self._is_idle or self.is_complete:
-            self.close()
-            return
         self.has_response = True
         if not self._has_head:
             self._head_bytes += len(data)

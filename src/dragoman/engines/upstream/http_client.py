@@ -195,7 +195,6 @@ class UpstreamClient:
 
     def _put_back(self, connection: Connection) -> None:
         if connection.can_be_reused:
-            connection.rest()
             self._idle[connection] = asyncio.get_running_loop().call_later(IDLE_SECONDS, connection.close)
         else:
             connection.close()

@@ -16,12 +16,26 @@ from typing import Literal
 TimeLimit = Literal["connect", "first_token", "between_tokens", "total"]
 
 
+Failure = Literal["failed", "refused", "configuration"]
+"""What an error says about an upstream's health: it did not do its work, nobody listens, or its settings are wrong."""
+
+_WRONG_CONFIGURATION = frozenset({401, 403, 404})
+_WRONG_REQUEST = frozenset({400, 405, 409, 411, 413, 414, 415, 422})
+
+
 class TransportError(Exception):
-    """Base of all. Whether a token had arrived before is what the caller knows."""
+    """Base of all. Whether a token had arrived before is what the caller knows: then nothing is tried again."""
+
+    failure: Failure | None = "failed"
+    """None: it says nothing about the upstream's health."""
+    may_retry = True
+    """Whether another upstream may answer. The same one may, too, if `failure` is no configuration."""
 
 
 class ConnectFailed(TransportError):
     """No connection was established, and nothing was sent."""
+
+    failure = "refused"
 
 
 class UpstreamDisconnected(TransportError):
@@ -49,13 +63,14 @@ class UpstreamStatus(TransportError):
     ) -> None:
         """`body` is the beginning of the response's body, without the upstream's key.
 
-        `retry_after` is in seconds. `should_retry` is the header `x-should-retry`. None: the upstream does not say.
+        `retry_after` is in seconds, `should_retry` the header `x-should-retry`. None: the upstream does not say.
         """
         super().__init__(f"status {status}")
         self.status = status
         self.body = body
         self.retry_after = retry_after
-        self.should_retry = should_retry
+        self.failure = _failure(status)
+        self.may_retry = should_retry is not False and status not in _WRONG_REQUEST
 
 
 class BrokenResponse(TransportError):
@@ -69,3 +84,10 @@ class WrongContentType(BrokenResponse):
         """`body` is its beginning."""
         super().__init__("the response is no stream of events")
         self.body = body
+
+
+def _failure(status: int) -> Failure | None:
+    """Return what a status says of the upstream. A redirect comes from a wrong URL; 429 is no failure."""
+    if status < 400 or status in _WRONG_CONFIGURATION:
+        return "configuration"
+    return "failed" if status >= 500 or status == 408 else None
