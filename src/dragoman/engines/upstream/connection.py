@@ -150,6 +150,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _exception: Exception | None) -> None:
         self._fail(UpstreamDisconnected("the connection was closed", has_response=self.has_response))
+        del self._parser  # It refers to this connection: nothing is left to the garbage collector.
 
     # httptools' callbacks
 
