@@ -101,4 +101,5 @@ def test_every_capability_is_needed_by_some_request() -> None:
 
 def test_plain_text_of_a_conversation_needs_nothing() -> None:
     assert missing_need(chat(), NO_CAPABILITIES) is None
+    assert missing_need(sampling(top_k=40, defaults=("top_k",)), NO_CAPABILITIES) is None
     assert missing_need(sampling(temperature=0.5, top_p=0.9, max_tokens=3), NO_CAPABILITIES) is None

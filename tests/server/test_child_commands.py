@@ -8,8 +8,8 @@ from dragoman.engines.llama.weights.sources import BUNDLED_ID
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import plan_deployments
-from dragoman.server.settings import DeploymentSettings, Settings
-from dragoman.server.worker_options import EchoOptions, LlamaOptions, WorkerOptions
+from dragoman.server.settings import DeploymentSettings, Settings, UpstreamSettings
+from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, UpstreamOptions, WorkerOptions
 
 
 def test_each_engine_gets_the_tool_format_of_its_deployment(tmp_path: Path) -> None:
@@ -54,3 +54,29 @@ def test_each_replica_has_a_process_and_a_socket_of_its_own(tmp_path: Path) -> N
         for command in commands.values()
     ]
     assert [engine.socket for engine in engines] == sockets == [str(tmp_path / f"engine-{i}.sock") for i in (1, 2)]
+
+
+def test_an_upstreams_key_reaches_the_workers_and_nobody_else(tmp_path: Path) -> None:
+    upstream = UpstreamSettings(url="http://gpu:8000", key="sk-upstream-0123456789")
+    settings = Settings(
+        deployments=(
+            DeploymentSettings(name="far", upstreams=(upstream,), route="first", attempts=2),
+            DeploymentSettings(name="near", model=BUNDLED_ID),
+        )
+    )
+    plans = plan_deployments(settings)
+    with socket.socket() as listener:
+        files = ServerFiles(listener, tmp_path, 0)
+        [engine] = engine_commands(settings, plans, files).values()
+        worker = worker_command(settings, plans, None, files)
+    options = msgspec.json.decode(worker.environment[OPTIONS_VARIABLE], type=WorkerOptions)
+    assert options.deployments[0] == DeploymentOptions(
+        name="far",
+        aliases=(),
+        dialects=None,
+        engines=(UpstreamOptions(upstream=upstream, model="far"),),
+        route="first",
+        attempts=2,
+    )
+    assert not options.settings.deployments
+    assert "sk-upstream" not in str((worker.arguments, engine.arguments, engine.environment))

@@ -1,14 +1,15 @@
 import platform
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID
-from dragoman.server.engine_plans import LlamaPlan
+from dragoman.server.engine_plans import EchoPlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.reserved_names import RESERVED_NAMES
-from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
+from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings, UpstreamSettings
 from tests.support.gguf_files import write_tiny_model
 
 
@@ -109,3 +110,35 @@ def test_shared_prefixes_are_texts_and_files(tmp_path: Path) -> None:
         plan(f"@{tmp_path}/missing.txt")
     with pytest.raises(DeploymentError, match="longer than"):
         plan("x" * 20_000, "y" * 20_000)
+
+
+def test_a_deployment_has_its_own_engines_and_its_upstreams_as_replicas() -> None:
+    def engines(**fields: object) -> list[type]:
+        deployment = msgspec.convert(
+            {"name": "a", "upstreams": [{"url": "http://gpu:8000"}], **fields}, DeploymentSettings
+        )
+        return [type(engine) for engine in plan_deployments(Settings(deployments=(deployment,)))[0].engines]
+
+    assert engines() == [UpstreamPlan]
+    assert engines(model="echo", replicas=2) == [EchoPlan, EchoPlan, UpstreamPlan]
+
+
+def test_an_upstream_calls_the_model_as_the_deployment_does_unless_it_is_set() -> None:
+    upstreams = (UpstreamSettings(url="http://gpu:8000"), UpstreamSettings(url="unix:///run/b.sock", model="b"))
+    [planned] = plan_deployments(Settings(deployments=(DeploymentSettings(name="a", upstreams=upstreams),)))
+    assert [engine.model for engine in planned.engines if isinstance(engine, UpstreamPlan)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("url", ["gpu:8000", "http://user:secret@gpu", "ftp://gpu", "http://gpu?key=secret"])
+def test_an_unusable_address_of_an_upstream_is_refused_without_being_repeated(url: str) -> None:
+    deployment = DeploymentSettings(name="a", upstreams=(UpstreamSettings(url=url),))
+    with pytest.raises(DeploymentError, match="an upstream of a cannot be used") as caught:
+        plan_deployments(Settings(deployments=(deployment,)))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_cannot_be_asked_for_its_models_stops_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(DeploymentError, match=f"^{url}: the server does not list its models: "):
+        plan_deployments(Settings(model=url))

@@ -19,8 +19,8 @@ from dragoman.server.settings_loading import SettingsError, flag, read_settings
 _DEFAULTS = Settings()
 
 _HELP: Mapping[str, str] = {
-    "model": "A .gguf file, a Hugging Face repository (owner/name or owner/name:QUANTIZATION), or echo. "
-    "Default: the bundled model.",
+    "model": "A .gguf file, a Hugging Face repository (owner/name or owner/name:QUANTIZATION), echo, or "
+    "the URL of another server. Default: the bundled model.",
     "host": "Address to listen on.",
     "port": "Port to listen on. 0: any free port.",
     "uds": "Unix socket to listen on instead of the port.",

@@ -101,7 +101,9 @@ _SAMPLING_FIELDS: tuple[Capability, ...] = (
 
 
 def _differs(field: str) -> NeedTest:
-    return lambda request: getattr(request.sampling, field) != getattr(_OFF, field)
+    return lambda request: (
+        getattr(request.sampling, field) != getattr(_OFF, field) and field not in request.sampling.defaults
+    )
 
 
 def _of_chat(test: Callable[[ChatPrompt], bool]) -> NeedTest:

@@ -53,6 +53,10 @@ from dragoman.core.rate_limits import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
 
+ReplicaFault = Literal["failed", "refused", "configuration", "limited"]
+"""What a replica did: fail; refuse connections; refuse access or know no such model, because it or this server is
+configured wrongly; reject one request too many."""
+
 _KEY_FAULT_MESSAGES: dict[KeyFault, str] = {
     "missing": "Missing API key",
     "malformed": "Malformed API key",
@@ -374,7 +378,15 @@ class EngineFailed(DragomanError):
 
 
 class ReplicaFailed(EngineFailed):
-    """The engine failed before it had sent anything: another replica, or the same one later, may answer."""
+    """The engine failed before it had sent anything: another replica, or the same one later, may answer.
+
+    `retry_after` is in seconds; 0: the engine does not say.
+    """
+
+    def __init__(self, message: str, fault: ReplicaFault = "failed", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.retry_after = retry_after
 
 
 def _limit_message(limit: str, retry_after: int) -> str:

@@ -15,6 +15,10 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
+UsageSource = Literal["engine", "upstream", "partial", "estimated"]
+"""Who counted: the engine itself; another server, at the end of its answer; another server, up to where its answer
+broke off; nobody, so that chunks and characters stand for tokens."""
+
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token and its log-probability."""
@@ -140,6 +144,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int = 0
+    source: UsageSource = "engine"
 
 
 AnyDelta = Delta | ReasoningDelta | ToolCallDelta

@@ -215,6 +215,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     include_stop_text: bool = False
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    defaults: tuple[str, ...] = ()
+    """Fields that have their dialect's own default, since the client did not say more. An engine without them is not
+    refused for them."""
 
 
 QUEUED_PRIORITY_OFFSET = 256

@@ -14,12 +14,19 @@ from dragoman.core.context import key_digest
 from dragoman.core.process_options import options_environment
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation
-from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan
+from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import ChildCommand
-from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, WorkerOptions
+from dragoman.server.worker_options import (
+    DeploymentOptions,
+    EchoOptions,
+    LlamaOptions,
+    ReplicaOptions,
+    UpstreamOptions,
+    WorkerOptions,
+)
 
 _SPIN_COUNT = "10000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
@@ -134,15 +141,19 @@ def _deployment_options(plans: Sequence[DeploymentPlan], files: ServerFiles) -> 
             aliases=plan.aliases,
             dialects=plan.dialects,
             engines=tuple(_replica_options(engine, next(numbers), files) for engine in plan.engines),
+            route=plan.route,
+            attempts=plan.attempts,
         )
         for plan in plans
     )
 
 
-def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> EchoOptions | LlamaOptions:
+def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> ReplicaOptions:
     match plan:
         case EchoPlan():
             return EchoOptions(echo=plan.echo, tool_format=plan.tool_format)
+        case UpstreamPlan():
+            return UpstreamOptions(upstream=plan.upstream, model=plan.model)
         case LlamaPlan():
             return LlamaOptions(
                 socket=str(files.engine_socket(number)),
@@ -167,7 +178,7 @@ def _without_secrets(settings: Settings) -> Settings:
     accounts = msgspec.structs.replace(settings.accounts, database=None)
     queue = msgspec.structs.replace(settings.queue, webhook_secret=None)
     return msgspec.structs.replace(
-        settings, api_key=None, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue
+        settings, deployments=(), api_key=None, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue
     )
 
 

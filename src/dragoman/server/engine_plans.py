@@ -5,7 +5,7 @@ import msgspec
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy
+from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy, UpstreamSettings
 
 
 class EchoPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,4 +36,12 @@ class LlamaPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.load == "lazy" or self.unload_idle_seconds is not None
 
 
-EnginePlan = EchoPlan | LlamaPlan
+class UpstreamPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Another server, which every worker reaches by itself."""
+
+    upstream: UpstreamSettings
+    model: str
+    """What it calls the model."""
+
+
+EnginePlan = EchoPlan | LlamaPlan | UpstreamPlan

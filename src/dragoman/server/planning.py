@@ -1,5 +1,6 @@
 """Plans what a server serves: the models and adapters of the settings, found, checked and named."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +16,23 @@ from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
-from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan
+from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.reserved_names import RESERVED_NAMES
-from dragoman.server.settings import AdapterSettings, DeploymentSettings, DialectName, EngineSettings, Settings
+from dragoman.server.settings import (
+    AdapterSettings,
+    DeploymentSettings,
+    DialectName,
+    EngineSettings,
+    RoutingPolicy,
+    Settings,
+    UpstreamSettings,
+)
 
 ECHO = "echo"
 """The model name that stands for the echo engine."""
+
+_URL_BEGINNINGS = ("http://", "https://", "unix://")
 
 
 MAX_ENGINES = 256
@@ -44,6 +56,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The dialects that serve it. None: all."""
     engines: tuple[EnginePlan, ...]
     """One for each replica, at least one."""
+    route: RoutingPolicy = "cache"
+    attempts: int = 3
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +95,7 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
     Without [[deployments]], plan the one model of the settings under its own name.
     """
     if not settings.deployments:
-        return [_plan_single_model(settings, progress=progress)]
+        return _plan_single_model(settings, progress=progress)
     if settings.model is not None:
         raise DeploymentError("a model and [[deployments]] are both set; set the model in one place")
     plans = [_plan_deployment(deployment, settings, progress=progress) for deployment in settings.deployments]
@@ -133,12 +147,29 @@ def with_faster_weights(
     return [plan.with_llama_engines(faster) for plan in plans]
 
 
-def _plan_single_model(settings: Settings, *, progress: bool) -> DeploymentPlan:
+def _plan_single_model(settings: Settings, *, progress: bool) -> list[DeploymentPlan]:
+    if settings.model is not None and settings.model.startswith(_URL_BEGINNINGS):
+        return _plan_server(settings.model)
     if settings.model == ECHO:
-        return DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))
+        return [DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))]
     file = resolve(settings.model, progress=progress)
     engine = LlamaPlan(model=file, engine=settings.engine, architecture=_architecture(file))
-    return DeploymentPlan(name=file.id, aliases=file.aliases, engines=(engine,))
+    return [DeploymentPlan(name=file.id, aliases=file.aliases, engines=(engine,))]
+
+
+def _plan_server(url: str) -> list[DeploymentPlan]:
+    """Plan all models of another server, each under its name there. Raises DeploymentError."""
+    from dragoman.engines.upstream.discovery import UpstreamUnreachable, discover_server
+
+    try:
+        found = asyncio.run(discover_server(url))
+    except UpstreamUnreachable as error:
+        raise DeploymentError(f"{url}: {error}") from None
+    upstream = UpstreamSettings(url=url, kind=found.kind)
+    return [
+        DeploymentPlan(name=model.name, aliases=(), engines=(UpstreamPlan(upstream=upstream, model=model.name),))
+        for model in found.models
+    ]
 
 
 def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, progress: bool) -> DeploymentPlan:
@@ -148,20 +179,38 @@ def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, prog
             f"a deployment called {deployment.name} would stand in the way of the path /{deployment.name.lower()}; "
             "choose another name, or leave float16 out of its dialects"
         )
-    model = None if deployment.model == ECHO else resolve(deployment.model, progress=progress)
-    engine: EnginePlan
-    if model is None:
-        engine = EchoPlan(echo=settings.echo, tool_format=deployment.tool_format)
-    else:
-        engine = _plan_llama_engine(model, deployment, settings)
+    model, own_engines = _plan_own_engines(deployment, settings, progress=progress)
     model_names = (model.id, *model.aliases) if model else ()
     aliases = dict.fromkeys(name for name in (*deployment.aliases, *model_names) if name != deployment.name)
     return DeploymentPlan(
         name=deployment.name,
         aliases=tuple(aliases),
         dialects=deployment.dialects,
-        engines=(engine,) * deployment.replicas,
+        engines=(*own_engines, *(_plan_upstream(each, deployment.name) for each in deployment.upstreams)),
+        route=deployment.route,
+        attempts=deployment.attempts,
     )
+
+
+def _plan_own_engines(
+    deployment: DeploymentSettings, settings: Settings, *, progress: bool
+) -> tuple[ModelFile | None, tuple[EnginePlan, ...]]:
+    """Return the model's file, if there is one, and the plans of the engines of this server."""
+    if deployment.model == ECHO:
+        echo = EchoPlan(echo=settings.echo, tool_format=deployment.tool_format)
+        return None, (echo,) * deployment.replicas
+    if deployment.model is None and deployment.upstreams:
+        return None, ()
+    model = resolve(deployment.model, progress=progress)
+    return model, (_plan_llama_engine(model, deployment, settings),) * deployment.replicas
+
+
+def _plan_upstream(upstream: UpstreamSettings, deployment: str) -> UpstreamPlan:
+    try:
+        UpstreamAddress.parse(upstream.url)
+    except ValueError as error:
+        raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
+    return UpstreamPlan(upstream=upstream, model=upstream.model or deployment)
 
 
 def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, settings: Settings) -> LlamaPlan:

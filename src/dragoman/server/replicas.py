@@ -4,32 +4,61 @@ import os
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.gateway.routing.catalog import Deployment, Replica
-from dragoman.server.settings import SupervisionSettings
-from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, WorkerOptions
+from dragoman.server.settings import SupervisionSettings, UpstreamSettings
+from dragoman.server.worker_options import (
+    DeploymentOptions,
+    EchoOptions,
+    LlamaOptions,
+    ReplicaOptions,
+    UpstreamOptions,
+    WorkerOptions,
+)
+
+SPARE_CONNECTIONS = 4
+"""Of an upstream, for probes and counts of tokens beside the requests that it may have."""
 
 
 def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> Deployment:
     """Build a deployment with an engine for each of its replicas."""
-    supervision, wake_fd = options.settings.supervision, options.wake_fd
     return Deployment(
         name=deployment.name,
         aliases=deployment.aliases,
         dialects=deployment.dialects,
         replicas=tuple(
-            Replica(f"{deployment.name}/{number}", _connect(engine, supervision, wake_fd))
+            _build_replica(f"{deployment.name}/{number}", engine, options)
             for number, engine in enumerate(deployment.engines)
         ),
+        max_attempts=deployment.attempts,
     )
 
 
-def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
+def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
+    connected = _connect(name, engine, options.settings.supervision, options.wake_fd)
+    if not isinstance(engine, UpstreamOptions):
+        return Replica(name, connected)
+    upstream = engine.upstream
+    return Replica(
+        name,
+        connected,
+        priority=upstream.priority,
+        weight=upstream.weight,
+        concurrency=upstream.concurrency,
+        is_upstream=True,
+    )
+
+
+def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
     match engine:
+        case UpstreamOptions(upstream=upstream):
+            return _connect_upstream(name, upstream, engine.model)
         case EchoOptions(echo=echo):
             return EchoEngine(
                 tokens_per_second=echo.tokens_per_second,
@@ -45,3 +74,20 @@ def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSetting
             )
             wake = None if number is None else partial(os.write, wake_fd, bytes([number]))
             return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts)
+
+
+def _connect_upstream(name: str, upstream: UpstreamSettings, model: str) -> Engine:
+    # A server without upstreams need not load their client.
+    from dragoman.core.secret_text import SecretText
+    from dragoman.engines.upstream.engine import UpstreamEngine
+    from dragoman.engines.upstream.http_client import UpstreamClient
+    from dragoman.engines.upstream.http_request import UpstreamAddress
+    from dragoman.engines.upstream.time_limits import UpstreamTimeouts
+
+    client = UpstreamClient(
+        UpstreamAddress.parse(upstream.url),
+        key=None if upstream.key is None else SecretText(upstream.key),
+        timeouts=UpstreamTimeouts(**msgspec.structs.asdict(upstream.timeouts)),
+        max_connections=upstream.concurrency + SPARE_CONNECTIONS,
+    )
+    return UpstreamEngine(name, client, model=model, kind=upstream.kind)

@@ -30,6 +30,8 @@ Secret: TypeAlias = Annotated[str, Meta(min_length=16, extra={IS_SECRET: True})]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
+RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
+UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
 DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
 
 
@@ -193,13 +195,54 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of the admin API. None: there is no admin API."""
 
 
+class UpstreamTimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time limits of requests to an upstream, in seconds."""
+
+    connect: PositiveSeconds = 2.0
+    """Time for a connection."""
+    first_token: PositiveSeconds = 120.0
+    """Time from the request to the first token."""
+    between_tokens: PositiveSeconds = 60.0
+    """Time without a byte after it."""
+    total: PositiveSeconds = 3600.0
+    """Time of the whole request."""
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another server that answers for the deployment."""
+
+    url: Text
+    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, without `/v1`."""
+    kind: UpstreamKindName | None = None
+    """What it is. Not set: found by its list of models."""
+    model: Text | None = None
+    """What it calls the model. Not set: as the deployment is called."""
+    key: SecretText | None = None
+    """Its API key."""
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """Share of the requests that it gets, compared with the others."""
+    priority: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Those with the lowest one are used; the others when none of these can take a request."""
+    concurrency: Annotated[int, Meta(ge=1, le=65536)] = 64
+    """Requests that each worker sends to it at the same time."""
+    timeouts: UpstreamTimeoutSettings = UpstreamTimeoutSettings()
+    """Time limits."""
+
+
 class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model and the names it is served under."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Name that clients request, and the first part of float16's paths."""
-    model: Text
-    """The model, as the top level's `model`."""
+    model: Text | None = None
+    """The model, as the top level's `model`. Not set: upstreams alone answer; without any, the bundled model does."""
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """Other servers that answer for it."""
+    route: RoutingPolicy = "cache"
+    """Which replica gets a request. `cache`: where the longest prefix of its prompt is cached. `least`: where the
+    fewest tokens are in flight. `weighted`: at random, by weight. `first`: the first that can take it."""
+    attempts: Annotated[int, Meta(ge=1, le=16)] = 3
+    """Attempts to have a request answered before its first token, on different replicas where there are several."""
     aliases: tuple[Text, ...] = ()
     """Further names. The model's own names are always among them."""
     dialects: tuple[DialectName, ...] | None = None
@@ -241,8 +284,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """All settings. Each struct is a table of the file, and each tuple of structs an array of tables."""
 
     model: Text | None = None
-    """A .gguf file, a Hugging Face repository (`owner/name` or `owner/name:QUANTIZATION`), or `echo` for the echo
-    engine. Not set: the bundled model."""
+    """A .gguf file, a Hugging Face repository (`owner/name` or `owner/name:QUANTIZATION`), `echo` for the echo engine,
+    or the URL of another server, all of whose models are served. Not set: the bundled model."""
     host: Text = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000

@@ -3,7 +3,7 @@
 import msgspec
 
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import DialectName, EchoSettings, Settings
+from dragoman.server.settings import DialectName, EchoSettings, RoutingPolicy, Settings, UpstreamSettings
 
 
 class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, tag="echo"):
@@ -26,14 +26,26 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True, tag="llama"):
     reply_timeout_seconds: float
 
 
+class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True, tag="upstream"):
+    """Another server, as a worker reaches it."""
+
+    upstream: UpstreamSettings
+    model: str
+
+
+ReplicaOptions = EchoOptions | LlamaOptions | UpstreamOptions
+
+
 class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as a worker serves it."""
 
     name: str
     aliases: tuple[str, ...]
     dialects: tuple[DialectName, ...] | None
-    engines: tuple[EchoOptions | LlamaOptions, ...]
+    engines: tuple[ReplicaOptions, ...]
     """One for each replica."""
+    route: RoutingPolicy = "cache"
+    attempts: int = 3
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):

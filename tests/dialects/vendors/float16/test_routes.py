@@ -42,7 +42,13 @@ def detail_of(response: httpx.Response, status: int) -> Any:
 
 def test_the_defaults_are_the_services() -> None:
     assert sampling() == SamplingParams(
-        max_tokens=1024, temperature=0.7, top_k=40, top_p=0.7, repetition_penalty=1.0, seed=2
+        max_tokens=1024,
+        temperature=0.7,
+        top_k=40,
+        top_p=0.7,
+        repetition_penalty=1.0,
+        seed=2,
+        defaults=("top_k", "seed"),
     )
 
 

@@ -14,4 +14,5 @@ def test_a_model_has_no_tool_format_until_its_engine_has_reported_it() -> None:
         **constants,
         "tool_format": "hermes",
         "supports_reasoning": True,
+        "max_model_len": 1,
     }

@@ -138,7 +138,7 @@ def test_names_of_models_are_compared_exactly(client: httpx.Client) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models/", "/models/"])
 def test_the_models_are_listed(client: httpx.Client, path: str) -> None:
     card = {"id": "echo", "object": "model", "created": 1677610602, "owned_by": "openai"}
-    card |= {"tool_format": "generic", "supports_reasoning": False}
+    card |= {"tool_format": "generic", "supports_reasoning": False, "max_model_len": 8192}
     assert client.get(path).json() == {"data": [card], "object": "list"}
     assert client.get(path).text.startswith('{"data":[{"id":"echo","object":"model"')
 

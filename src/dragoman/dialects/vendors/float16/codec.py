@@ -30,6 +30,9 @@ from dragoman.dialects.openai.wire import ChatMessage
 from dragoman.dialects.vendors.float16 import wire
 from dragoman.dialects.vendors.float16.errors import ModelNotInDeployment
 
+_SEED_NAMES = ("random_sed", "random_seed", "seed")
+"""All spellings of the seed; the first that is present is used."""
+
 DEFAULT_SEED = 2
 """Equal requests get equal answers unless a client sends its own seed."""
 
@@ -117,13 +120,19 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
         stop=stop_strings(sent.stop),
         stop_token_ids=() if sent.end_id in (None, -1) else (sent.end_id,),
         ignore_eos=sent.end_id is not None,
+        defaults=_defaults(sent),
     )
     return check_sampling(params)
 
 
+def _defaults(sent: wire.CompletionRequest) -> tuple[str, ...]:
+    has_seed = any(getattr(sent, name) is not None for name in _SEED_NAMES)
+    return (*(("top_k",) if sent.top_k == wire.DEFAULT_TOP_K else ()), *(() if has_seed else ("seed",)))
+
+
 def _seed(sent: wire.CompletionRequest) -> int:
     """Return the seed of the first spelling that is present."""
-    for name in ("random_sed", "random_seed", "seed"):
+    for name in _SEED_NAMES:
         seed: int | None = getattr(sent, name)
         if seed is not None:
             if seed > MAX_SEED:

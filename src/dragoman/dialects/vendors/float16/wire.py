@@ -17,6 +17,9 @@ StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_STRING_LENGTH
 Prompt = Annotated[str, Meta(min_length=1)]
 
 
+DEFAULT_TOP_K = 40
+
+
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of both routes. Unknown fields are ignored, as the service does."""
 
@@ -29,7 +32,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     end_id: Annotated[int, Meta(ge=-1)] | None = None
     """The token that ends the text instead of the model's own; -1: none."""
     top_p: Annotated[float, Meta(ge=0, le=1)] = 0.7
-    top_k: Annotated[int, Meta(ge=-1)] = 40
+    top_k: Annotated[int, Meta(ge=-1)] = DEFAULT_TOP_K
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
     random_sed: Seed | None = None
     random_seed: Seed | None = None

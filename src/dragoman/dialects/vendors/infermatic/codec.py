@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import (
@@ -386,4 +387,9 @@ def model_card(model: ServedModel, name: str) -> wire.ModelCard:
     """Return a model under the name that the client used."""
     if model.tool_format is None:
         return wire.ModelCard(name)
-    return wire.ModelCard(name, tool_format=model.tool_format, supports_reasoning=model.supports_reasoning)
+    return wire.ModelCard(
+        name,
+        tool_format=model.tool_format,
+        supports_reasoning=model.supports_reasoning,
+        max_model_len=UNSET if model.context_length is None else model.context_length,
+    )

@@ -331,7 +331,7 @@ class TokenCounterErrorBody(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """`created` and `owned_by` are the constants LiteLLM sends. The last two are absent until the model is loaded."""
+    """`created` and `owned_by` are the constants LiteLLM sends. The last three are absent until the model is loaded."""
 
     id: str
     object: str = "model"
@@ -341,6 +341,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     """The name of the markup in which the model calls tools."""
     supports_reasoning: bool | UnsetType = UNSET
     """Whether the model can reason before it answers."""
+    max_model_len: int | UnsetType = UNSET
+    """The model's context, in tokens, under vLLM's name."""
 
 
 class ModelList(msgspec.Struct, frozen=True):

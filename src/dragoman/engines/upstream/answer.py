@@ -1,0 +1,273 @@
+"""From the chunks of an upstream's stream to events: a state machine that also keeps count of tokens."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptTokens,
+    ReasoningDelta,
+    Started,
+    TokenLogprobs,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+    UsageSource,
+)
+
+UNKNOWN_TOKEN = -1
+"""The id of a token of which only the text is known."""
+
+_FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
+"""All others, such as a content filter's, end the answer as the model's own end does."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
+class _TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_TopLogprob] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    """Of a conversation's answer, or of a text's."""
+
+    content: list[_TokenLogprob] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _ChunkDelta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _ChunkChoice(msgspec.Struct):
+    index: int = 0
+    delta: _ChunkDelta | None = None
+    text: str | None = None
+    logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_ChunkChoice] = []
+    usage: _Usage | None = None
+    error: Any = None
+    prompt_token_ids: list[int] | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+DONE = b"[DONE]"
+
+
+class BrokenAnswer(EngineFailed):
+    """The upstream's stream is no answer: it is malformed, reports an error or ends early."""
+
+
+class UpstreamAnswer:
+    """The state of one answer."""
+
+    def __init__(self, *, n: int, prompt_tokens: int, reports_prompt: bool = False) -> None:
+        """`prompt_tokens` is what was counted or estimated before, in case the upstream reports nothing."""
+        self._n = n
+        self._prompt_tokens = prompt_tokens
+        self._reports_prompt = reports_prompt
+        self._counted = 0
+        """Tokens that deltas have counted."""
+        self._usage: _Usage | None = None
+        self._unfinished = set(range(n))
+        self._has_started = False
+        self._calling: set[int] = set()
+        """Choices with tool calls."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether an event was returned."""
+        return self._has_started
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice has ended."""
+        return not self._unfinished
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Return the events of a chunk. Raises BrokenAnswer."""
+        try:
+            chunk = _decode(data)
+        except msgspec.MsgspecError as error:
+            raise BrokenAnswer(f"The upstream sent a chunk that is none: {error}") from None
+        if chunk.error is not None:
+            raise BrokenAnswer("The upstream reports an error within its answer")
+        new_tokens = self._note_usage(chunk.usage)
+        for choice in chunk.choices:
+            if choice.index not in self._unfinished:
+                continue
+            deltas = list(_deltas(choice))
+            if deltas or choice.finish_reason is not None:
+                yield from self._start(chunk)
+            yield from self._count(deltas, choice, new_tokens)
+            if choice.finish_reason is not None:
+                self._unfinished.discard(choice.index)
+                yield Finished(choice.index, self._finish_reason(choice), choice.stop_reason)
+
+    def usage(self) -> Usage:
+        """Return the usage of the whole answer: the upstream's own, or what was counted."""
+        usage, source = self._usage, self._source
+        if usage is None or usage.completion_tokens is None:
+            return Usage(self._prompt_tokens, self._counted, 0, source=source)
+        prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
+        return Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            min(usage.prompt_tokens, (prompt_details and prompt_details.cached_tokens) or 0),
+            min(usage.completion_tokens, (completion_details and completion_details.reasoning_tokens) or 0),
+            source=source,
+        )
+
+    @property
+    def _source(self) -> UsageSource:
+        return "estimated" if self._usage is None or self._usage.completion_tokens is None else "upstream"
+
+    def _finish_reason(self, choice: _ChunkChoice) -> FinishReason:
+        """Return the reason. Some servers report the end of a call that was required as an ordinary one."""
+        reason = _FINISH_REASONS.get(choice.finish_reason or "", "stop")
+        return "tool_calls" if reason == "stop" and choice.index in self._calling else reason
+
+    def _note_usage(self, usage: _Usage | None) -> int | None:
+        """Return the tokens since the last chunk, if the upstream counts continuously."""
+        if usage is None:
+            return None
+        before = self._usage.completion_tokens if self._usage is not None else 0
+        self._usage = usage
+        if usage.completion_tokens is None or before is None:
+            return None
+        return max(0, usage.completion_tokens - self._counted)
+
+    def _start(self, chunk: _Chunk) -> Iterator[Event]:
+        if self._has_started:
+            return
+        self._has_started = True
+        usage = self._usage
+        if usage is not None and usage.prompt_tokens:
+            details = usage.prompt_tokens_details
+            yield Started(usage.prompt_tokens, (details and details.cached_tokens) or 0)
+        else:
+            yield Started(self._prompt_tokens, 0)
+        if self._reports_prompt and chunk.prompt_token_ids is not None:
+            yield from (PromptTokens(index, chunk.prompt_token_ids) for index in range(self._n))
+
+    def _count(self, deltas: list[Event], choice: _ChunkChoice, new_tokens: int | None) -> Iterator[Event]:
+        """Yield the deltas, the first of which counts the tokens of the chunk."""
+        token_ids = choice.token_ids
+        if token_ids is not None:
+            tokens = len(token_ids)
+        elif new_tokens is not None and self._n == 1:
+            tokens = new_tokens
+        else:
+            tokens = int(bool(deltas))  # A chunk of a server that does not count is taken for a token.
+        if not deltas and tokens:
+            deltas = [Delta(choice.index, "")]
+        self._counted += tokens
+        for number, delta in enumerate(deltas):
+            if isinstance(delta, ToolCallDelta):
+                self._calling.add(choice.index)
+            if number or not tokens:
+                yield delta
+            elif token_ids is not None:
+                yield msgspec.structs.replace(delta, token_ids=token_ids)
+            else:
+                yield msgspec.structs.replace(delta, unidentified_tokens=tokens)
+
+
+def _deltas(choice: _ChunkChoice) -> Iterator[Event]:
+    """Return the text, reasoning and calls of a chunk, without counts of tokens."""
+    index, delta = choice.index, choice.delta
+    logprobs = _token_logprobs(choice.logprobs)
+    if delta is not None:
+        if reasoning := delta.reasoning or delta.reasoning_content:
+            yield ReasoningDelta(index, reasoning)
+        if delta.content or (logprobs and not reasoning):
+            yield Delta(index, delta.content or "", [], logprobs)
+        for call in delta.tool_calls or ():
+            yield ToolCallDelta(
+                index=index,
+                call_index=call.index,
+                arguments=call.function.arguments or "",
+                id=call.id,
+                name=call.function.name,
+            )
+    elif choice.text or logprobs:
+        yield Delta(index, choice.text or "", [], logprobs)
+
+
+def _token_logprobs(logprobs: _Logprobs | None) -> list[TokenLogprobs]:
+    if logprobs is None:
+        return []
+    if logprobs.content is not None:
+        return [
+            TokenLogprobs(UNKNOWN_TOKEN, _bytes(entry), entry.logprob, list(map(_top, entry.top_logprobs or ())))
+            for entry in logprobs.content
+        ]
+    tops: Sequence[dict[str, float] | None] = logprobs.top_logprobs or [None] * len(logprobs.tokens or ())
+    return [
+        TokenLogprobs(
+            UNKNOWN_TOKEN,
+            token.encode(),
+            logprob,
+            [TopLogprob(UNKNOWN_TOKEN, text.encode(), value) for text, value in (top or {}).items()],
+        )
+        for token, logprob, top in zip(logprobs.tokens or (), logprobs.token_logprobs or (), tops, strict=False)
+    ]
+
+
+def _top(entry: _TopLogprob) -> TopLogprob:
+    return TopLogprob(UNKNOWN_TOKEN, _bytes(entry), entry.logprob)
+
+
+def _bytes(entry: _TokenLogprob | _TopLogprob) -> bytes:
+    return entry.token.encode() if entry.bytes is None else bytes(entry.bytes)

@@ -1,0 +1,120 @@
+"""Find out what kind of server an upstream is, and what it serves, from its list of models."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
+from dragoman.engines.upstream.kinds import KindName
+from dragoman.engines.upstream.transport_errors import TransportError
+
+MODELS_PATH = "/v1/models"
+
+_KIND_BY_OWNER: Mapping[str, KindName] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llamacpp": "llama-server",
+    "library": "ollama",
+}
+"""What kinds of servers write into `owned_by`."""
+
+
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
+    n_ctx_train: int | None = None
+
+
+class _Entry(msgspec.Struct):
+    id: str
+    owned_by: str = ""
+    tool_format: str | None = None
+    """Of a dragoman."""
+    max_model_len: int | None = None
+    context_length: int | None = None
+    meta: _Meta | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_Entry]
+
+
+class _Generation(msgspec.Struct):
+    n_ctx: int | None = None
+
+
+class _Properties(msgspec.Struct):
+    """Of llama.cpp's server."""
+
+    default_generation_settings: _Generation
+
+
+class DiscoveredModel(msgspec.Struct, frozen=True):
+    """A model that an upstream serves."""
+
+    name: str
+    context_length: int | None
+    """Tokens of prompt and answer together; None: the upstream does not say."""
+
+
+class Discovered(msgspec.Struct, frozen=True):
+    """What an upstream is."""
+
+    kind: KindName
+    models: tuple[DiscoveredModel, ...]
+
+    def find(self, name: str) -> DiscoveredModel | None:
+        """Return the model with this name."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+class UpstreamUnreachable(Exception):
+    """A server cannot be asked what it is. The message is for people."""
+
+
+async def discover_server(url: str) -> Discovered:
+    """Ask a server without a key what it is and serves. Raises UpstreamUnreachable."""
+    try:
+        client = UpstreamClient(UpstreamAddress.parse(url))
+    except ValueError as error:
+        raise UpstreamUnreachable(str(error)) from None
+    try:
+        found = await discover(client)
+    except TransportError as error:
+        raise UpstreamUnreachable(f"the server does not list its models: {error}") from None
+    except msgspec.MsgspecError:
+        raise UpstreamUnreachable("the server's list of models is malformed") from None
+    finally:
+        client.close()
+    if not found.models:
+        raise UpstreamUnreachable("the server has no models")
+    return found
+
+
+async def discover(client: UpstreamClient) -> Discovered:
+    """Ask for the list of models. Raises TransportError, and MsgspecError for a reply that is no such list."""
+    entries = msgspec.json.decode(await client.fetch(UpstreamRequest(path=MODELS_PATH)), type=_ModelList).data
+    kinds = {_kind(entry) for entry in entries}
+    kind: KindName = kinds.pop() if len(kinds) == 1 else "openai"
+    served_length = await _llama_server_context(client) if kind == "llama-server" else None
+    return Discovered(
+        kind, tuple(DiscoveredModel(entry.id, served_length or _context_length(entry)) for entry in entries)
+    )
+
+
+def _kind(entry: _Entry) -> KindName:
+    return "dragoman" if entry.tool_format is not None else _KIND_BY_OWNER.get(entry.owned_by, "openai")
+
+
+def _context_length(entry: _Entry) -> int | None:
+    meta = entry.meta or _Meta()
+    return entry.max_model_len or entry.context_length or meta.n_ctx or meta.n_ctx_train
+
+
+async def _llama_server_context(client: UpstreamClient) -> int | None:
+    """Return the context of a slot. The list of models has that of the training only."""
+    try:
+        reply = await client.fetch(UpstreamRequest(path="/props"))
+        return msgspec.json.decode(reply, type=_Properties).default_generation_settings.n_ctx
+    except (TransportError, msgspec.MsgspecError):
+        return None

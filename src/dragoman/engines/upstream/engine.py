@@ -1,0 +1,230 @@
+"""An upstream as an engine: another server that answers one deployment's requests over HTTP.
+
+It is always asked for a stream, whatever the client wants: only then are tokens counted, cancellations noticed and
+failures told apart from long answers.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+import msgspec
+import structlog
+
+from dragoman.core.capabilities import Capability, missing_need
+from dragoman.core.errors import BadRequest, EngineFailed, ReplicaFailed
+from dragoman.core.events import Event
+from dragoman.core.models import TokenizedPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
+from dragoman.engines.base import AdapterHost, EngineStatistics
+from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
+from dragoman.engines.upstream.discovery import DiscoveredModel, discover
+from dragoman.engines.upstream.failures import error_of
+from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.http_request import UpstreamRequest
+from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
+from dragoman.engines.upstream.request_body import request_body, request_path
+from dragoman.engines.upstream.token_counts import UpstreamTokenizer, estimate_tokens
+from dragoman.engines.upstream.transport_errors import TransportError
+
+PROBE_SECONDS = 5.0
+PROBE_JITTER = 0.2
+"""Share by which the time between two probes varies, so that workers do not probe at once."""
+
+PROBES_PER_DISCOVERY = 6
+"""The list of models is read with every so many probes; the others ask for the health only."""
+
+FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN = 3, 2
+"""Probes in a row after which an upstream is not ready, or ready again."""
+
+UNBOUNDED_ANSWER_TOKENS = 4096
+"""Of a text that is bounded by neither its request nor a known context: servers would end it after 16 tokens."""
+
+_SALT_BYTES = 16
+
+_log = structlog.get_logger(__name__)
+
+
+class UpstreamEngine:
+    """Implements engines.base.Engine."""
+
+    adapters: AdapterHost | None = None
+    supports_reasoning = True
+    tool_format: str | None = None
+    fingerprint: str | None = None
+    """Not known: another server may change its model at any time."""
+    failure: str | None = None
+
+    def __init__(self, name: str, client: UpstreamClient, *, model: str, kind: KindName | None = None) -> None:
+        """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing."""
+        self._name = name
+        self._client = client
+        self._model = model
+        self._kind: UpstreamKind | None = None if kind is None else KINDS[kind]
+        self._is_kind_set = kind is not None
+        self._discovered: DiscoveredModel | None = None
+        self._health = ProbedHealth()
+        self._probes = 0
+        self._running = 0
+        self._probing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._probing = asyncio.create_task(self._keep_probing())
+
+    async def close(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        self._client.close()
+
+    @property
+    def ready(self) -> bool:
+        return self._health.is_ready
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return ANY_CAPABILITY if self._kind is None else self._kind.capabilities
+
+    @property
+    def context_length(self) -> int | None:
+        return None if self._discovered is None else self._discovered.context_length
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        if self._kind is None:
+            return estimate_tokens(prompt)
+        with self._translating_failures():
+            return await UpstreamTokenizer(self._client, self._kind, self._model).count(prompt)
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        with self._translating_failures():
+            return await self._converting_tokenizer().tokenize(prompt)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        with self._translating_failures():
+            return await self._converting_tokenizer().detokenize(token_ids)
+
+    async def statistics(self) -> EngineStatistics:
+        return EngineStatistics(running=self._running, waiting=0, kv_cells_used=0, kv_cells_cached=0, kv_cells_total=0)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        answer = UpstreamAnswer(
+            n=request.n, prompt_tokens=estimate_tokens(request.prompt), reports_prompt=request.reports_prompt
+        )
+        upstream_request = await self._translated(request)
+        self._running += 1
+        try:
+            async with self._client.stream(upstream_request) as stream:
+                while received := await stream.read():
+                    for data in (each.data for each in received if each.data != DONE):
+                        for event in answer.feed(data):
+                            stream.note_token()
+                            yield event
+        except TransportError as failure:
+            if not answer.is_finished:  # Otherwise only the usage may be missing.
+                error = error_of(failure, has_output=answer.has_started)
+                if isinstance(error, EngineFailed):
+                    self._log_failure(str(failure), answer)
+                raise error from None
+        except BrokenAnswer as failure:
+            self._log_failure(failure.message, answer)
+            raise (EngineFailed if answer.has_started else ReplicaFailed)(failure.message) from None
+        finally:
+            self._running -= 1
+        if not answer.is_finished:
+            self._log_failure("the answer ended early", answer)
+            failure_type = EngineFailed if answer.has_started else ReplicaFailed
+            raise failure_type("The upstream ended its answer early")
+        yield answer.usage()
+
+    async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
+        """Return the request in the upstream's form. Raises core.errors."""
+        kind = self._kind or await self._find_kind(request)
+        body = request_body(request, kind, model=self._model, max_tokens=self._max_tokens(request), salt=_salt(request))
+        return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body))
+
+    async def _find_kind(self, request: GenerationRequest) -> UpstreamKind:
+        """Probe the upstream. Raises ReplicaFailed, and BadRequest if it turns out to be of a kind that is unable."""
+        await self._probe()
+        kind = self._kind
+        if kind is None:
+            raise ReplicaFailed("The upstream cannot be reached", "refused")
+        if (need := missing_need(request, kind.capabilities)) is not None:
+            raise BadRequest(f"The model '{request.model}' does not support {need.description}", need.parameter)
+        return kind
+
+    def _max_tokens(self, request: GenerationRequest) -> int | None:
+        """Return the bound to send. A conversation without one may fill the context."""
+        if request.sampling.max_tokens is not None or isinstance(request.prompt, ChatPrompt):
+            return request.sampling.max_tokens
+        if self.context_length is None:
+            return UNBOUNDED_ANSWER_TOKENS
+        return max(1, min(UNBOUNDED_ANSWER_TOKENS, self.context_length - estimate_tokens(request.prompt)))
+
+    def _converting_tokenizer(self) -> UpstreamTokenizer:
+        if self._kind is None or "tokenize" not in self._kind.capabilities:
+            raise BadRequest("The server of this model does not convert tokens", "model")
+        return UpstreamTokenizer(self._client, self._kind, self._model)
+
+    @contextlib.contextmanager
+    def _translating_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except TransportError as failure:
+            raise error_of(failure, has_output=False) from None
+        except msgspec.MsgspecError:
+            raise ReplicaFailed("The upstream's response is malformed") from None
+
+    def _log_failure(self, reason: str, answer: UpstreamAnswer) -> None:
+        _log.warning("upstream_failed", upstream=self._name, reason=reason, had_output=answer.has_started)
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await self._probe()
+            await asyncio.sleep(PROBE_SECONDS * random.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER))
+
+    async def _probe(self) -> None:
+        """Ask for the health, and now and then for the list of models. No token is ever generated for it."""
+        try:
+            if self._kind is None or self._discovered is None or self._probes % PROBES_PER_DISCOVERY == 0:
+                discovered = await discover(self._client)
+                self._discovered = discovered.find(self._model)
+                if not self._is_kind_set:
+                    self._kind = KINDS[discovered.kind]
+            else:
+                await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
+            is_well = True
+        except (TransportError, msgspec.MsgspecError):
+            is_well = False
+        self._probes += 1
+        if self._health.note(is_well=is_well):
+            _log.info("upstream_ready" if self.ready else "upstream_not_ready", upstream=self._name)
+
+
+class ProbedHealth:
+    """Whether an upstream is ready, by its probes: one that wavers keeps its state."""
+
+    def __init__(self) -> None:
+        self.is_ready = False
+        self._differing = 0
+        """Probes in a row whose result differs from the state."""
+        self._was_probed = False
+
+    def note(self, *, is_well: bool) -> bool:
+        """Note the result of a probe, and return whether the state has changed. The first probe decides alone."""
+        self._differing = 0 if is_well == self.is_ready else self._differing + 1
+        needed = 1 if not self._was_probed else SUCCESSES_TO_RETURN if is_well else FAILURES_TO_LEAVE
+        self._was_probed = True
+        if self._differing < needed:
+            return False
+        self.is_ready = is_well
+        self._differing = 0
+        return True
+
+
+def _salt(request: GenerationRequest) -> str:
+    """Return what keeps the prefixes of owners apart: a digest, which tells the upstream nothing about the owner."""
+    if not request.owner and not request.cache_salt:
+        return ""
+    return hashlib.blake2b(f"{request.owner}\0{request.cache_salt}".encode(), digest_size=_SALT_BYTES).hexdigest()

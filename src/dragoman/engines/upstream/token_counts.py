@@ -1,0 +1,112 @@
+"""Counts of prompt tokens: by the upstream's own routes, or estimated."""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from dragoman.core.models import TokenizedPrompt
+from dragoman.core.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.http_request import UpstreamRequest
+from dragoman.engines.upstream.kinds import UpstreamKind
+from dragoman.engines.upstream.request_body import Body, chat_fields
+
+BYTES_PER_TOKEN = 3
+"""Of a text in an estimate. English has some four, other languages and code have fewer."""
+
+MESSAGE_TOKENS = 8
+"""Of a message's markup in an estimate."""
+
+IMAGE_TOKENS = 1024
+"""Of an image in an estimate."""
+
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class _RenderedPrompt(msgspec.Struct):
+    prompt: str
+
+
+class UpstreamTokenizer:
+    """Counts and converts the tokens of one upstream's model."""
+
+    def __init__(self, client: UpstreamClient, kind: UpstreamKind, model: str) -> None:
+        self._client = client
+        self._kind = kind
+        self._model = model
+
+    async def count(self, prompt: Prompt) -> int:
+        """Return the number of prompt tokens: an estimate if the upstream does not convert text.
+
+        Raises TransportError, and MsgspecError for a reply that is none.
+        """
+        if self._kind.tokenize is None or isinstance(prompt, TokenPrompt):
+            return estimate_tokens(prompt)
+        return len((await self._tokenize(prompt)).tokens)
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the prompt tokens. Raises as `count` does."""
+        tokenized = await self._tokenize(prompt)
+        texts = tokenized.token_strs or [""] * len(tokenized.tokens)
+        return TokenizedPrompt(tuple(tokenized.tokens), tuple(texts))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens. Raises as `count` does."""
+        body = {"model": self._model, "tokens": list(token_ids)}
+        return (await self._post("/detokenize", body, _RenderedPrompt)).prompt
+
+    async def _tokenize(self, prompt: Prompt) -> _Tokenized:
+        match prompt:
+            case TokenPrompt():
+                return _Tokenized(list(prompt.token_ids))
+            case _ if self._kind.tokenize == "llama-server":
+                return await self._tokenize_by_llama_server(prompt)
+            case ChatPrompt():
+                fields = chat_fields(prompt, self._kind)
+            case TextPrompt():
+                fields = {"prompt": prompt.text, "add_special_tokens": prompt.add_special_tokens}
+        body = {"model": self._model, "return_token_strs": True, **fields}
+        return await self._post("/tokenize", body, _Tokenized)
+
+    async def _tokenize_by_llama_server(self, prompt: ChatPrompt | TextPrompt) -> _Tokenized:
+        if isinstance(prompt, TextPrompt):
+            text, adds_special_tokens = prompt.text, prompt.add_special_tokens
+        else:
+            rendered = await self._post("/apply-template", chat_fields(prompt, self._kind), _RenderedPrompt)
+            text, adds_special_tokens = rendered.prompt, True
+        body = {"content": text, "add_special": adds_special_tokens, "parse_special": True}
+        return await self._post("/tokenize", body, _Tokenized)
+
+    async def _post(self, path: str, body: Body, kind: type[_Reply]) -> _Reply:
+        request = UpstreamRequest(path=path, body=msgspec.json.encode(body))
+        return msgspec.json.decode(await self._client.fetch(request), type=kind)
+
+
+def estimate_tokens(prompt: Prompt) -> int:
+    """Estimate the tokens of a prompt, rather too many than too few. Those of token ids are exact."""
+    match prompt:
+        case TextPrompt(text=text):
+            return _tokens_of(text)
+        case TokenPrompt(token_ids=token_ids):
+            return len(token_ids)
+        case ChatPrompt(messages=messages, tools=tools):
+            written = sum(
+                MESSAGE_TOKENS
+                + _tokens_of(message.text)
+                + _tokens_of(message.reasoning or "")
+                + sum(_tokens_of(call.name + call.arguments) for call in message.tool_calls)
+                + IMAGE_TOKENS * len(message.images)
+                for message in messages
+            )
+            return written if tools is None else written + _tokens_of(msgspec.json.encode(tools).decode())
+
+
+def _tokens_of(text: str) -> int:
+    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN)

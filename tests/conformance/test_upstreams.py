@@ -1,0 +1,134 @@
+"""The promises of all dialects with another server behind them: a dragoman, and llama.cpp's own server."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+
+import httpx
+import msgspec
+import pytest
+import uvicorn
+
+from benchmarks.llama_server import LlamaServerOptions
+from dragoman.core.secret_text import SecretText
+from dragoman.engines.echo import EchoEngine
+from dragoman.engines.llama.weights.sources import resolve
+from dragoman.engines.upstream.engine import UpstreamEngine
+from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.server.app import App
+from tests.support.apps import KEY, client_of, echo_app, running_app
+from tests.support.dialects.clients import DialectClient, Reply
+from tests.support.echo_engines import GatedEcho
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+EMOJI = "día 🦜🇫🇷 naïve 漢字"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until the condition holds."""
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        while not condition():
+            await asyncio.to_thread(os.sched_yield)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: App) -> AsyncGenerator[str]:
+    """Serve an app on a free port of this machine."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    host, port = server.servers[0].sockets[0].getsockname()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def in_front_of(url: str, model: str = "echo", key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+    """Open a client of an app whose deployment `echo` is answered by a server."""
+    client = UpstreamClient(UpstreamAddress.parse(url), key=None if key is None else SecretText(key))
+    app = echo_app(engine=UpstreamEngine("echo/0", client, model=model))
+    async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS), running_app(app), client_of(app) as opened:
+        yield opened
+
+
+async def ask(client: httpx.AsyncClient, dialect: DialectClient, text: str, **options: object) -> Reply:
+    response = await client.post(dialect.path("echo"), json=dialect.body("echo", text, **options))
+    assert response.status_code == 200, response.text
+    return dialect.read_stream(response.text) if options.get("stream") else dialect.read(response.json())
+
+
+async def test_a_dragoman_answers_in_every_dialect(dialect: DialectClient) -> None:
+    async with serving(echo_app(keys=[KEY])) as url, in_front_of(url, key=KEY) as client:
+        whole = await ask(client, dialect, EMOJI, temperature=0)
+        assert whole == Reply(EMOJI, "stop", len(f"user: {EMOJI}".encode()), len(EMOJI.encode()) + 1)
+        assert await ask(client, dialect, EMOJI, temperature=0, stream=True) == whole
+        cut = await ask(client, dialect, "Hello", max_tokens=2)
+        assert (cut.text, cut.finish_reason, cut.completion_tokens) == ("He", "length", 2)
+        unknown = await client.post(dialect.path("parrot"), json=dialect.body("parrot", "Hello"))
+        assert unknown.status_code == dialect.unknown_model_status
+
+
+async def test_a_wrong_key_of_the_upstream_is_never_reported_as_the_clients(dialect: DialectClient) -> None:
+    async with serving(echo_app(keys=[KEY])) as url, in_front_of(url, key="sk-wrong-0123456789") as client:
+        response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
+    assert response.status_code == 500
+    assert dialect.is_error(response.json())
+
+
+async def test_a_prompt_that_is_too_long_for_the_upstream_is_refused_as_such(dialect: DialectClient) -> None:
+    upstream = echo_app(engine=EchoEngine(context_length=64))
+    async with serving(upstream) as url, in_front_of(url) as client:
+        response = await client.post(dialect.path("echo"), json=dialect.body("echo", "word " * 50))
+    assert response.status_code == dialect.overflow_status, response.text
+
+
+async def test_a_client_that_leaves_ends_the_work_at_the_upstream(dialect: DialectClient) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with serving(echo_app(engine=engine)) as url, in_front_of(url) as client:
+        for stream in (True, False):
+            request = client.post(dialect.path("echo"), json=dialect.body("echo", "Hello", stream=stream))
+            asking = asyncio.create_task(request)
+            await engine.generation_started.wait()
+            engine.generation_started.clear()
+            asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+        await until(lambda: engine.cancelled == 2)
+
+
+@pytest.fixture(scope="module")
+def llama_server() -> Iterator[str]:
+    """llama.cpp's server with the bundled model: a real server of another kind, which needs a process of its own."""
+    options = LlamaServerOptions(str(resolve(None, progress=False).path), context_cells=1024, parallel=1, threads=1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.llama_server", msgspec.json.encode(options).decode()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_llama_cpps_server_answers_in_every_dialect(llama_server: str, dialect: DialectClient) -> None:
+    async with httpx.AsyncClient() as direct:
+        [model] = (await direct.get(f"{llama_server}/v1/models")).json()["data"]
+    async with in_front_of(llama_server, model["id"]) as client:
+        whole = await ask(client, dialect, "The capital of France is", temperature=0, max_tokens=8)
+        assert whole.text
+        assert whole.completion_tokens == 8
+        assert await ask(client, dialect, "The capital of France is", temperature=0, max_tokens=8, stream=True) == whole

@@ -1,0 +1,136 @@
+"""Answers of upstreams, from chunks to events."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dragoman.core.events import (
+    AnyDelta,
+    Delta,
+    Event,
+    Finished,
+    PromptTokens,
+    ReasoningDelta,
+    Started,
+    TokenLogprobs,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
+from dragoman.engines.upstream.answer import UNKNOWN_TOKEN, BrokenAnswer, UpstreamAnswer
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
+
+
+def chat(delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, **fields}]}
+
+
+def events(*chunks: dict[str, Any], n: int = 1, reports_prompt: bool = False) -> tuple[list[Event], UpstreamAnswer]:
+    answer = UpstreamAnswer(n=n, prompt_tokens=5, reports_prompt=reports_prompt)
+    return [event for chunk in chunks for event in answer.feed(json.dumps(chunk).encode())], answer
+
+
+def test_text_is_counted_chunk_by_chunk_and_the_upstreams_usage_is_the_last_word() -> None:
+    received, answer = events(
+        chat({"role": "assistant", "content": ""}),
+        chat({"content": "Hel"}),
+        chat({"content": "lo"}),
+        chat({}, finish_reason="stop"),
+        {"choices": [], "usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}},
+    )
+    assert received == [
+        Started(5, 0),
+        Delta(0, "Hel", unidentified_tokens=1),
+        Delta(0, "lo", unidentified_tokens=1),
+        Finished(0, "stop"),
+    ]
+    assert answer.usage() == Usage(7, 2, 4, source="upstream")
+
+
+def test_a_server_that_counts_continuously_is_believed_from_chunk_to_chunk() -> None:
+    received, answer = events(
+        {**chat({"content": "Hello"}), "usage": {"prompt_tokens": 7, "completion_tokens": 3}},
+        {**chat({"content": " you"}), "usage": {"prompt_tokens": 7, "completion_tokens": 4}},
+        {**chat({}, finish_reason="length"), "usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+    )
+    assert received[0] == Started(7, 0)
+    assert [event.tokens for event in received if isinstance(event, AnyDelta)] == [3, 1, 1]
+    assert answer.usage() == Usage(7, 5, 0, source="upstream")
+
+
+def test_token_ids_are_passed_on_with_the_prompts() -> None:
+    received, _ = events(
+        {**chat({"content": "Hello"}, token_ids=[1, 2]), "prompt_token_ids": [3, 4]},
+        chat({}, finish_reason="stop", token_ids=[]),
+        reports_prompt=True,
+    )
+    assert received == [Started(5, 0), PromptTokens(0, [3, 4]), Delta(0, "Hello", [1, 2]), Finished(0, "stop")]
+
+
+def test_without_any_usage_chunks_stand_for_tokens() -> None:
+    _, answer = events(chat({"content": "a"}), chat({"content": "b"}), chat({}, finish_reason="stop"))
+    assert answer.usage() == Usage(5, 2, 0, source="estimated")
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_has_one_of_two_names(field: str) -> None:
+    received, answer = events(
+        chat({field: "Hm."}),
+        chat({"content": "Yes"}, finish_reason="stop"),
+        {"choices": [], "usage": {**USAGE, "completion_tokens_details": {"reasoning_tokens": 1}}},
+    )
+    assert received[1:3] == [
+        ReasoningDelta(0, "Hm.", unidentified_tokens=1),
+        Delta(0, "Yes", unidentified_tokens=1),
+    ]
+    assert answer.usage().reasoning_tokens == 1
+
+
+def test_calls_come_in_pieces_and_end_as_calls_whatever_the_server_says() -> None:
+    def piece(**function: str) -> dict[str, Any]:
+        return {"index": 0, "function": function}
+
+    received, _ = events(
+        chat({"tool_calls": [{**piece(name="now", arguments=""), "id": "call_1"}]}),
+        chat({"tool_calls": [piece(arguments="{}")]}),
+        chat({}, finish_reason="stop"),
+    )
+    assert received[1:] == [
+        ToolCallDelta(index=0, call_index=0, arguments="", id="call_1", name="now", unidentified_tokens=1),
+        ToolCallDelta(index=0, call_index=0, arguments="{}", unidentified_tokens=1),
+        Finished(0, "tool_calls"),
+    ]
+
+
+def test_log_probabilities_of_conversations_and_of_texts() -> None:
+    expected = [TokenLogprobs(UNKNOWN_TOKEN, b"a", -0.5, [TopLogprob(UNKNOWN_TOKEN, b"b", -1.0)])]
+    content = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -1.0}]}
+    received, _ = events(chat({"content": "a"}, logprobs={"content": [content]}))
+    assert received[1] == Delta(0, "a", [], expected, 1)
+    lists = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -1.0}]}
+    received, _ = events({"choices": [{"index": 0, "text": "a", "logprobs": lists}]})
+    assert received[1] == Delta(0, "a", [], expected, 1)
+
+
+def test_every_choice_ends_once() -> None:
+    received, answer = events(
+        {"choices": [{"index": 1, "text": "b", "finish_reason": "stop", "stop_reason": "x"}]},
+        {"choices": [{"index": 0, "text": "a", "finish_reason": "length"}]},
+        {"choices": [{"index": 0, "text": "late", "finish_reason": "stop"}]},
+        n=2,
+    )
+    assert [event for event in received if isinstance(event, Finished)] == [
+        Finished(1, "stop", "x"),
+        Finished(0, "length"),
+    ]
+    assert answer.is_finished
+
+
+@pytest.mark.parametrize("chunk", [b"{", b"[]", b'{"error": {"message": "CUDA out of memory"}}', b'{"choices": 1}'])
+def test_what_is_no_chunk_breaks_the_answer(chunk: bytes) -> None:
+    answer = UpstreamAnswer(n=1, prompt_tokens=5)
+    with pytest.raises(BrokenAnswer) as caught:
+        list(answer.feed(chunk))
+    assert "CUDA" not in str(caught.value)
