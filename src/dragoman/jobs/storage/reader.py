@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, exists, func, literal, select, tuple_
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import job_events, job_requests, jobs
@@ -42,8 +42,19 @@ class PendingWork(NamedTuple):
 
     has_waiting: bool
     """Whether jobs wait."""
+    has_running: bool
+    """Whether jobs run, in any process."""
     has_overdue: bool
     """Whether jobs were abandoned by their process or have waited for too long."""
+
+
+# Built once: every process asks several times a second, and building the query takes longer than its answer.
+_PENDING_WORK = select(
+    exists().where(jobs.c.state == QUEUED),
+    exists().where(jobs.c.state == RUNNING),
+    exists().where(is_abandoned(bindparam("now", type_=BigInteger), bindparam("latest", type_=BigInteger))),
+    exists().where(is_expired(bindparam("now", type_=BigInteger))),
+)
 
 
 class ModelStatistics(NamedTuple):
@@ -148,14 +159,9 @@ class JobReader:
         """Return whether there is work to do now."""
         with self._database.read() as connection:
             now = self._database.now(connection).wall
-            row = connection.execute(
-                select(
-                    exists().where(jobs.c.state == QUEUED).label("waiting"),
-                    exists().where(is_abandoned(now, now + LEASE_SECONDS * 1000)).label("abandoned"),
-                    exists().where(is_expired(now)).label("expired"),
-                )
-            ).one()
-        return PendingWork(bool(row.waiting), bool(row.abandoned or row.expired))
+            times = {"now": now, "latest": now + LEASE_SECONDS * 1000}
+            waiting, running, abandoned, expired = connection.execute(_PENDING_WORK, times).one()
+        return PendingWork(bool(waiting), bool(running), bool(abandoned or expired))
 
     def backlog(self, owner: str | None = None) -> Backlog:
         """Return how many jobs of all models wait. `owner`: only this owner's. None: those of all."""

@@ -9,7 +9,10 @@ RENEW_SECONDS = 4.0
 """Between renewals of a process's leases."""
 
 POLL_SECONDS = 0.25
-"""Between polls for jobs that other processes submitted, cancelled or abandoned."""
+"""Between polls for jobs that other processes submitted, cancelled or abandoned, while any job waits or runs."""
+
+IDLE_POLL_SECONDS = 1.0
+"""Between these polls while no job waits or runs anywhere. A job submitted to this process ends the pause."""
 
 FLUSH_SECONDS = 0.05
 """Between transactions that store events."""

@@ -12,7 +12,13 @@ from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.storage.reader import JobReader
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker
-from dragoman.jobs.values.options import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, QueueOptions
+from dragoman.jobs.values.options import (
+    IDLE_POLL_SECONDS,
+    LEASE_SECONDS,
+    POLL_SECONDS,
+    RENEW_SECONDS,
+    QueueOptions,
+)
 from dragoman.jobs.values.rows import ClaimedJob, Requeue
 from dragoman.jobs.worker.attempt_executor import AttemptExecutor
 from dragoman.jobs.worker.attempts import RunningAttempt
@@ -107,8 +113,10 @@ class JobRunner:
         errors = RoundErrors("queue poll")
         while not self._stopping.is_set():
             self._wake_event.clear()
+            pause = POLL_SECONDS
             try:
-                await self._poll()
+                if not await self._poll():
+                    pause = IDLE_POLL_SECONDS
                 errors.succeed()
             except Overloaded:
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
@@ -116,11 +124,11 @@ class JobRunner:
                 errors.fail()
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._wake_event.wait()
 
-    async def _poll(self) -> None:
-        """Reap overdue jobs, drop lost ones and claim new ones."""
+    async def _poll(self) -> bool:
+        """Reap overdue jobs, drop lost ones and claim new ones. Return whether any job waited or ran, anywhere."""
         pending = await self._thread.run(self._reader.pending_work)
         if pending.has_overdue:
             self._broker.notify(await self._thread.run(self._store.reap))
@@ -131,6 +139,7 @@ class JobRunner:
         if free > 0 and models and (pending.has_waiting or pending.has_overdue):
             for job in await self._thread.run(self._store.claim, models, free):
                 self._start(job)
+        return pending.has_waiting or pending.has_running
 
     async def _check_leases(self) -> None:
         """Drop jobs that other processes have cancelled or taken over."""
