@@ -1,12 +1,34 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.groups import PROCESS_FILES, WHOLE_FILES
+from tests.support.groups import GROUPS
 
 TESTS = Path(__file__).parent
 
+FILES = [file for files in GROUPS.values() for file in files]
 
-@pytest.mark.parametrize("pattern", [*PROCESS_FILES, *WHOLE_FILES])
+
+@pytest.mark.parametrize("pattern", FILES)
 def test_each_group_names_files_that_exist(pattern: str) -> None:
     assert list(TESTS.glob(pattern))
+
+
+def test_a_groups_tests_run_on_one_worker_and_others_on_several(tmp_path: Path) -> None:
+    """In a process of its own: pytest runs once in each."""
+    folder = tmp_path / "tests" / "server"
+    folder.mkdir(parents=True)
+    grouped, single = ("test_launch_one", "test_launch_two"), ("test_one", "test_two")
+    for name in (*grouped, *single):
+        source = f"import pytest\n@pytest.mark.parametrize('n', range(8))\ndef {name}(n: int) -> None: pass\n"
+        folder.joinpath(f"{name}.py").write_text(source)
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "--dist", "loadgroup", "-p", "tests.support.groups"]
+    environment = {"PYTHONPATH": str(TESTS.parent)}
+    run = subprocess.run([*command, "tests"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    passed = re.findall(r"\[(gw\d)\] .* PASSED .*::(\w+)\[", run.stdout)
+    assert len(passed) == 32, run.stdout + run.stderr
+    assert len({worker for worker, name in passed if name in grouped}) == 1
+    assert len({worker for worker, name in passed if name in single}) == 2

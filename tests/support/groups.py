@@ -1,53 +1,103 @@
 """Which tests of a run on several workers share one of them, so that they never run beside each other."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 import pytest
 
-MODEL_FIXTURES = frozenset({"model", "fast_model", "model_server", "steady_server"})
-"""The bundled model, in memory once."""
+if TYPE_CHECKING:  # A run on one worker needs no pytest-xdist.
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
-PROCESS_FILES = (
-    "accounts/database/test_deadlines.py",
-    "accounts/end_to_end/test_killed_workers.py",
-    "accounts/process/test_client.py",
-    "accounts/process/test_server.py",
-    "accounts/process/test_processes.py",
-    "accounts/process/test_recovery.py",
-    "engines/llama/process/test_server.py",
-    "jobs/test_kill*.py",
-    "server/test_launch*.py",
-    "server/test_supervisor.py",
+SHARED_FIXTURES = frozenset(
+    {"model", "fast_model", "shallow_model", "one_layer_model", "model_server", "steady_server", "echo_server"}
 )
-"""They kill processes, or wait for them."""
+"""They are set up once on each worker that runs one of their tests, which costs more than most tests."""
 
-WHOLE_FILES = (
-    "conformance/test_vendor_clients.py",
-    "dialects/vendors/infermatic/test_routes.py",
-    "server/admin/test_routes.py",
-    "server/test_accounting.py",
-)
-"""They start what a second worker would have to start again."""
+GROUPS: Mapping[str, Sequence[str]] = {
+    # The bundled model in the tests' own process, in memory once.
+    "models": (
+        "engines/llama/native/test_control_tokens.py",
+        "engines/llama/native/test_library_check.py",
+        "engines/llama/native/test_loading.py",
+        "engines/llama/native/test_model.py",
+        "engines/llama/process/test_preprocessor.py",
+        "engines/llama/process/test_public_prefixes.py",
+        "engines/llama/test_continued_model_answers.py",
+        "engines/llama/test_controls.py",
+        "engines/llama/test_exactness.py",
+        "engines/llama/test_structured_answers.py",
+        "engines/llama/weights/test_sources.py",
+        "prompt/test_template_equality.py",
+        "prompt/tool_formats/test_families.py",
+    ),
+    # They only ask servers, which are started once.
+    "servers": (
+        "conformance/test_access.py",
+        "conformance/test_curl.py",
+        "conformance/test_determinism.py",
+        "conformance/test_hostile_requests.py",
+        "conformance/test_log_likelihood.py",
+        "conformance/test_openai_sdk.py",
+        "conformance/test_promises.py",
+        "conformance/test_vendor_clients.py",
+        "dialects/vendors/infermatic/test_routes.py",
+        "test_readme.py",
+    ),
+    # They kill processes, or wait for them.
+    "processes": (
+        "accounts/database/test_deadlines.py",
+        "accounts/end_to_end/test_killed_workers.py",
+        "accounts/process/test_client.py",
+        "accounts/process/test_server.py",
+        "accounts/process/test_processes.py",
+        "accounts/process/test_recovery.py",
+        "engines/llama/process/test_server.py",
+        "jobs/test_kill*.py",
+        "server/test_launch*.py",
+        "server/test_supervisor.py",
+    ),
+    # They start what a second worker would have to start again.
+    "conformance/test_large_bodies.py": ("conformance/test_large_bodies.py",),
+    "server/admin/test_routes.py": ("server/admin/test_routes.py",),
+    "server/test_accounting.py": ("server/test_accounting.py",),
+}
+"""Patterns of files, whose tests run on one worker, one after another. All other tests go to a free worker."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep models on one worker, processes on one, and whole files together; all other tests go to a free worker.
+def group_of(path: str) -> str | None:
+    """Return the group of a file below tests."""
+    return next((name for name, files in GROUPS.items() if any(fnmatch(path, file) for file in files)), None)
 
-    Raise UsageError for tests of one name: pytest-xdist runs only one of them.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling | None":
+    """Schedule by the groups above, the largest first, if the run distributes by group.
+
+    The marks of pytest-xdist have no effect on the names of tests in pytest 9.2, and so none on its own scheduler.
     """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(_path_of(nodeid)) or nodeid
+
+    return GroupScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Raise UsageError for tests of one name, of which pytest-xdist runs one, and for models outside the groups."""
     if repeated := [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]:
         raise pytest.UsageError(f"tests of one name, of which only one would run: {', '.join(repeated)}")
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if group := _group(item, item.path.relative_to(config.rootpath / "tests").as_posix()):
-                item.add_marker(pytest.mark.xdist_group(group))
+    using = [item for item in items if not SHARED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+    paths = sorted({_path_of(item.nodeid) for item in using})
+    if ungrouped := [path for path in paths if group_of(path) is None]:
+        raise pytest.UsageError(f"tests of shared models and servers without a group: {', '.join(ungrouped)}")
 
 
-def _group(item: pytest.Item, path: str) -> str | None:
-    if any(fnmatch(path, pattern) for pattern in PROCESS_FILES):
-        return "processes"
-    if not MODEL_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
-        return "models"
-    return path if path in WHOLE_FILES else None
+def _path_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
