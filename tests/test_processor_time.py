@@ -20,7 +20,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def _run(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.processor_time", *arguments]
+    plugins = ["-p", "no:schemathesis", "-p", "tests.support.processor_time"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *arguments]
     path = f"{ROOT}:{ROOT / 'src'}"
     return subprocess.run(command, cwd=project, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
 

@@ -19,7 +19,7 @@ from tests.support.output_parts import parse, splits, tool_call_parts
 
 NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which has the markup of hermes
 FEWER = settings(max_examples=50)
-FEW = settings(max_examples=15)  # for each of many families
+FEW = settings(max_examples=8)  # for each of many families
 
 HEAD = r'\{\s*"name"\s*:\s*"[\w.:/-]+"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
 CLOSE = "|".join(re.escape("</tool_call>"[:length]) for length in range(12, -1, -1))

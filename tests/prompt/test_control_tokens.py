@@ -93,7 +93,7 @@ def conversation(write: Callable[[str], str]) -> ChatPrompt:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_written_text_adds_no_control_token_to_a_conversation(name: str, data: st.DataObject) -> None:
     written: dict[str, str] = {}
@@ -106,7 +106,7 @@ def test_written_text_adds_no_control_token_to_a_conversation(name: str, data: s
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - {"transforming"}))
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_the_rendered_text_is_that_of_a_model_without_control_tokens(name: str, data: st.DataObject) -> None:
     prompt = conversation(lambda place: data.draw(WRITTEN.filter(bool), place))

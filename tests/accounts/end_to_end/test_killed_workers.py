@@ -9,7 +9,7 @@ from tests.support.dialects.streaming_clients import StreamingClients, assert_al
 from tests.support.metered import AccountFixture
 from tests.support.processes.killable_worker import killable_worker
 
-KILLS = {"sqlite": 8, "postgresql": 4}
+KILLS = {"sqlite": 5, "postgresql": 3}
 """benchmarks/kills.py makes 200, which takes some minutes."""
 
 

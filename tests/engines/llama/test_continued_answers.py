@@ -117,7 +117,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(requests, st.data())
 def test_a_resumed_answer_equals_an_uninterrupted_one_wherever_it_was_cut(
     scenario: Scenario, data: st.DataObject

@@ -75,6 +75,12 @@ def new_engine(model: Model, *, reproducible: bool) -> InProcessEngine:
 
 
 @pytest.fixture(scope="module")
+def model(shallow_model: Model) -> Model:
+    """Two of its layers: resumed or not, an answer goes through the same ones."""
+    return shallow_model
+
+
+@pytest.fixture(scope="module")
 def reproducible(model: Model) -> Iterator[InProcessEngine]:
     engine = new_engine(model, reproducible=True)
     yield engine

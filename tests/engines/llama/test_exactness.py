@@ -42,7 +42,7 @@ TOPICS = [
 
 SYSTEM = "You are a patient teacher. " + "Explain every word that a child might not know. " * 20
 
-GREEDY = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
 
 MAX_DIVERGENCE = 0.05
 """Kullback-Leibler divergence allowed where ggml adds the same numbers up in another order.
@@ -55,11 +55,6 @@ Float16 sums differ in their last bits; the 8-bit activations between layers now
 def fast(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
     """As the file is shipped, and as it is served."""
     yield from _backend(request.getfixturevalue(request.param), reproducible=False)
-
-
-@pytest.fixture(scope="module")
-def reproducible(model: Model) -> Iterator[LlamaBackend]:
-    yield from _backend(model, reproducible=True)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +96,7 @@ def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back
     before = fast.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
     fast.forget(0)
     for sequence_id in range(1, 20):
-        fast.decode([Chunk(sequence_id, 0, tokens[:20], False)])
+        fast.decode([Chunk(sequence_id, 0, tokens[:8], False)])
     for sequence_id in range(1, 20, 2):
         fast.forget(sequence_id)
     assert fast.restore(0, saved)
@@ -129,7 +124,7 @@ def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Mod
 def test_reproducible_sampling_with_a_seed_does_not_depend_on_the_batch(
     shallow_model: Model, shallow: LlamaBackend
 ) -> None:
-    sampled = SamplingParams(temperature=1.0, top_p=0.95, max_tokens=24, ignore_eos=True)
+    sampled = SamplingParams(temperature=1.0, top_p=0.95, max_tokens=12, ignore_eos=True)
     alone, together = (
         _answers(shallow_model, shallow, sampled, max_sequences=max_sequences) for max_sequences in (1, 16)
     )
@@ -137,9 +132,9 @@ def test_reproducible_sampling_with_a_seed_does_not_depend_on_the_batch(
 
 
 def test_reproducible_logits_over_a_shared_prefix_are_bit_for_bit_those_of_a_fresh_computation(
-    model: Model, reproducible: LlamaBackend
+    shallow_model: Model, shallow: LlamaBackend
 ) -> None:
-    shared, fresh = _shared_and_fresh_logits(model, reproducible)
+    shared, fresh = _shared_and_fresh_logits(shallow_model, shallow)
     assert np.array_equal(shared, fresh)
 
 

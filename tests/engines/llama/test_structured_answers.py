@@ -90,7 +90,7 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
         if finished >= 300:
             return
         calls = [_call_for_schema(schema) for schema in batch]
-        answers = generate(engine, calls, 96)
+        answers = generate(engine, calls, 48)
         for schema, events in zip(batch, answers, strict=True):
             text = "".join(event.text for event in events if isinstance(event, Delta))
             [reason] = [event.reason for event in events if isinstance(event, Finished)]
@@ -150,7 +150,7 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
         decoded = [client.decode(**conversation) for conversation in conversations]
-        answers = generate(engine, decoded, 96)
+        answers = generate(engine, decoded, 64)
         for conversation, call, events in zip(conversations, decoded, answers, strict=True):
             [whole] = client.read(build_response(call.builder, events))
             assert client.read_stream(stream_documents(client.decode(**conversation, stream=True).builder, events)) == [

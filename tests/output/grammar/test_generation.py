@@ -12,7 +12,7 @@ from tests.support.grammars import generate, validation_errors
 from tests.support.schemas import Schema, json_schemas
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(schema=json_schemas(), seed=st.integers(0, 2**32))
 def test_generated_documents_fit_their_schema(schema: Schema, seed: int) -> None:
     grammar = build_grammar(JsonSchemaFormat(schema, strict=True), None, None, lambda _: None).text

@@ -310,7 +310,7 @@ ODD_SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(schema=ODD_SCHEMAS, strict=st.booleans())
 def test_any_json_is_a_schema_that_is_enforced_or_refused(schema: Any, strict: bool) -> None:
     with contextlib.suppress(BadRequest):

@@ -73,7 +73,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     actions=actions,
     cells=st.sampled_from([150, 200, 400, 2048]),

@@ -171,7 +171,7 @@ arrivals = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     arrivals=arrivals, cells=st.sampled_from([150, 300]), max_sequences=st.integers(1, 6), reuses_cells=st.booleans()
 )
