@@ -54,11 +54,11 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "accounts/process/test_server.py",
         "accounts/process/test_processes.py",
         "accounts/process/test_recovery.py",
-        "engines/llama/process/test_server.py",
         "jobs/test_kill*.py",
-        "server/test_launch*.py",
         "server/test_supervisor.py",
     ),
+    # They start servers and engines of their own.
+    "launches": ("engines/llama/process/test_server.py", "server/test_launch*.py"),
     # They start what a second worker would have to start again.
     "conformance/test_large_bodies.py": ("conformance/test_large_bodies.py",),
     "server/admin/test_routes.py": ("server/admin/test_routes.py",),
