@@ -11,9 +11,9 @@ from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Finished, 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
-from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS
+from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, SEQUENCE_IDS, SPARE_SEQUENCE_IDS
 from dragoman.engines.llama.native.llama_backend import LoraFallbackBackend
-from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
+from tests.support.simulated_backend import ALL_TOKENS, SimulatedBackend, SimulatedVocabulary, reference_answer
 
 GREEDY = SamplingParams(temperature=0.0)
 MAX_STEPS = 20_000
@@ -40,9 +40,18 @@ class BatcherHarness:
         host_cache_tokens: int = 512,
         reuses_cells: bool = True,
         separate_lora_backend: bool = False,
+        divisible_tokens: int = ALL_TOKENS,
     ) -> None:
-        """`separate_lora_backend`: another backend computes sequences with an adapter."""
-        self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
+        """`separate_lora_backend`: another backend computes sequences with an adapter.
+
+        `divisible_tokens`: one less than the sliding window; 0 stands for a recurrent state.
+        """
+        self.backend = SimulatedBackend(
+            cells,
+            reuses_cells=reuses_cells,
+            divisible_tokens=divisible_tokens,
+            sequence_ids=SEQUENCE_IDS if divisible_tokens else max_sequences + SPARE_SEQUENCE_IDS - OWN_SEQUENCE_IDS,
+        )
         self._fallback = SimulatedBackend(cells, reuses_cells=reuses_cells) if separate_lora_backend else self.backend
         self.batcher = Batcher(
             LoraFallbackBackend(self.backend, lambda: self._fallback) if separate_lora_backend else self.backend,
@@ -130,7 +139,7 @@ class BatcherHarness:
         self.batcher.cache.clear()
         assert self.batcher.cache.allocator.used == 0
         assert self.batcher.cache.allocator.spent == self.backend.spent
-        assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
+        assert self.batcher.cache.free_sequence_ids == self.backend.sequence_ids
         assert self.used_cells == 0
 
 

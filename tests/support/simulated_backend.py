@@ -15,6 +15,8 @@ from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS, Chun
 
 VOCABULARY_SIZE = 64
 END = 0
+ALL_TOKENS = 2**31 - 1
+"""More tokens than any sequence has."""
 
 
 class SimulatedVocabulary:
@@ -49,14 +51,22 @@ class SimulatedBackend:
         cells: int,
         *,
         reuses_cells: bool = True,
+        divisible_tokens: int = ALL_TOKENS,
+        sequence_ids: int = SEQUENCE_IDS,
         model: Callable[[Iterable[int]], int] = next_token,
         vocabulary_size: int = VOCABULARY_SIZE,
     ) -> None:
-        """`model`: from the contents of a sequence's cells to the token with the logit 1. All other logits are 0."""
+        """`divisible_tokens`: one less than the sliding window; 0 stands for a recurrent state.
+
+        `model`: from the contents of a sequence's cells to the token with the logit 1. All other logits are 0."""
         self._model = model
         self.vocabulary_size = vocabulary_size
         self.cells = cells
         self.reuses_cells = reuses_cells
+        self.divisible_tokens = divisible_tokens
+        self._first_positions: dict[int, int] = {}
+        """Sequence id → the position from which on all layers have its cells."""
+        self.sequence_ids = sequence_ids
         self.spent = 0
         self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
         """Sequence id → position → (cell, content)."""
@@ -80,11 +90,14 @@ class SimulatedBackend:
         self.adapters_by_step.append(adapter)
         rows = []
         for chunk in chunks:
-            assert 0 <= chunk.sequence_id < SEQUENCE_IDS
+            assert 0 <= chunk.sequence_id < self.sequence_ids
             context = self._contexts.setdefault(chunk.sequence_id, {})
             assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
+            assert self.can_share(chunk.sequence_id, chunk.position), "the cells in the sliding window are there"
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
                 context[position] = (self._allocate_cell(), cell_content(token, adapter))
+            if len(context) % 3 or not self.divisible_tokens:  # Cells outside a window may have been used again.
+                self._forget_before_window(chunk.sequence_id)
             lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
             rows += [self._model(context[position][1] for position in range(length)) for length in lengths]
         logits = np.zeros((len(rows), self.vocabulary_size), dtype=np.float32)
@@ -99,8 +112,16 @@ class SimulatedBackend:
     def unload_adapter(self, adapter: int) -> None:
         self.adapters.remove(adapter)
 
+    def can_share(self, sequence_id: int, length: int) -> bool:
+        needed = max(1, self.divisible_tokens)
+        return self._first_positions.get(sequence_id, 0) <= max(0, length - needed)
+
     def share(self, source: int, target: int, start: int, end: int) -> None:
         context = self._contexts.setdefault(target, {})
+        if self.divisible_tokens < ALL_TOKENS:
+            assert start == len(context) == 0, "what is shared begins with the sequence"
+            assert self.can_share(source, end)
+            self._first_positions[target] = self._first_positions.get(source, 0)
         shared = {position: self._contexts[source][position] for position in range(start, end)}
         assert not context.keys() & shared.keys(), "a sequence has one cell at a position"
         for cell, _ in shared.values():
@@ -117,9 +138,11 @@ class SimulatedBackend:
         if self.used_cells + self.spent + len(pairs) > self.cells:
             return False
         self._contexts[sequence_id] = {position: (self._allocate_cell(), stored) for position, stored in pairs}
+        self._forget_before_window(sequence_id)
         return True
 
     def forget(self, sequence_id: int) -> None:
+        self._first_positions.pop(sequence_id, None)
         for cell, _ in self._contexts.pop(sequence_id, {}).values():
             self._references[cell] -= 1
             if not self._references[cell]:
@@ -129,6 +152,11 @@ class SimulatedBackend:
     def sweep(self) -> None:
         assert not self.used_cells, "cells are swept only while no cell has references"
         self.spent = 0
+
+    def _forget_before_window(self, sequence_id: int) -> None:
+        length = len(self._contexts[sequence_id])
+        if length > self.divisible_tokens:
+            self._first_positions[sequence_id] = length - max(1, self.divisible_tokens)
 
     def _allocate_cell(self) -> int:
         if self.used_cells + self.spent >= self.cells:

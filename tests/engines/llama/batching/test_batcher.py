@@ -9,7 +9,7 @@ from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.native.backend import NO_ADAPTER
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
-from tests.support.simulated_backend import reference_answer
+from tests.support.simulated_backend import ALL_TOKENS, reference_answer
 
 prefixes = st.sampled_from([[7] * 40, [7] * 20 + [8] * 30, list(range(1, 50)), []])
 prompts = st.builds(lambda prefix, rest: prefix + rest, prefixes, st.lists(st.integers(1, 63), min_size=1, max_size=30))
@@ -45,6 +45,7 @@ class BackendKind:
     reuses_cells: bool = True
     separate_lora_backend: bool = False
     """Whether sequences with an adapter are computed by another backend."""
+    divisible_tokens: int = ALL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,25 @@ actions = st.lists(
 )
 
 
+backends = st.sampled_from(
+    [
+        BackendKind(),
+        BackendKind(reuses_cells=False),
+        BackendKind(separate_lora_backend=True),
+        BackendKind(divisible_tokens=0),
+        BackendKind(divisible_tokens=0, reuses_cells=False),
+        BackendKind(divisible_tokens=15),
+    ]
+)
+
+
 @settings(max_examples=250, deadline=None)
 @given(
     actions=actions,
     cells=st.sampled_from([150, 200, 400, 2048]),
     max_sequences=st.sampled_from([1, 3, 8]),
     saved_tokens=st.sampled_from([0, 100, 10_000]),
-    backends=st.sampled_from([BackendKind(), BackendKind(reuses_cells=False), BackendKind(separate_lora_backend=True)]),
+    backends=backends,
     adapters=st.sampled_from([0, 1, 3]),
 )
 def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
@@ -94,8 +107,7 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
         cells=cells,
         max_sequences=max_sequences,
         host_cache_tokens=saved_tokens,
-        reuses_cells=backends.reuses_cells,
-        separate_lora_backend=backends.separate_lora_backend,
+        **vars(backends),
     )
     loaded = [NO_ADAPTER, *harness.load_adapters(adapters)]
     added: dict[RequestKey, tuple[Add, list[int]]] = {}

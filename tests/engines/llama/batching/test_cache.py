@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dragoman.engines.llama.batching.sequence import RequestKey
 from tests.support.batching import BatcherHarness, prompts_with_long_answers
-from tests.support.simulated_backend import reference_answer
+from tests.support.simulated_backend import ALL_TOKENS, reference_answer
 
 PROMPT = [5] * 100
 OTHERS = [6] * 150
@@ -120,6 +120,7 @@ prompts = st.builds(
     cells=st.sampled_from([120, 250, 2048]),
     host_cache_tokens=st.sampled_from([0, 100, 10_000]),
     reuses_cells=st.booleans(),
+    divisible_tokens=st.sampled_from([ALL_TOKENS, 15, 0]),
 )
 def test_no_owner_gets_more_than_what_it_sent_itself_or_what_is_public(
     requests: list[tuple[tuple[list[int], int], str, str, int]],
@@ -127,8 +128,14 @@ def test_no_owner_gets_more_than_what_it_sent_itself_or_what_is_public(
     host_cache_tokens: int,
     *,
     reuses_cells: bool,
+    divisible_tokens: int,
 ) -> None:
-    harness = BatcherHarness(cells=cells, host_cache_tokens=host_cache_tokens, reuses_cells=reuses_cells)
+    harness = BatcherHarness(
+        cells=cells,
+        host_cache_tokens=host_cache_tokens,
+        reuses_cells=reuses_cells,
+        divisible_tokens=divisible_tokens,
+    )
     known: dict[tuple[str, str], list[list[int]]] = {}
     keys = []
     for (prompt, public), owner, salt, steps in requests:
@@ -159,3 +166,92 @@ def test_a_running_sequence_of_another_owner_shares_nothing() -> None:
     bob = harness.add(prompt, limit=1, owner="bob")
     harness.run()
     assert cached_tokens(harness, bob) == 0
+
+
+@pytest.mark.parametrize("leave", [leave_in_cells, leave_in_host_memory, offload_in_idle_time])
+def test_a_recurrent_state_is_continued_by_what_begins_with_all_of_its_tokens(
+    leave: Callable[[BatcherHarness], None],
+) -> None:
+    harness = BatcherHarness(cells=300, divisible_tokens=0)
+    harness.add(PROMPT, limit=5, owner="alice")
+    harness.run()
+    leave(harness)
+    computed = [*PROMPT, *reference_answer(PROMPT, 5)[:-1]]
+    found = []
+    for prompt in (PROMPT, [*computed, 9, 9], [*PROMPT, 9, 9]):
+        key = harness.add(prompt, limit=1, owner="alice")
+        harness.run()
+        assert harness.answers[key].tokens[0] == reference_answer(prompt, 1)
+        found.append(cached_tokens(harness, key))
+    assert found == [0, len(computed), len(PROMPT)]
+    harness.assert_nothing_leaked()
+
+
+def test_a_preempted_sequence_goes_on_from_its_recurrent_state() -> None:
+    harness = BatcherHarness(cells=120, divisible_tokens=0)
+    prompts = prompts_with_long_answers(3, 40)
+    keys = [harness.add(prompt, limit=40) for prompt in prompts]
+    harness.run()
+    computed = sum(map(sum, harness.backend.batches))
+    assert computed == sum(len(prompt) + 40 - 1 for prompt in prompts)
+    assert [harness.answers[key].tokens[0] for key in keys] == [reference_answer(prompt, 40) for prompt in prompts]
+
+
+def test_no_more_recurrent_states_are_kept_in_host_memory_than_sequences() -> None:
+    harness = BatcherHarness(max_sequences=4, host_cache_tokens=600, divisible_tokens=0)
+    for first in range(1, 20):
+        harness.add([first] * 5, limit=1)
+        harness.run()
+        while harness.batcher.use_idle_time():
+            pass
+    kept = 0
+    harness.batcher.cache.clear()
+    for first in range(19, 0, -1):
+        key = harness.add([first] * 6, limit=1)
+        harness.run()
+        kept += bool(cached_tokens(harness, key))
+    assert 0 < kept <= harness.backend.sequence_ids
+
+
+@pytest.mark.parametrize(("common", "shared"), [(101, 101), (100, 0)])
+def test_a_prefix_is_shared_if_the_cells_of_its_sliding_window_are_there(common: int, shared: int) -> None:
+    harness = BatcherHarness(divisible_tokens=15)
+    harness.add([5] * 101, limit=2)  # The backend has the cells of the last 16 of 102 tokens.
+    harness.run()
+    prompt = [*[5] * common, 9]
+    key = harness.add(prompt, limit=1)
+    harness.run()
+    assert cached_tokens(harness, key) == shared
+    assert harness.answers[key].tokens[0] == reference_answer(prompt, 1)
+
+
+def test_a_prefix_that_has_left_the_sliding_window_is_not_awaited() -> None:
+    harness = BatcherHarness(divisible_tokens=15, max_batched_tokens=20)
+    [prompt] = prompts_with_long_answers(1, 40)
+    long = harness.add(prompt * 3, limit=40)
+    while not harness.answers[long].tokens:
+        harness.step()
+    other = harness.add([*prompt, *prompt[:15], 9], limit=1)
+    while harness.answers[other].usage is None:
+        harness.step()
+    assert harness.running == {long}
+
+
+def test_a_recurrent_state_is_not_awaited() -> None:
+    harness = BatcherHarness(divisible_tokens=0, max_batched_tokens=100)
+    harness.add([5] * 400, limit=1)
+    harness.add([6] * 50, limit=1)  # The long prompt has half of the step.
+    harness.step()
+    other = harness.add([*[5] * 90, 9], limit=1)
+    harness.step()
+    assert harness.answers[other].usage is not None
+
+
+def test_a_short_sequence_is_divided_although_longer_ones_are_not() -> None:
+    harness = BatcherHarness(divisible_tokens=15)
+    harness.add([7] * 12, limit=1)
+    harness.run()
+    offload_in_idle_time(harness)
+    key = harness.add([*[7] * 8, 9], limit=1)
+    harness.run()
+    assert cached_tokens(harness, key) == 8

@@ -14,7 +14,6 @@ from dragoman.prompt.template import ChatTemplate
 from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS
 from tests.support.gguf_files import write_tiny_model
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
-from tests.support.tiny_mamba import write_tiny_mamba
 
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 
@@ -164,10 +163,6 @@ def test_a_model_file_that_was_cut_off_is_refused_with_the_reason(
 
 def test_a_missing_file_is_refused_with_the_reason(model: Model, tmp_path: Path) -> None:
     assert_refused(model, tmp_path / "nothing-hère.gguf", "No such file")
-
-
-def test_a_model_with_a_recurrent_state_is_refused_with_the_reason(model: Model, tmp_path: Path) -> None:
-    assert_refused(model, write_tiny_mamba(tmp_path / "mamba.gguf"), "has a recurrent state")
 
 
 def assert_refused(model: Model, path: Path, reason: str) -> None:

@@ -10,7 +10,7 @@ from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
-from dragoman.engines.llama.batching.cache import PrefixCache
+from dragoman.engines.llama.batching.cache import open_cache
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import ScheduledChunk, Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
@@ -42,7 +42,7 @@ class Batcher:
         self._backend = backend
         self._vocabulary = vocabulary
         self._masks = MaskWorker()
-        self.cache = PrefixCache(backend, host_cache_tokens)
+        self.cache = open_cache(backend, host_cache_tokens)
         self.scheduler = Scheduler(self.cache, max_sequences, max_batched_tokens)
         self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
         self._arrivals = 0

@@ -13,7 +13,7 @@ from dragoman.engines.llama.batching.sequence import (
     common_prefix_length,
     shared_prefix_length,
 )
-from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
+from dragoman.engines.llama.native.backend import Backend
 
 
 class CellAllocator:
@@ -109,32 +109,19 @@ class PrefixCache:
     Sequences share what their scopes allow: prefixes of one adapter and one owner, and public ones of all owners.
     """
 
-    def __init__(self, backend: Backend, host_cache_tokens: int) -> None:
-        """`host_cache_tokens`: the most tokens of finished sequences whose cells are kept in host memory."""
+    def __init__(self, backend: Backend, host_cache: HostKVCache) -> None:
         self._backend = backend
         self._finished: list[_CachedSequence] = []
-        self._free_ids = list(range(SEQUENCE_IDS))
+        self._free_ids = list(range(backend.sequence_ids))
         self._clock = 0
         self.allocator = CellAllocator(backend.cells, reuses=backend.reuses_cells)
-        self.host_cache = HostKVCache(host_cache_tokens)
+        self.host_cache = host_cache
 
     def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
         """Find the longest match for the sequence, except its last token, whose logits must be computed."""
-        wanted, scope = sequence.shareable_tokens[:-1], sequence.scope
-        source, cells, awaitable_length = None, NO_CELLS, 0
-        for entry in self._finished:
-            length = shared_prefix_length(scope, wanted, entry.scope, entry.tokens)
-            if length > len(cells):
-                source, cells = entry.sequence_id, entry.cells[:length]
-        for other in running:
-            common = shared_prefix_length(scope, wanted, other.scope, other.tokens)
-            if not other.request.is_preemptible_by(sequence.request):
-                awaitable_length = max(awaitable_length, common)
-            length = min(common, other.computed)
-            if length > len(cells):
-                source, cells = other.sequence_id, other.cells[:length]
-        host_spans = self.host_cache.match(scope, wanted, len(cells)) if self.host_cache.tokens else []
-        return PrefixMatch(source, cells, host_spans, max(awaitable_length, len(cells)))
+        match = self._match_cells(sequence, running)
+        wanted, covered = sequence.shareable_tokens[:-1], len(match.cells)
+        return match._replace(host_spans=self.host_cache.match(sequence.scope, wanted, covered))
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
         """Give the sequence an id and the shared cells of the match, and restore the offloaded ones."""
@@ -220,6 +207,23 @@ class PrefixCache:
         while self._finished:
             self._drop(self._finished[0])
 
+    def _match_cells(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
+        """Find the longest match in the KV cells."""
+        wanted, scope = sequence.shareable_tokens[:-1], sequence.scope
+        source, cells, awaitable_length = None, NO_CELLS, 0
+        for entry in self._finished:
+            length = shared_prefix_length(scope, wanted, entry.scope, entry.tokens)
+            if length > len(cells) and self._backend.can_share(entry.sequence_id, length):
+                source, cells = entry.sequence_id, entry.cells[:length]
+        for other in running:
+            common = shared_prefix_length(scope, wanted, other.scope, other.tokens)
+            length = min(common, other.computed)
+            if length < common and not other.request.is_preemptible_by(sequence.request):
+                awaitable_length = max(awaitable_length, common)
+            if length > len(cells) and self._backend.can_share(other.running_id, length):
+                source, cells = other.running_id, other.cells[:length]
+        return PrefixMatch(source, cells, [], max(awaitable_length, len(cells)))
+
     def _trim(self, running: Iterable[ChoiceSequence]) -> None:
         """Evict finished sequences until they hold no cell besides those of running ones.
 
@@ -295,3 +299,39 @@ class PrefixCache:
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
+
+
+class WholeSequenceCache(PrefixCache):
+    """The cache of a model with sliding windows or a recurrent state, of whose sequences only short parts are saved.
+
+    Host memory has whole sequences, each of which may be continued from its end.
+    """
+
+    def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
+        match = self._match_cells(sequence, running)
+        if not self._backend.divisible_tokens:  # A recurrent state goes past the end of a common prefix.
+            match = match._replace(awaitable_length=len(match.cells))
+        span = self._match_host(sequence.scope, sequence.shareable_tokens[:-1])
+        if span is None or span.end <= len(match.cells):
+            return match
+        return PrefixMatch(None, NO_CELLS, [span], match.awaitable_length)
+
+    def _match_host(self, scope: SharingScope, wanted: TokenArray) -> SegmentSpan | None:
+        return self.host_cache.match_whole(scope, wanted, self._backend.divisible_tokens)
+
+    def _offload(self, entry: _CachedSequence, start: int) -> None:  # noqa: ARG002
+        span = self._match_host(entry.scope, entry.tokens)
+        if span is None or span.end < len(entry.tokens):
+            self.host_cache.store(entry.scope, entry.tokens, 0, self._backend.save(entry.sequence_id))
+
+
+def open_cache(backend: Backend, host_cache_tokens: int) -> PrefixCache:
+    """Open the cache that suits the backend's model.
+
+    `host_cache_tokens`: the most tokens of finished sequences whose cells are kept in host memory. A recurrent state is
+    as large for one token as for many, so that host memory has no more of them than there are sequences.
+    """
+    if backend.divisible_tokens >= backend.cells:
+        return PrefixCache(backend, HostKVCache(host_cache_tokens))
+    min_charge = 0 if backend.divisible_tokens else host_cache_tokens // backend.sequence_ids
+    return WholeSequenceCache(backend, HostKVCache(host_cache_tokens, min_charge=min_charge))

@@ -39,13 +39,14 @@ class HostKVCache:
     Segments chain: one may begin where another one ends.
     """
 
-    def __init__(self, limit: int) -> None:
-        """`limit`: the most tokens whose cells are kept."""
+    def __init__(self, limit: int, min_charge: int = 0) -> None:
+        """`limit`: the most tokens whose cells are kept. A segment counts as at least `min_charge` tokens."""
         self._limit = limit
+        self._min_charge = min_charge
         self._segments: list[HostSegment] = []
         self._clock = 0
         self.tokens = 0
-        """Number of tokens whose cells are in host memory."""
+        """Number of tokens that the segments in host memory count as."""
 
     def match(self, scope: SharingScope, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         """Find the spans that continue `wanted` from position `covered`, in order."""
@@ -54,6 +55,15 @@ class HostKVCache:
             spans.append(best)
             covered = best.end
         return spans
+
+    def match_whole(self, scope: SharingScope, wanted: TokenArray, divisible_tokens: int) -> SegmentSpan | None:
+        """Find the longest span at the beginning of `wanted` that is a whole segment, or in one of `divisible_tokens`.
+
+        All segments begin with their sequences.
+        """
+        spans = self._continuations(scope, wanted, 0)
+        usable = (span for span in spans if span.end == span.segment.length or span.segment.length <= divisible_tokens)
+        return max(usable, key=lambda span: span.end, default=None)
 
     def mark_used(self, segment: HostSegment) -> None:
         """Note that the segment was used now."""
@@ -67,7 +77,7 @@ class HostKVCache:
         segment = HostSegment(scope, tokens, start, state, 0)
         self.mark_used(segment)
         self._segments.append(segment)
-        self.tokens += segment.length
+        self.tokens += self._charge(segment)
         while self.tokens > self._limit:
             oldest = min(self._segments, key=lambda segment: segment.last_used)
             self._remove(oldest)
@@ -79,7 +89,10 @@ class HostKVCache:
 
     def _remove(self, segment: HostSegment) -> None:
         self._segments.remove(segment)
-        self.tokens -= segment.length
+        self.tokens -= self._charge(segment)
+
+    def _charge(self, segment: HostSegment) -> int:
+        return max(segment.length, self._min_charge)
 
     def _continuations(self, scope: SharingScope, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         if covered >= len(wanted):

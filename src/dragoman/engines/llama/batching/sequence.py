@@ -200,6 +200,12 @@ class ChoiceSequence:
         return self.request.is_queued
 
     @property
+    def running_id(self) -> int:
+        """The id of a running sequence."""
+        assert self.sequence_id is not None, "a sequence has an id while it holds a slot"
+        return self.sequence_id
+
+    @property
     def has_slot(self) -> bool:
         """Whether it is running, even if none of its tokens are computed yet."""
         return self.sequence_id is not None

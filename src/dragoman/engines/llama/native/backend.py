@@ -10,7 +10,13 @@ from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS
 NO_ADAPTER = 0
 """The number of the base model alone. No two adapters ever have the same number."""
 
-SEQUENCE_IDS = MAX_SEQUENCE_IDS - 2
+OWN_SEQUENCE_IDS = 2
+"""The last ids of a context, which the backend uses itself."""
+
+SPARE_SEQUENCE_IDS = 2 + OWN_SEQUENCE_IDS
+"""The ids of a context beside those of running sequences. The cache uses one to move cells and one to continue."""
+
+SEQUENCE_IDS = MAX_SEQUENCE_IDS - OWN_SEQUENCE_IDS
 """Sequences may have the ids from 0 to SEQUENCE_IDS - 1."""
 
 
@@ -46,6 +52,20 @@ class Backend(Protocol):
         ...
 
     @property
+    def sequence_ids(self) -> int:
+        """Sequences may have the ids from 0 to `sequence_ids` - 1."""
+        ...
+
+    @property
+    def divisible_tokens(self) -> int:
+        """The length up to which any part of a sequence can be shared or saved.
+
+        A longer one has cells outside a sliding window, which llama.cpp does not save and uses again. It is saved as a
+        whole, and continued from its end or where `can_share` allows it. 0: a recurrent state has no parts at all.
+        """
+        ...
+
+    @property
     def reuses_cells(self) -> bool:
         """Whether a forgotten cell can be used again immediately, and not only after `sweep`."""
         ...
@@ -63,6 +83,10 @@ class Backend(Protocol):
 
     def unload_adapter(self, adapter: int) -> None:
         """Free an adapter. The caller has checked that nothing will be decoded with it."""
+        ...
+
+    def can_share(self, sequence_id: int, length: int) -> bool:
+        """Whether a sequence could continue after the first `length` tokens of this one."""
         ...
 
     def share(self, source: int, target: int, start: int, end: int) -> None:

@@ -29,9 +29,10 @@ class LlamaContext:
             raise ModelError(f"{library.pinned} cannot compute reproducibly; serve the model with llama.cpp itself")
         self._context: int = library.llama_init_from_model(model.handle, library.context_params(options))
         if not self._context:
+            advice = "serve it without `reproducible`" if options.reproducible else "try a smaller --kv-cache-tokens"
             raise ModelError(
                 f"no context of {options.context_cells} KV cells could be allocated: "
-                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --kv-cache-tokens"
+                f"{'; '.join(library.recent_log) or 'no reason was logged'}; {advice}"
             )
         self._memory: int = library.llama_get_memory(self._context)
         self.vocabulary_size = model.vocabulary.size
@@ -84,6 +85,13 @@ class LlamaContext:
         if not rows:
             return np.empty((0, self.vocabulary_size), dtype=np.float32)
         return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+
+    def first_position(self, sequence_id: int) -> int:
+        """Return the position from which on every layer has the cells of the sequence, or its state. -1 if it is empty.
+
+        The position of a recurrent state is that of the last token.
+        """
+        return int(self._library.llama_memory_seq_pos_min(self._memory, sequence_id))
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         """Append the cells of `source` from position `start` to `end` to `target`, by reference."""

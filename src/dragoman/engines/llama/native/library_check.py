@@ -1,4 +1,4 @@
-"""The check that a faster library computes the same as llama.cpp, with the model that it will serve."""
+"""The checks that a library computes correctly the model that it will serve."""
 
 import contextlib
 import hashlib
@@ -52,6 +52,33 @@ def is_equivalent(model: Model, threads: int) -> bool:
             # ik_llama.cpp expects other tokens in it.
             _log.warning("model_computed_by_llama_cpp", model=model.path.name)
     return agrees
+
+
+def is_independent_of_batch(model: Model, threads: int) -> bool:
+    """Whether a sequence has the same logits in a batch as alone. llama.cpp mixes up the states of some architectures.
+
+    The result is cached until the file changes.
+    """
+    check = f"{model.library.version()} computes batches"
+    passes = load_check(model.path, check)
+    if passes is None:
+        passes = divergence_from_alone(model, threads) < _MAX_DIVERGENCE
+        store_check(model.path, check, passed=passes)
+    return passes
+
+
+def divergence_from_alone(model: Model, threads: int) -> float:
+    """Measure the divergence of two sequences of a batch from each of them alone."""
+    tokens = np.random.default_rng(0).integers(0, model.vocabulary.size, (2, _SMALL_BATCH)).astype(np.int32)
+    chunks = [Chunk(number, 0, one, _SMALL_BATCH) for number, one in enumerate(tokens)]
+    context = LlamaContext(model, ContextOptions(_PROBE_CELLS, 2 * _SMALL_BATCH, threads, sequence_ids=2))
+    try:
+        together = context.decode(chunks).copy()
+        for number in range(2):
+            context.forget(number)
+        return mean_kl_divergence(np.concatenate([context.decode([chunk]).copy() for chunk in chunks]), together)
+    finally:
+        context.close()
 
 
 def agrees_with_llama_cpp(model: Model, threads: int) -> bool:

@@ -1,4 +1,4 @@
-"""The backends over llama.cpp: two contexts of one model, and the same with a second library for LoRA adapters."""
+"""The backends over llama.cpp: one context of a model, two of them, and those with a second library for adapters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,17 +7,11 @@ import msgspec
 import numpy as np
 
 from dragoman.engines.llama.arrays import Logits, SequenceState
-from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS, Backend, Chunk, DecodeError
+from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, Backend, Chunk, DecodeError
 from dragoman.engines.llama.native.context import EMPTY_STATE, LlamaContext
-from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS, ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model
-
-_TRANSFER_ID = SEQUENCE_IDS
-"""The id of cells that are moved from one context to the other."""
-
-_SPENT_ID = SEQUENCE_IDS + 1
-"""The id that holds forgotten cells, so that they are not used again where that matters."""
 
 _PREFILL_CONTEXT_STEPS = 4
 """The number of prefill steps that fit into the prefill context."""
@@ -29,52 +23,49 @@ _MAX_COPIED_PER_COMPUTED = 4
 """The most computed tokens that are copied for each token to compute."""
 
 
-class LlamaBackend:
-    """Two llama_contexts of one model: the main one holds all sequences, and the other computes prompts.
+_ALL = 2**31 - 1
+"""More tokens than any sequence has."""
 
-    For each token, llama.cpp's attention passes over all cells up to the highest used one. Beside many running
-    sequences this costs a prompt more than moving its cells; benchmarks/README.md has the measurement.
-    """
+
+def _divisible_tokens(model: Model) -> int:
+    if model.has_recurrent_state:
+        return 0
+    return model.sliding_window - 1 if model.sliding_window else _ALL
+
+
+class SingleContextBackend:
+    """One llama_context, which holds and computes all sequences."""
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
-        """Allocate the caches and the compute buffers. Raises ModelError when there is no memory for them."""
+        """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
         self._main_context = LlamaContext(model, options)
         # Attention sums in the order of the cells. llama.cpp fills the first free ones, so that the cells of a sequence
         # are in the order of its tokens only as long as no cell is used for the second time.
         self.reuses_cells = not options.reproducible
+        self.divisible_tokens = _divisible_tokens(model)
         self.vocabulary_size = model.vocabulary.size
         self.cells = self._main_context.cells
-        separate = min(options.context_cells, _PREFILL_CONTEXT_STEPS * options.batch_tokens)
-        self._transfer_buffer = EMPTY_STATE
-        """Memory for moving cells, kept since allocating it each time costs more than copying."""
-        self._prefill_context = LlamaContext(model, msgspec.structs.replace(options, context_cells=separate))
+        self.sequence_ids = options.sequence_ids - OWN_SEQUENCE_IDS
+        self._transfer_id = self.sequence_ids
+        """The id of cells that are moved from one context to another."""
+        self._spent_id = self.sequence_ids + 1
+        """The id that holds forgotten cells, so that they are not used again where that matters."""
+        self._contexts = [self._main_context]
         self._model = model
         self._adapters: dict[int, LoraAdapter] = {}
         self._last_adapter_number = NO_ADAPTER
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
-        logits = self._decode(chunks, adapter)
+        logits = self._decode(chunks, None if adapter == NO_ADAPTER else self._adapters[adapter])
         # Such a sequence's cells spoil others, even when they are free again: many kernels multiply what must not be
         # seen by zero rather than leave it out. One logit of a row tells: each is a sum over the whole last layer.
         if np.isnan(logits[:, 0]).any():
             raise DecodeError(f"{self._model.library.pinned} computed logits that are no numbers")
         return logits
 
-    def _decode(self, chunks: Sequence[Chunk], adapter: int) -> Logits:
-        loaded = None if adapter == NO_ADAPTER else self._adapters[adapter]
-        separate = self._select_for_prefill_context(chunks)
-        if not separate:
-            self._main_context.set_adapter(loaded)
-            return self._main_context.decode(chunks)
-        self._prefill_context.set_adapter(loaded)
-        logits = self._decode_in_prefill_context([chunks[index] for index in separate])
-        if len(separate) == len(chunks):
-            return logits
-        self._main_context.set_adapter(loaded)
-        rest = [index for index in range(len(chunks)) if index not in separate]
-        combined = np.concatenate((logits, self._main_context.decode([chunks[index] for index in rest])))
-        order = [index for index in (*separate, *rest) for _ in range(chunks[index].outputs)]
-        return combined[np.argsort(order, kind="stable")]
+    def _decode(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
+        self._main_context.set_adapter(adapter)
+        return self._main_context.decode(chunks)
 
     def load_adapter(self, path: Path, scale: float) -> int:
         loaded = LoraAdapter(self._model, path, scale)
@@ -83,20 +74,27 @@ class LlamaBackend:
         return self._last_adapter_number
 
     def unload_adapter(self, adapter: int) -> None:
-        for context in (self._main_context, self._prefill_context):
+        for context in self._contexts:
             context.set_adapter(None)
         self._adapters.pop(adapter).close()
+
+    def can_share(self, sequence_id: int, length: int) -> bool:
+        if self.divisible_tokens == _ALL:
+            return True
+        # The token after them attends to as many before it, or goes on from the state of the last one.
+        needed = max(1, self.divisible_tokens)
+        return self._main_context.first_position(sequence_id) <= max(0, length - needed)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         self._main_context.share(source, target, start, end)
 
     def forget(self, sequence_id: int) -> None:
         if not self.reuses_cells:
-            self._main_context.share(sequence_id, _SPENT_ID, 0, -1)
+            self._main_context.share(sequence_id, self._spent_id, 0, -1)
         self._main_context.forget(sequence_id)
 
     def sweep(self) -> None:
-        self._main_context.forget(_SPENT_ID)
+        self._main_context.forget(self._spent_id)
 
     def save(self, sequence_id: int) -> SequenceState:
         return self._main_context.save(sequence_id)
@@ -108,8 +106,41 @@ class LlamaBackend:
         """Free the caches, the buffers and the adapters."""
         for adapter in list(self._adapters):
             self.unload_adapter(adapter)
-        self._prefill_context.close()
-        self._main_context.close()
+        for context in reversed(self._contexts):
+            context.close()
+
+
+class LlamaBackend(SingleContextBackend):
+    """Two llama_contexts of one model: the main one holds all sequences, and the other computes prompts.
+
+    For each token, llama.cpp's attention passes over all cells up to the highest used one. Beside many running
+    sequences this costs a prompt more than moving its cells; benchmarks/README.md has the measurement.
+
+    Only what can be divided can be moved, so that a model with a recurrent state is for SingleContextBackend.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        """Allocate the caches and the compute buffers. Raises ModelError when there is no memory for them."""
+        options = msgspec.structs.replace(options, sequence_ids=MAX_SEQUENCE_IDS)
+        super().__init__(model, options)
+        separate = min(options.context_cells, _PREFILL_CONTEXT_STEPS * options.batch_tokens)
+        self._transfer_buffer = EMPTY_STATE
+        """Memory for moving cells, kept since allocating it each time costs more than copying."""
+        self._prefill_context = LlamaContext(model, msgspec.structs.replace(options, context_cells=separate))
+        self._contexts.append(self._prefill_context)
+
+    def _decode(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
+        separate = self._select_for_prefill_context(chunks)
+        if not separate:
+            return super()._decode(chunks, adapter)
+        self._prefill_context.set_adapter(adapter)
+        logits = self._decode_in_prefill_context([chunks[index] for index in separate])
+        if len(separate) == len(chunks):
+            return logits
+        rest = [index for index in range(len(chunks)) if index not in separate]
+        combined = np.concatenate((logits, super()._decode([chunks[index] for index in rest], adapter)))
+        order = [index for index in (*separate, *rest) for _ in range(chunks[index].outputs)]
+        return combined[np.argsort(order, kind="stable")]
 
     def _select_for_prefill_context(self, chunks: Sequence[Chunk]) -> list[int]:
         free_cells = self._prefill_context.cells
@@ -120,7 +151,7 @@ class LlamaBackend:
             if (
                 length >= _MIN_MOVED_TOKENS
                 and chunk.position <= _MAX_COPIED_PER_COMPUTED * length
-                and cells <= free_cells
+                and cells <= min(free_cells, self.divisible_tokens)
             ):
                 indices.append(index)
                 free_cells -= cells
@@ -140,11 +171,11 @@ class LlamaBackend:
     def _move_to_main(self, number: int, chunk: Chunk) -> None:
         """Move the computed cells to their sequence in the main context."""
         end = chunk.position + len(chunk.tokens)
-        self._prefill_context.share(number, _TRANSFER_ID, chunk.position, end)
-        self._move(self._prefill_context, _TRANSFER_ID, self._main_context, _TRANSFER_ID)
-        self._main_context.share(_TRANSFER_ID, chunk.sequence_id, chunk.position, end)
-        self._main_context.forget(_TRANSFER_ID)
-        self._prefill_context.forget(_TRANSFER_ID)
+        self._prefill_context.share(number, self._transfer_id, chunk.position, end)
+        self._move(self._prefill_context, self._transfer_id, self._main_context, self._transfer_id)
+        self._main_context.share(self._transfer_id, chunk.sequence_id, chunk.position, end)
+        self._main_context.forget(self._transfer_id)
+        self._prefill_context.forget(self._transfer_id)
         self._prefill_context.forget(number)
 
     def _move(self, source: LlamaContext, source_id: int, target: LlamaContext, target_id: int) -> None:
@@ -172,6 +203,8 @@ class LoraFallbackBackend:
         """The ids of sequences in the fallback."""
         self.vocabulary_size = primary.vocabulary_size
         self.cells = primary.cells
+        self.sequence_ids = primary.sequence_ids
+        self.divisible_tokens = primary.divisible_tokens
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         if adapter != NO_ADAPTER:
@@ -185,6 +218,9 @@ class LoraFallbackBackend:
 
     def unload_adapter(self, adapter: int) -> None:
         self._backend_for_adapter(adapter).unload_adapter(adapter)
+
+    def can_share(self, sequence_id: int, length: int) -> bool:
+        return self._backend_for_sequence(sequence_id).can_share(sequence_id, length)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         if source in self._fallback_sequence_ids:

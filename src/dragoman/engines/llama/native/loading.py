@@ -7,8 +7,8 @@ from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import choose_build, load_library
 from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
-from dragoman.engines.llama.native.library_check import is_equivalent
-from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend
+from dragoman.engines.llama.native.library_check import is_equivalent, is_independent_of_batch
+from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend, SingleContextBackend
 from dragoman.engines.llama.native.model import Model, ModelError
 
 
@@ -32,6 +32,12 @@ def load_model(path: Path, setting: str | None, options: ContextOptions) -> Mode
 
 def open_backend(model: Model, options: ContextOptions) -> Backend:
     """Open a backend for the model and its adapters. Raises ModelError."""
+    if model.has_recurrent_state:
+        if not is_independent_of_batch(model, options.threads):
+            raise ModelError(
+                f"{model.path} cannot be served: {model.library.pinned} computes several sequences of it wrongly"
+            )
+        return SingleContextBackend(model, options)
     primary = LlamaBackend(model, options)
     if model.library.supports_lora:
         return primary

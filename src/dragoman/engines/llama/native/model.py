@@ -142,6 +142,12 @@ class Model:
         if not handle:
             raise ModelError(f"{path} cannot be loaded: {logged_reason(library)}")
         self.handle: int = handle
+        self.has_recurrent_state = bool(
+            library.llama_model_is_recurrent(handle) or library.llama_model_is_hybrid(handle)
+        )
+        """Whether layers keep one state for all tokens of a sequence, beside attention (hybrid) or without it."""
+        self.sliding_window: int = library.llama_model_n_swa(handle)
+        """The most tokens that some layers attend to. 0: all layers attend to all tokens."""
         self._reject_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
         self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
@@ -163,17 +169,17 @@ class Model:
         library, handle = self.library, self.handle
         kinds = {
             "an encoder": library.llama_model_has_encoder(handle),
-            "a recurrent state": library.llama_model_is_recurrent(handle),
-            "a recurrent state beside attention": library.llama_model_is_hybrid(handle),
             "a diffusion decoder": library.llama_model_is_diffusion(handle),
         }
         for kind, present in kinds.items():
             if present:
                 self.close()
                 raise ModelError(
-                    f"{path} has {kind}; the embedded engine serves decoder-only transformers, "
-                    "whose KV cells can be shared and taken back token by token"
+                    f"{path} has {kind}; the embedded engine serves models that generate one token after another"
                 )
+        if self.has_recurrent_state and not library.supports_recurrent:
+            self.close()
+            raise ModelError(f"{path} has a recurrent state; {library.pinned} cannot serve it, llama.cpp itself can")
 
 
 def logged_reason(library: Library) -> str:

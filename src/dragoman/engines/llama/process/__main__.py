@@ -17,7 +17,7 @@ from dragoman.core import logs
 from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
-from dragoman.engines.llama.native.backend import DecodeError
+from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
 from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
 from dragoman.engines.llama.native.model import ModelError
@@ -69,6 +69,7 @@ def _context_options(options: EngineOptions) -> ContextOptions:
         batch_tokens=max_batch_tokens(options.max_sequences, options.max_batched_tokens),
         threads=options.threads,
         reproducible=options.reproducible,
+        sequence_ids=options.max_sequences + SPARE_SEQUENCE_IDS,
     )
 
 

@@ -51,6 +51,8 @@ class ContextOptions(msgspec.Struct, frozen=True):
     threads: int
     reproducible: bool = False
     """Whether the logits of a sequence do not depend on the rest of the batch and the cache."""
+    sequence_ids: int = MAX_SEQUENCE_IDS
+    """The number of sequence ids. A recurrent state takes memory for each of them."""
 
 
 class Library:
@@ -67,6 +69,8 @@ class Library:
     """Whether a context can compute attention independently of the batch."""
     supports_lora: ClassVar[bool] = True
     """Whether it computes LoRA adapters correctly."""
+    supports_recurrent: ClassVar[bool] = True
+    """Whether sequences with a recurrent state can share a batch."""
 
     def __init__(self, path: Path) -> None:
         """Load and verify. Raises LibraryError when the file cannot be loaded or has other struct layouts."""

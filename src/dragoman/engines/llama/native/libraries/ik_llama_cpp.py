@@ -304,6 +304,7 @@ class IkLlamaCpp(Library):
     context_defaults = _CONTEXT_DEFAULTS
     supports_reproducible = False
     supports_lora = False
+    supports_recurrent = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -353,6 +354,10 @@ class IkLlamaCpp(Library):
     def llama_model_get_vocab(self, model: int) -> int:
         """Return the model, which the functions of the vocabulary take."""
         return model
+
+    def llama_model_n_swa(self, _model: int) -> int:
+        """Return 0: cells outside a sliding window are kept like all others."""
+        return 0
 
     def llama_model_is_diffusion(self, _model: int) -> bool:
         """Return False: no such architecture can be loaded."""

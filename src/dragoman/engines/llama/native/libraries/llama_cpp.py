@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from dragoman.engines.llama.native.libraries.binding import (
-    MAX_SEQUENCE_IDS,
     CFunction,
     ContextOptions,
     Defaults,
@@ -118,6 +117,7 @@ _FUNCTIONS: Functions = {
     "llama_model_free": CFunction(None, [c_void_p]),
     "llama_model_get_vocab": CFunction(c_void_p, [c_void_p]),
     "llama_model_n_ctx_train": CFunction(c_int32, [c_void_p]),
+    "llama_model_n_swa": CFunction(c_int32, [c_void_p]),
     "llama_model_chat_template": CFunction(c_char_p, [c_void_p, c_char_p]),
     "llama_model_has_encoder": CFunction(c_bool, [c_void_p]),
     "llama_model_is_recurrent": CFunction(c_bool, [c_void_p]),
@@ -129,6 +129,7 @@ _FUNCTIONS: Functions = {
     "llama_get_memory": CFunction(c_void_p, [c_void_p]),
     "llama_memory_clear": CFunction(None, [c_void_p, c_bool]),
     "llama_memory_seq_rm": CFunction(c_bool, [c_void_p, c_int32, c_int32, c_int32]),
+    "llama_memory_seq_pos_min": CFunction(c_int32, [c_void_p, c_int32]),
     "llama_memory_seq_cp": CFunction(None, [c_void_p, c_int32, c_int32, c_int32, c_int32]),
     "llama_state_seq_get_size": CFunction(c_size_t, [c_void_p, c_int32]),
     "llama_state_seq_get_data": CFunction(c_size_t, [c_void_p, c_void_p, c_size_t, c_int32]),
@@ -226,9 +227,9 @@ class LlamaCpp(Library):
         params: LlamaContextParams = self.llama_context_default_params()
         params.n_ctx = options.context_cells
         params.n_batch = params.n_ubatch = options.batch_tokens
-        params.n_seq_max = MAX_SEQUENCE_IDS
+        params.n_seq_max = options.sequence_ids
         # llama.cpp reserves a row of logits for each sequence id; with room for fewer it aborts the process.
-        params.n_outputs_max = max(options.batch_tokens, MAX_SEQUENCE_IDS)
+        params.n_outputs_max = max(options.batch_tokens, options.sequence_ids)
         params.n_threads = params.n_threads_batch = options.threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
         # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
