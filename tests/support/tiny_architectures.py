@@ -354,8 +354,10 @@ REFUSED = {
 SERVED = DENSE | EXPERTS | SLIDING_WINDOWS | RECURRENT | HYBRID
 
 
-def write_tiny_architecture(path: Path, name: str, model: TinyArchitecture) -> Path:
-    """Write a file of the architecture, whose tokens are bytes and a few special ones."""
+def write_tiny_architecture(
+    path: Path, name: str, model: TinyArchitecture, updates: Mapping[str, Weights] | None = None
+) -> Path:
+    """Write a file of the architecture, whose tokens are bytes. `updates` are added to its weights."""
     architecture = model.name or name
     layers = model.layers * 2 if len(model.layers) == 1 else model.layers
     metadata = {
@@ -370,10 +372,11 @@ def write_tiny_architecture(path: Path, name: str, model: TinyArchitecture) -> P
     keys = {key: key[1:] if key.startswith(".") else f"{architecture}.{key}" for key in metadata}
     tensors = [("", name) for name in ("token_embd", *model.tensors.split())]
     tensors += [(f"blk.{number}.", name) for number, layer in enumerate(layers) for name in layer.split()]
-    weights = (_tensor(seed, prefix, entry) for seed, (prefix, entry) in enumerate(tensors))
+    weights = dict(_tensor(seed, prefix, entry) for seed, (prefix, entry) in enumerate(tensors))
+    weights |= {name: weights[name] + update for name, update in (updates or {}).items()}
     return write_gguf(
         path,
-        {name: (values, Type.F32) for name, values in weights},
+        {name: (values, Type.F32) for name, values in weights.items()},
         metadata={**{keys[key]: value for key, value in metadata.items()}, **BYTE_VOCABULARY},
         architecture=architecture,
     )

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from dragoman.engines.llama.arrays import TokenArray
-from dragoman.engines.llama.native.backend import Chunk, DecodeError
+from dragoman.engines.llama.native.backend import SEQUENCE_IDS, SPARE_SEQUENCE_IDS, Chunk, DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, SingleContextBackend
+from dragoman.engines.llama.native.loading import open_backend
 from dragoman.engines.llama.native.model import Model
 from tests.support.libraries import INSTALLED_BUILDS
 from tests.support.models import THREADS
@@ -44,6 +45,14 @@ def test_logits_that_are_no_numbers_are_never_returned(broken_backend: LlamaBack
     assert np.isfinite(broken_backend.decode([Chunk(0, 0, HARMLESS, 1)])).all()
     with pytest.raises(DecodeError, match="logits that are no numbers"):
         broken_backend.decode([Chunk(0, len(HARMLESS), HARMLESS[:1], 1), Chunk(1, 0, tokens, 1)])
+
+
+@pytest.mark.parametrize(("name", "count"), [("mamba", 3), ("gemma3", SEQUENCE_IDS)])
+@pytest.mark.usefixtures("cache")
+def test_a_model_has_few_sequence_ids_only_if_they_take_memory(tmp_path: Path, name: str, count: int) -> None:
+    model = Model(load_library(LLAMA_CPP), write_tiny_architecture(tmp_path / "tiny.gguf", name, SERVED[name]))
+    backend = open_backend(model, ContextOptions(256, 64, threads=THREADS, sequence_ids=1 + SPARE_SEQUENCE_IDS))
+    assert backend.sequence_ids == count
 
 
 @pytest.mark.parametrize(("name", "lengths"), [("gemma3", [31, 32]), ("mamba", [32]), ("lfm2", [32])])

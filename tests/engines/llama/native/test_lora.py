@@ -14,11 +14,13 @@ from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import load_library
-from dragoman.engines.llama.native.llama_backend import LlamaBackend
+from dragoman.engines.llama.native.llama_backend import LlamaBackend, SingleContextBackend
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
 from tests.support.batching import run_until_idle, tokens_by_request
+from tests.support.gguf_files import random_tensor
 from tests.support.models import THREADS
+from tests.support.tiny_architectures import SERVED, write_tiny_architecture
 from tests.support.tiny_llama import (
     VOCABULARY,
     WIDTH,
@@ -139,6 +141,29 @@ def test_a_truncated_or_missing_adapter_is_refused_with_the_reason(tiny: Model, 
     _assert_refused(tiny, tmp_path / "absent.gguf", "No such file")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "matrix", "rows", "columns"),
+    [("jamba", "ssm_in", 128, 32), ("qwen3next", "attn_gate", 64, 32), ("gpt-oss", "attn_q", 32, 32)],
+)
+def test_an_adapter_changes_models_that_forget_as_merging_it_does(
+    library: Library, tmp_path: Path, architecture: str, matrix: str, rows: int, columns: int
+) -> None:
+    update = LowRank(random_tensor(rows, 4), random_tensor(4, columns, seed=1))
+    name, tiny = f"blk.0.{matrix}.weight", SERVED[architecture]
+    adapter_file = write_adapter(tmp_path / "adapter.gguf", {name: update}, architecture=architecture)
+    logits = []
+    for updates in ({}, {name: update.product(ALPHA, 0.1)}):
+        model = Model(library, write_tiny_architecture(tmp_path / "model.gguf", architecture, tiny, updates))
+        backend = SingleContextBackend(model, ContextOptions(256, 64, THREADS, sequence_ids=4))
+        adapter = backend.load_adapter(adapter_file, 0.1)
+        logits += [_logits(backend, SHORT, adapter), _logits(backend, SHORT)]
+        backend.close()
+        model.close()
+    adapted, base, _, expected = logits
+    assert np.allclose(adapted, expected, atol=0.01)
+    assert not np.allclose(base, expected, atol=0.1)
+
+
 def _assert_refused(model: Model, path: Path, reason: str) -> None:
     with pytest.raises(ModelError, match=reason) as caught:
         LoraAdapter(model, path, 1.0)
@@ -157,7 +182,7 @@ def _expected(model: Model, tokens: np.ndarray) -> Logits:
     return logits
 
 
-def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER) -> Logits:
+def _logits(backend: SingleContextBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER) -> Logits:
     """Compute the logits after the tokens. The last one is decoded in a separate step."""
     backend.decode([Chunk(0, 0, tokens[:-1], False)], adapter)
     logits: Logits = backend.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)], adapter)[0].copy()
