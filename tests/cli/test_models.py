@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from dragoman.cli.main import app
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server.runtime_folder import RuntimeFolder
-from tests.support.chat_templates import ALWAYS_REASONING, HERMES, LLAMA3
+from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, HERMES, LLAMA3
 from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.hub import COMMIT, UNREACHABLE, run_python_with_hub
 
@@ -35,6 +35,8 @@ def test_each_models_tool_format_is_listed_and_whether_it_reasons(tmp_path: Path
     for name, template in templates.items():
         metadata = {} if template is None else {"tokenizer.chat_template": template}
         write_gguf(snapshot / f"{name}.gguf", {"t": (random_tensor(1, 32), Type.F32)}, metadata=metadata)
+    named = {"tokenizer.chat_template": ALTERNATING, "tokenizer.chat_template.tool_use": HERMES}
+    write_gguf(snapshot / "named.gguf", {"t": (random_tensor(1, 32), Type.F32)}, metadata=named)
     (snapshot / "broken.gguf").write_bytes(b"GGUF")
     # Another process, because the hub's client reads the place of its cache on import.
     output = run_python_with_hub(UNREACHABLE, tmp_path, "from dragoman.cli.main import app; app(['models'])").stdout
@@ -44,6 +46,7 @@ def test_each_models_tool_format_is_listed_and_whether_it_reasons(tmp_path: Path
         "llama": ["llama3", "no"],
         "thinker": ["generic", "yes"],
         "base": ["generic", "no"],
+        "named": ["hermes", "no"],
         "broken": ["", ""],
     }
 

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolOptions
-from dragoman.engines.llama.native.model import Model, ModelError, join_templates
+from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.weights.sources import bundled
-from dragoman.prompt.sandbox import SandboxedTemplate
 from dragoman.prompt.template import ChatTemplate
-from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS
+from tests.support.chat_templates import HERMES
 from tests.support.gguf_files import write_tiny_model
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -183,18 +182,3 @@ def test_a_files_template_for_tools_is_used_for_requests_with_tools(model: Model
     with_tools = ChatPrompt(messages=messages, tools=ToolOptions((Tool("get_weather"),)))
     assert template.render(with_tools) == ChatTemplate(HERMES, bos="", eos="").render(with_tools)
     assert template.tool_format == "hermes"
-
-
-SOURCES = [HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS, ALTERNATING, "\n  a \n\n", "a\n  ", "", "{% set messages = [] %}\n"]
-
-
-@pytest.mark.parametrize("default", SOURCES)
-@pytest.mark.parametrize("tool_use", SOURCES)
-def test_joined_templates_write_what_each_of_them_writes(default: str, tool_use: str) -> None:
-    def rendered(source: str, tools: list[str] | None) -> str:
-        variables = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools, "add_generation_prompt": True}
-        return SandboxedTemplate(source).render({"bos_token": "<s>", "eos_token": "</s>", **variables})
-
-    joined = join_templates(default, tool_use)
-    assert rendered(joined, None) == rendered(default, None)
-    assert rendered(joined, ["f"]) == rendered(tool_use, ["f"])

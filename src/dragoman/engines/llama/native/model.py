@@ -10,6 +10,7 @@ import numpy as np
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.control_tokens import SPECIAL_ATTRIBUTES, ControlTokenSplitter, VocabularyEntry
 from dragoman.engines.llama.native.libraries.binding import Library
+from dragoman.prompt.named_templates import join_templates
 
 
 class ModelError(Exception):
@@ -151,11 +152,8 @@ class Model:
         self._reject_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
         self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
-        self.chat_template = self._chat_template(None)
+        self.chat_template = join_templates(self._chat_template(None), self._chat_template(b"tool_use"))
         """With the file's template for tools, if there is one."""
-        tool_use = self._chat_template(b"tool_use")
-        if self.chat_template is not None and tool_use is not None:
-            self.chat_template = join_templates(self.chat_template, tool_use)
 
     def close(self) -> None:
         """Free the weights."""
@@ -186,15 +184,3 @@ def logged_reason(library: Library) -> str:
     """Return why the last call failed: llama.cpp logs the cause first and its consequences after it."""
     failure_words = ("error", "fail", "invalid")
     return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")
-
-
-def join_templates(default: str, tool_use: str) -> str:
-    """Return one template that writes what `tool_use` writes for a request with tools, and `default` for others.
-
-    Transformers chooses between a tokenizer's named templates in this way. Jinja removes a line break at a template's
-    end, and white space around the tags that are put there, were it not for the empty texts.
-    """
-    default, tool_use = (source.removesuffix("\n") for source in (default, tool_use))
-    return (
-        f"{{% if tools %}}{{{{ '' }}}}{tool_use}{{{{ '' }}}}{{% else %}}{{{{ '' }}}}{default}{{{{ '' }}}}{{% endif %}}"
-    )

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.weights.gguf_header import ARRAY, HEAD, MAGIC, STRING, VALUE_SIZES, VERSIONS
+from dragoman.prompt.named_templates import join_templates
 
 _MAX_TEXT_BYTES = 2**20
 
@@ -51,8 +52,12 @@ def architecture(path: Path) -> str:
 
 
 def chat_template(path: Path) -> str | None:
-    """Return the chat template of the model in the file. None: it has none. Raises ModelSourceError."""
-    return next((value for key, value in read_text_metadata(path) if key == "tokenizer.chat_template"), None)
+    """Return the chat template of the model in the file, with its template for tools if there is one.
+
+    None: it has none. Raises ModelSourceError.
+    """
+    texts = dict(read_text_metadata(path))
+    return join_templates(texts.get("tokenizer.chat_template"), texts.get("tokenizer.chat_template.tool_use"))
 
 
 def _read_struct(file: BinaryIO, layout: str) -> tuple[Any, ...]:
