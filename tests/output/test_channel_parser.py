@@ -14,6 +14,7 @@ from dragoman.output.grammar import build_grammar
 from dragoman.output.parts import ContentText, OutputPart, ReasoningText, ToolCallStart
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.reasoning import TemplateReasoning
+from dragoman.prompt.sandbox import SandboxedTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from tests.support.grammars import allows, generate
 from tests.support.output_parts import parse, splits, tool_call_parts
@@ -22,7 +23,9 @@ ANALYSIS = "<|channel|>analysis<|message|>Hm.<|end|>"
 CALL = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Oslo"}'
 FINAL = "<|channel|>final<|message|>It rains."
 TURN = "<|start|>assistant"
-REASONING = TemplateReasoning("<|channel|>final<|message|>", is_supported=False).spec(None, opened_by_prompt=False)
+REASONING = TemplateReasoning(SandboxedTemplate("<|channel|>final<|message|>"), is_supported=False).spec(
+    None, opened_by_prompt=False
+)
 TOOLS = ToolOptions((Tool("get_weather", parameters={"type": "object", "properties": {"city": {"const": "Oslo"}}}),))
 
 

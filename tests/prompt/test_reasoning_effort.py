@@ -109,18 +109,19 @@ def writes_reasoning(opening: str, closing: str, before: str = "") -> str:
         ("<|START_THINKING|>", "<|END_THINKING|>", ()),
         ("<|inner_prefix|>", "<|inner_suffix|>", ()),
         ("<|channel>thought\n", "<channel|>", ("<|channel>", "<channel|>")),
+        ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", ()),
     ],
 )
 def test_markers_of_other_families_are_known(opening: str, closing: str, special_tokens: tuple[str, ...]) -> None:
     source = writes_reasoning(opening, closing)
     spec = render(source, "low").parser_spec.reasoning
-    assert spec == ReasoningSpec(opening, closing, False, 1024, special_tokens)
+    assert spec == ReasoningSpec(opening, closing, False, 1024, special_tokens, after_closing="")
     parser = ReasoningParser(spec)
     assert parse(parser, *f"{opening}Hm.\n{closing}\n\nYes.") == [ReasoningText("Hm."), ContentText("Yes.")]
-    assert render(source, "none").text.endswith(f"@assistant {opening.rstrip()}\n\n{closing}\n\n")
-    assert render(source, constrained=True).text.endswith(f"@assistant {opening.rstrip()}\n")
+    assert render(source, "none").text.endswith(f"@assistant {opening}{closing}")
+    assert render(source, constrained=True).text.endswith(f"@assistant {opening}")
     assert render(f"{source}{opening}").parser_spec.reasoning == ReasoningSpec(
-        opening, closing, True, None, special_tokens
+        opening, closing, True, None, special_tokens, after_closing=""
     )
     assert render(f"{source}{closing}").parser_spec.reasoning is None
 
@@ -134,6 +135,14 @@ def test_markers_of_other_families_are_known(opening: str, closing: str, special
         ("{% if thinking_budget is defined %}{{ thinking_budget }}{% endif %}", "low", "1024"),
         ("{% if thinking_budget is defined %}{{ thinking_budget }}{% endif %}", "none", "0"),
         ("{% if thinking_budget is defined %}{{ thinking_budget }}{% else %}no limit{% endif %}", "high", "no limit"),
+        ("{% if thinking %}on{% else %}off{% endif %}", "high", "on"),
+        ("{% if thinking %}on{% else %}off{% endif %}", "none", "off"),
+        ("{{ thinking_mode | default('its own') }}", "none", "disabled"),
+        ("{{ thinking_mode | default('its own') }}", "low", "enabled"),
+        ("{{ reasoning }}", "none", "False"),
+        ("{{ reasoning_effort | default('no_think') }}{# 'no_think' #}", "none", "no_think"),
+        ("{{ reasoning_effort | default('no_think') }}{# 'no_think' #}", "medium", "high"),
+        ("{{ reasoning_effort | default('no_think') }}{# 'no_think' #}", "minimal", "low"),
     ],
 )
 def test_an_effort_sets_the_switch_that_the_template_has(
@@ -142,7 +151,42 @@ def test_an_effort_sets_the_switch_that_the_template_has(
     assert render(writes_reasoning("<think>", "</think>", before=switch), effort).text.startswith(f"{text}@")
 
 
+def test_a_field_of_a_message_is_no_switch() -> None:
+    source = writes_reasoning("<think>", "</think>", before="{% if messages[0].thinking is defined %}a{% endif %}")
+    assert render(source, "none").text.endswith("@assistant <think></think>")
+
+
 def test_reasoning_of_earlier_answers_has_the_name_that_the_template_reads() -> None:
     source = "{% for m in messages %}{{ m.thinking }}{% endfor %}</think>"
     messages = (Message(role="assistant", content="So.", reasoning="Hm."),)
     assert ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=messages)).text == "Hm.</think>"
+
+
+@pytest.mark.parametrize(
+    "written", ["<think>Hm.</think>So.", "<think>\nHm.\n</think>\nSo.", "<think>\n\nHm.\n</think>\n\nSo."]
+)
+@pytest.mark.parametrize("only_beside_calls", [False, True])
+def test_white_space_around_reasoning_is_that_which_the_template_writes(written: str, only_beside_calls: bool) -> None:
+    source = (
+        "{% for m in messages %}@{{ m.role }} {% if m.reasoning_content "
+        f"{'and m.tool_calls ' if only_beside_calls else ''}%}}"
+        f"{written.replace('Hm.', '{{ m.reasoning_content }}').replace('So.', '{{ m.content }}')}|"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}@assistant "
+    )
+    before, after = written.split("Hm.")
+    closing_and_space = after.removesuffix("So.")
+    spec = render(source, "low").parser_spec.reasoning
+    assert spec is not None
+    assert f"{spec.closing}{spec.after_closing}" == closing_and_space.lstrip()
+    assert render(source, "none").text.endswith(f"@assistant {before}{closing_and_space}")
+    assert render(source, constrained=True).text.endswith(f"@assistant {before}")
+
+
+def test_reasoning_of_earlier_answers_is_a_block_of_the_content_where_the_template_reads_it_there() -> None:
+    source = """{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for block in m.content %}
+{%- if block['type'] == 'thinking' %}[THINK]{{ block['thinking'] }}[/THINK]{% else %}{{ block['text'] }}{% endif %}
+{%- endfor %}{% endif %}{% endfor %}"""
+    for content in ("So.", ""):
+        messages = (Message(role="user", content="Hi"), Message(role="assistant", content=content, reasoning="Hm."))
+        prompt = ChatPrompt(messages=messages, add_generation_prompt=False)
+        assert ChatTemplate(source, bos="", eos="").render(prompt).text == f"Hi[THINK]Hm.[/THINK]{content}"

@@ -69,6 +69,7 @@ class ReferenceTemplate:
             (field for field in ("reasoning_content", "thinking", "reasoning") if f".{field}" in source),
             "reasoning_content",
         )
+        self._reasoning_in_blocks = "block['thinking']" in source
 
     def render(self, prompt: ChatPrompt, **variables: Any) -> str:
         """Render with these variables instead of or beside transformers' own. Raises ReferenceRefusal."""
@@ -102,7 +103,10 @@ class ReferenceTemplate:
             name = message.name or names.get(message.tool_call_id or "")
             if name is not None:
                 fields["name"] = name
-            if message.reasoning is not None:
+            if message.reasoning is not None and self._reasoning_in_blocks:
+                text = [{"type": "text", "text": message.content}] if message.content else []
+                fields["content"] = [{"type": "thinking", "thinking": message.reasoning}, *text]
+            elif message.reasoning is not None:
                 fields[self._reasoning_field] = message.reasoning
             written.append(fields)
         return written

@@ -1,21 +1,24 @@
 """How a chat template lets its model reason: the markers, the switches, and the end of the prompt."""
 
+import functools
 import re
 from typing import Any, Final, NamedTuple
 
 from dragoman.core.request import ReasoningEffort
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError
 
 
 class ReasoningMarkers(NamedTuple):
-    """The texts around reasoning."""
+    """The texts around reasoning, and the white space around them."""
 
     opening: str
     closing: str
     special_tokens: tuple[str, ...] = ()
     """Parts of them that are special tokens, where the whole markers are none."""
     after_opening: str = "\n"
+    before_closing: str = "\n"
     after_closing: str = "\n\n"
 
 
@@ -26,19 +29,28 @@ CHANNEL_MARKERS: Final = ReasoningMarkers(
     "<|end|>",
     ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
     after_opening="",
+    before_closing="",
     after_closing="<|start|>assistant",
 )
 """Of gpt-oss, whose reasoning is a message in a channel of its own."""
 
-_KNOWN_MARKERS: Final = (
-    DEFAULT_MARKERS,
-    ReasoningMarkers("[THINK]", "[/THINK]"),
-    ReasoningMarkers("<seed:think>", "</seed:think>"),
-    ReasoningMarkers("<mm:think>", "</mm:think>"),
-    ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
-    ReasoningMarkers("<|inner_prefix|>", "<|inner_suffix|>"),
-    ReasoningMarkers("<|channel>thought\n", "<channel|>", ("<|channel>", "<channel|>")),
-)
+_KNOWN_MARKERS: Final = {
+    **{
+        markers.closing: markers
+        for markers in (
+            DEFAULT_MARKERS,
+            ReasoningMarkers("[THINK]", "[/THINK]"),
+            ReasoningMarkers("<seed:think>", "</seed:think>"),
+            ReasoningMarkers("<mm:think>", "</mm:think>"),
+            ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
+            ReasoningMarkers("<|inner_prefix|>", "<|inner_suffix|>"),
+            ReasoningMarkers("<|channel>thought\n", "<channel|>", ("<|channel>", "<channel|>")),
+            ReasoningMarkers("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
+        )
+    },
+    "'</think{}>'": ReasoningMarkers("<think:opensource>", "</think:opensource>"),
+}
+"""Text in a template that shows which markers its model has → the markers. The last is Hunyuan 3's."""
 
 REASONING_BUDGETS: Final[dict[ReasoningEffort | None, int | None]] = {
     None: None,
@@ -52,34 +64,84 @@ REASONING_BUDGETS: Final[dict[ReasoningEffort | None, int | None]] = {
 _TEMPLATE_BUDGETS: Final[dict[ReasoningEffort, int]] = {"none": 0, "minimal": 512, "low": 1024, "medium": 4096}
 """Values of `thinking_budget` for Seed-OSS, which was trained on a few of them; without it there is no limit."""
 
-_THINKING_SWITCH: Final = re.compile(r"\bthinking is (?:not )?defined|\bnot thinking is defined")
+_SWITCHES: Final = ("enable_thinking", "thinking", "reasoning")
+"""Variables that are true if the model is to reason."""
+
+_HUNYUAN_EFFORTS: Final[dict[ReasoningEffort, str]] = {
+    "none": "no_think",
+    "minimal": "low",
+    "low": "low",
+    "medium": "high",
+    "high": "high",
+}
+
+_MESSAGE_WITH_BLOCKS: Final = re.compile(r"""\['type'\] == 'thinking'|\.type == ['"]thinking['"]""")
+
+_REASONING: Final = "reasoning-9"
+_CALL: Final = {"id": "abcdefgh9", "type": "function", "function": {"name": "f9", "arguments": {}}}
+_QUESTION: Final = {"role": "user", "content": "Well?"}
+_ANSWERS: Final[list[list[dict[str, Any]]]] = [
+    [{"role": "assistant", "content": "Yes."}],
+    [{"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "name": "f9", "content": "Rain."}],
+]
+"""Ends of conversations. Some templates write the reasoning of the last answer only, or only beside calls."""
 
 
 class TemplateReasoning:
     """The reasoning of one template's model."""
 
-    def __init__(self, source: str, *, is_supported: bool) -> None:
+    def __init__(self, template: SandboxedTemplate, *, is_supported: bool) -> None:
         """`is_supported`: the model can reason even if the template does not show it."""
-        found = find_markers(source)
-        self._source = source
-        self._markers = found or DEFAULT_MARKERS
-        self.is_supported = is_supported or found is not None
+        self._template = template
+        self._found = find_markers(template.source)
+        self.is_supported = is_supported or self._found is not None
         """Whether the model may reason before it answers."""
+        self._in_blocks = (
+            "reasoning_content" not in template.source and _MESSAGE_WITH_BLOCKS.search(template.source) is not None
+        )
+
+    @functools.cached_property
+    def _markers(self) -> ReasoningMarkers:
+        """The markers, with the white space that the template writes around them, if it does."""
+        markers = self._found or DEFAULT_MARKERS
+        if markers is CHANNEL_MARKERS:
+            return markers
+        opening, closing = re.escape(markers.opening.rstrip(WHITESPACE)), re.escape(markers.closing)
+        pattern = re.compile(rf"{opening}(\s*){_REASONING}(\s*){closing}(\s*)")
+        for first, *rest in _ANSWERS:
+            answer = {**first, **self.fields(first["content"], _REASONING)}
+            variables = {"messages": [_QUESTION, answer, *rest], "tools": None, **self.variables("high")}
+            try:
+                text = self._template.render_with_null({"bos_token": "", "eos_token": "", **variables})
+            except TemplateError:
+                continue
+            if (match := pattern.search(text)) is not None:
+                return markers._replace(after_opening=match[1], before_closing=match[2], after_closing=match[3])
+        return markers
+
+    def fields(self, content: str, reasoning: str) -> dict[str, Any]:
+        """Return the fields of an earlier answer that has reasoning, by the names that templates read."""
+        if self._in_blocks:
+            text = [{"type": "text", "text": content}] if content else []
+            return {"content": [{"type": "thinking", "thinking": reasoning}, *text]}
+        fields = {"reasoning_content": reasoning, "reasoning": reasoning}
+        return {**fields, "thinking": reasoning} if ".thinking" in self._template.source else fields
 
     def variables(self, effort: ReasoningEffort | None) -> dict[str, Any]:
-        """Return the variables that set the amount of reasoning, as far as the template uses them."""
+        """Return the variables that set the amount of reasoning, as far as the template reads them."""
         if effort is None:
             return {}
+        words: dict[ReasoningEffort, str] = {"none": "low"}
+        if "no_think'" in self._template.source:
+            words = _HUNYUAN_EFFORTS
         values: dict[str, Any] = {
-            "enable_thinking": effort != "none",
-            "reasoning_effort": "low" if effort == "none" else effort,
+            **dict.fromkeys(_SWITCHES, effort != "none"),
+            "thinking_mode": "disabled" if effort == "none" else "enabled",
+            "reasoning_effort": words.get(effort, effort),
         }
-        used: dict[str, Any] = {name: value for name, value in values.items() if name in self._source}
-        if _THINKING_SWITCH.search(self._source):
-            used["thinking"] = effort != "none"
-        if "thinking_budget" in self._source and effort in _TEMPLATE_BUDGETS:
-            used["thinking_budget"] = _TEMPLATE_BUDGETS[effort]
-        return used
+        if effort in _TEMPLATE_BUDGETS:
+            values["thinking_budget"] = _TEMPLATE_BUDGETS[effort]
+        return {name: value for name, value in values.items() if name in self._template.variables}
 
     def spec(self, effort: ReasoningEffort | None, *, opened_by_prompt: bool) -> ReasoningSpec:
         """Return the reasoning to expect."""
@@ -99,24 +161,20 @@ class TemplateReasoning:
 
         `constrained`: a grammar constrains the text after the reasoning, so the prompt must open the reasoning itself.
         """
-        opening, closing = self._markers.opening, self._markers.closing
-        after_opening, after_closing = self._markers.after_opening, self._markers.after_closing
-        end = prompt.rstrip(WHITESPACE)
-        if end.endswith(closing):
+        markers = self._markers
+        opening, end = markers.opening.rstrip(WHITESPACE), prompt.rstrip(WHITESPACE)
+        if end.endswith(markers.closing):
             return prompt, None
-        opened_by_prompt = end.endswith(opening.rstrip(WHITESPACE))
+        opened_by_prompt = end.endswith(opening)
         if effort == "none":
+            closed = f"{markers.after_opening}{markers.before_closing}{markers.closing}{markers.after_closing}"
             if opened_by_prompt:
-                return f"{end}{after_opening * 2}{closing}{after_closing}", None
+                return f"{end}{closed}", None
             # A template that knows the switch needs no help.
             has_switch = bool(self.variables(effort).keys() - {"reasoning_effort"})
-            return (
-                prompt
-                if has_switch
-                else f"{prompt}{opening.rstrip(WHITESPACE)}{after_opening * 2}{closing}{after_closing}"
-            ), None
+            return prompt if has_switch else f"{prompt}{opening}{closed}", None
         if constrained and not opened_by_prompt:
-            prompt, opened_by_prompt = f"{prompt}{opening.rstrip(WHITESPACE)}{after_opening}", True
+            prompt, opened_by_prompt = f"{prompt}{opening}{markers.after_opening}", True
         return prompt, self.spec(effort, opened_by_prompt=opened_by_prompt)
 
 
@@ -127,7 +185,7 @@ def find_markers(source: str) -> ReasoningMarkers | None:
     """
     if is_in_channels(source):
         return CHANNEL_MARKERS
-    return next((markers for markers in _KNOWN_MARKERS if markers.closing in source), None)
+    return next((markers for text, markers in _KNOWN_MARKERS.items() if text in source), None)
 
 
 def is_in_channels(source: str) -> bool:

@@ -1,6 +1,7 @@
 """Jinja2 as Hugging Face's transformers set it up for chat templates, in a sandbox."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
@@ -112,16 +114,24 @@ class SandboxedTemplate:
 
     def __init__(self, source: str, max_steps: int | None = None) -> None:
         """`max_steps`: blocks that one rendering may enter; None: any number."""
-        self._source = source
+        self.source = source
         self._max_steps = float("inf") if max_steps is None else max_steps
         self._environment = build_environment()
         self._template: jinja2.Template | None = None
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that the template reads from outside; empty if it does not compile."""
+        try:
+            return frozenset(jinja2.meta.find_undeclared_variables(self._environment.parse(self.source)))
+        except (jinja2.TemplateError, RecursionError):
+            return frozenset()
 
     def render(self, variables: Mapping[str, Any], max_characters: int | None = None) -> str:
         """Return the text. Raises TemplateError or a subclass, with the template's line, if the template fails."""
         try:
             if self._template is None:
-                self._template = self._environment.from_string(self._source)
+                self._template = self._environment.from_string(self.source)
             self._environment.remaining_steps = self._max_steps
             return self._generate(self._template, variables, max_characters)
         except _TemplateRaised as raised:

@@ -79,11 +79,11 @@ class ChatTemplate:
         self.eos = eos
         self.configured_tool_format = tool_format
         """The `tool_format` that was passed."""
-        self._reasoning = TemplateReasoning(self.source, is_supported=supports_reasoning)
+        self._template = SandboxedTemplate(self.source, max_steps)
+        self._reasoning = TemplateReasoning(self._template, is_supported=supports_reasoning)
         self._in_channels = is_in_channels(self.source)
         self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
-        self._template = SandboxedTemplate(self.source, max_steps)
         self._special_texts = special_texts
 
     @property
@@ -257,9 +257,7 @@ class ChatTemplate:
         if message.tool_call_id is not None:
             fields["tool_call_id"] = message.tool_call_id
         if message.reasoning is not None:
-            fields["reasoning_content"] = fields["reasoning"] = message.reasoning
-            if ".thinking" in self.source:
-                fields["thinking"] = message.reasoning
+            fields |= self._reasoning.fields(message.text, message.reasoning)
         return fields
 
 
