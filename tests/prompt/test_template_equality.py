@@ -118,7 +118,10 @@ SHOWING_NO_TOOLS = {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-Dee
 """Templates that write calls but do not describe the tools, which the system message does then."""
 
 ADAPTED = {
-    # One call in a message: Llama 3's refuse several, Llama 4's glue them together, gpt-oss's writes the first only.
+    # One call in a message: Llama 3's refuse several, Llama 4's glue them together, gpt-oss's and
+    # GigaChat's write the first only.
+    ("GigaChat3-10B-A1.8B", "parallel_calls"),
+    ("GigaChat3.1-10B-A1.8B", "parallel_calls"),
     ("meta-llama-Llama-3.1-8B-Instruct", "parallel_calls"),
     ("meta-llama-Llama-3.2-3B-Instruct", "parallel_calls"),
     ("meta-llama-Llama-3.3-70B-Instruct", "parallel_calls"),

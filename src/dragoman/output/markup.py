@@ -29,6 +29,7 @@ ToolFormatName = Literal[
     "granite_20b",
     "internlm2",
     "gigachat",
+    "gigachat3",
     "solar",
     "xlam",
     "harmony",
@@ -123,6 +124,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """Parts of the markup that are special tokens if the model's vocabulary has them."""
     in_channels: bool = False
     """Whether answers have channels (output.channel_parser). Then one call ends an answer."""
+    one_call: bool = False
+    """Whether an answer has no more than one call, whatever the request allows."""
 
     def head(self, name: str) -> str:
         """Return the text before the arguments of a call, with INDEX and ID as they are."""

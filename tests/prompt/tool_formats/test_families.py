@@ -174,7 +174,7 @@ def test_what_is_enforced_is_what_is_parsed(
         return
     parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", grammar.strings), *text)
     calls = [part.name for part in parts if isinstance(part, ToolCallStart)]
-    assert 1 <= len(calls) <= (10**9 if several else 1)
+    assert 1 <= len(calls) <= (10**9 if several and not markup.one_call else 1)
     assert set(calls) <= {"get_weather", "get-time"}
     for start, part in itertools.pairwise(parts):
         if isinstance(start, ToolCallStart) and isinstance(part, ToolCallArguments):
@@ -188,6 +188,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "Bielik-11B-v3.0-Instruct": "hermes",
     "Cohere2MoE": "command_r7b",
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command_r7b",
+    "GigaChat3-10B-A1.8B": "gigachat3",
     "GigaChat3.1-10B-A1.8B": "gigachat",
     "MiMo-VL": "hermes",
     "MiniMax-M1": "tool_calls_lines",

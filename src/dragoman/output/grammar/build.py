@@ -90,7 +90,7 @@ def build_grammar(
         calls = ToolCallGrammar(
             markup,
             arguments,
-            several=tools.allows_multiple_calls,
+            several=tools.allows_multiple_calls and not markup.one_call,
             special_token=token,
             control_tokens=others,
         )
