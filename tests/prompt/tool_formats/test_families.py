@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 from random import Random
-from typing import Literal
 
 import msgspec
 import pytest
@@ -17,7 +16,7 @@ from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, ToolCallArguments, ToolCallStart
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.chatml import CHATML
-from dragoman.prompt.output_parser import build_parser
+from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
@@ -150,36 +149,57 @@ def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolF
     assert rendered.parser_spec.tool_format is None
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].markup.in_channels])
+@pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=8)
 @given(
-    choice=st.sampled_from(["required", "auto"]),
+    choice=st.sampled_from(
+        [
+            msgspec.structs.replace(CHOSEN, choice="auto"),
+            msgspec.structs.replace(CHOSEN, choice="required"),
+            msgspec.structs.replace(CHOSEN, choice="required", allowed=("get-time",)),
+            msgspec.structs.replace(CHOSEN, choice="auto", allowed=("get_weather",)),
+            msgspec.structs.replace(CHOSEN, choice="named", name="get_weather"),
+            msgspec.structs.replace(CHOSEN, choice="named", name="get-time"),
+        ]
+    ),
     several=st.booleans(),
     has_special_tokens=st.booleans(),
     seed=st.integers(0, 2**32),
 )
 def test_what_is_enforced_is_what_is_parsed(
-    name: ToolFormatName, choice: Literal["required", "auto"], several: bool, has_special_tokens: bool, seed: int
+    name: ToolFormatName, choice: ToolOptions, several: bool, has_special_tokens: bool, seed: int
 ) -> None:
-    options = msgspec.structs.replace(CHOSEN, choice=choice, parallel=several)
+    options = msgspec.structs.replace(choice, parallel=several)
     markup = FORMATS[name].markup
     grammar = build_grammar(None, options, markup, SPECIAL.get if has_special_tokens else lambda _: None)
     assert grammar.text is not None
-    trigger = tokens_of(markup.trigger) if has_special_tokens else list(markup.trigger.encode())
-    if markup.text_cannot_begin_with:  # a text may begin with the trigger
-        trigger = list(f"{markup.section_open}{markup.head('get_weather')}".encode())
-    begun = trigger if choice == "auto" else []
+    begun = _beginning(name, options.callable_tools[0].name, has_special_tokens) if options.choice == "auto" else []
     text = generate(grammar.text, Random(seed), 300, begun)
     if text is None:
         return
-    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", grammar.strings), *text)
+    spec = OutputParserSpec(name, in_channels=markup.in_channels)
+    parser = build_parser(spec, "whole answer", grammar.strings)
+    assert parser is not None
+    parts = parse(parser, *text)
     calls = [part.name for part in parts if isinstance(part, ToolCallStart)]
-    assert 1 <= len(calls) <= (10**9 if several and not markup.one_call else 1)
-    assert set(calls) <= {"get_weather", "get-time"}
+    one_call = markup.one_call or markup.in_channels or not options.allows_multiple_calls
+    assert 1 <= len(calls) <= (1 if one_call else 10**9)
+    assert set(calls) <= {tool.name for tool in options.callable_tools}
     for start, part in itertools.pairwise(parts):
         if isinstance(start, ToolCallStart) and isinstance(part, ToolCallArguments):
             assert part.text == "{}" if start.name == "get-time" else validation_errors(part.text, WEATHER) == []
-    assert choice == "auto" or not [part for part in parts if isinstance(part, ContentText)]
+    assert options.choice == "auto" or not [part for part in parts if isinstance(part, ContentText)]
+
+
+def _beginning(name: ToolFormatName, tool: str, has_special_tokens: bool) -> list[int]:
+    """Return the tokens after which an answer becomes a call."""
+    markup = FORMATS[name].markup
+    text = markup.trigger
+    if markup.text_cannot_begin_with:  # a text may begin with the trigger
+        text = f"{markup.section_open}{markup.head(tool)}"
+    elif markup.in_channels:
+        text = "<|channel|>commentary to"
+    return tokens_of(text) if has_special_tokens else list(text.encode())
 
 
 EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
