@@ -125,3 +125,32 @@ def test_a_cut_call_loses_only_its_end() -> None:
         assert whole.startswith(text)
         assert answer[length - 1] != "]" or text == whole[:-1]
         assert ToolCallEnd(0) not in parts
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("<![CDATA[a < b]]>", "a < b"),
+        ("<![CDATA[]]>", ""),
+        ("<![CDATA[a\nb]]]]>", "a\nb]]"),
+        ("<![CDATA[cut", "cut"),
+        ("<![CDAT", "<![CDAT"),
+        ("a]]>", "a]]>"),
+        ("1", "1"),
+    ],
+)
+def test_a_string_in_a_wrapper_is_what_stands_within(value: str, text: str) -> None:
+    answer = f'<function name="f"><param name="city">{value}</param></function>'
+    expected = tool_call_parts(0, "f", json.dumps({"city": text}))
+    for texts in splits(answer):
+        assert parse(parser("minicpm5", STRINGS), *texts) == expected
+    if value.endswith("]]>") and value.startswith("<"):
+        assert parse(parser("minicpm5"), answer) == expected, "of unknown type"
+
+
+def test_a_string_is_written_in_a_wrapper_if_it_needs_one() -> None:
+    answer = written("minicpm5", ("f", {"a": "b > c", "d": "e & f", "g": 1}))
+    assert answer == (
+        '<function name="f"><param name="a">b > c</param><param name="d"><![CDATA[e & f]]></param>'
+        '<param name="g">1</param></function>'
+    )

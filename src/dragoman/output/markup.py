@@ -30,6 +30,7 @@ ToolFormatName = Literal[
     "internlm2",
     "gigachat",
     "gigachat3",
+    "minicpm5",
     "solar",
     "xlam",
     "harmony",
@@ -68,7 +69,7 @@ class ParameterMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     (before_name NAME after_name padding VALUE padding close after_close) (...)
 
-    A string stands as it is, without `close` in it. Other values are JSON.
+    A string stands as it is, without `close` in it, or within `wrapper`. Other values are JSON.
     """
 
     before_name: str
@@ -79,6 +80,15 @@ class ParameterMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """Text on both sides of a value which does not belong to it."""
     close: str
     after_close: str = "\n"
+    wrapper: tuple[str, str] | None = None
+    """Texts directly before and after strings with one of `wrapped_characters`; None: there are none."""
+    wrapped_characters: frozenset[str] = frozenset("<&\n")
+
+    def string(self, text: str) -> str:
+        """Write a string, in its wrapper if it needs one."""
+        if self.wrapper is None or self.wrapped_characters.isdisjoint(text):
+            return text
+        return text.join(self.wrapper)
 
     def head(self, name: str, *, is_string: bool) -> str:
         """Return the text before a value."""

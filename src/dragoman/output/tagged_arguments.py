@@ -49,6 +49,8 @@ class TaggedArguments:
         self._count = 0
         self._padding = ""
         """Text that may stand before the value's first character."""
+        self._after_string = ""
+        """Text that may stand between a string and the closing tag."""
         self._value = JsonValueScanner()
         self._is_before_value = False
         self._step: Callable[[str], tuple[str, int] | None] = self._read_head
@@ -80,7 +82,7 @@ class TaggedArguments:
         self._padding = self._syntax.markup.padding
         marks_kind = self._syntax.markup.after_name_of_json is not None
         if match.lastindex == 1 and (marks_kind or (self._strings is not None and name in self._strings)):
-            self._step = self._read_string
+            self._begin_string()
             if self._strings is None or marks_kind or not self._strings[name]:
                 return f'{opening}"', match.end()
             self._step = self._read_nullable
@@ -98,8 +100,23 @@ class TaggedArguments:
             return "null", len(null)
         if null.startswith(text):
             return None
-        self._step = self._read_string
+        self._begin_string()
         return '"', 0
+
+    def _begin_string(self) -> None:
+        self._step = self._read_string if self._syntax.markup.wrapper is None else self._read_wrapper
+        self._after_string = self._syntax.markup.padding
+
+    def _read_wrapper(self, text: str) -> tuple[str, int] | None:
+        assert self._syntax.markup.wrapper is not None
+        opening, closing = self._syntax.markup.wrapper
+        is_wrapped = text.startswith(opening)
+        if not is_wrapped and opening.startswith(text):
+            return None
+        self._step = self._read_string
+        if is_wrapped:
+            self._after_string = closing
+        return "", len(opening) if is_wrapped else 0
 
     def _read_string(self, text: str) -> tuple[str, int] | None:
         markup = self._syntax.markup
@@ -112,8 +129,8 @@ class TaggedArguments:
         found = text.find(markup.close)
         if found >= 0:
             self._step = self._read_head
-            return f'{_escaped(text[:found].removesuffix(markup.padding))}"', found + len(markup.close)
-        held = max(overlap(text, markup.close), overlap(text, markup.padding + markup.close))
+            return f'{_escaped(text[:found].removesuffix(self._after_string))}"', found + len(markup.close)
+        held = max(overlap(text, markup.close), overlap(text, self._after_string + markup.close))
         return (_escaped(text[: len(text) - held]), len(text) - held) if held < len(text) else None
 
     def _read_json(self, text: str) -> tuple[str, int] | None:
@@ -137,6 +154,9 @@ class TaggedArguments:
             return None
         self._step = self._read_head
         value = text[:found].removeprefix(markup.padding).removesuffix(markup.padding)
+        opening, closing = markup.wrapper or ("", "")
+        if opening and value.startswith(opening):
+            return _encoded(value.removeprefix(opening).removesuffix(closing)), found + len(markup.close)
         return value.strip(WHITESPACE) if _is_json(value) else _encoded(value), found + len(markup.close)
 
     def _read_close(self, text: str) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ToolCallArguments, ToolCallStart
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
-from dragoman.prompt.tool_formats.format import write_calls
+from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
 from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 from tests.support.schemas import tools
@@ -25,9 +25,9 @@ from tests.support.schemas import tools
 QWEN = FORMATS["qwen3_coder"]
 
 
-def build(schema: dict[str, Any], *, strict: bool = True) -> BuiltGrammar:
+def build(schema: dict[str, Any], *, strict: bool = True, known: ToolFormat = QWEN) -> BuiltGrammar:
     tool = Tool("f", parameters=schema, strict=strict)
-    return build_grammar(None, ToolOptions((tool,), "required", parallel=False), QWEN.markup, lambda _: None)
+    return build_grammar(None, ToolOptions((tool,), "required", parallel=False), known.markup, lambda _: None)
 
 
 def fits(schema: dict[str, Any], arguments: dict[str, Any], *, strict: bool = True) -> bool:
@@ -42,18 +42,18 @@ def value_fits(schema: dict[str, Any], value: Any) -> bool:
 
 
 @settings(max_examples=60)
-@given(tool=tools(), seed=st.integers(0, 2**32))
-def test_generated_arguments_are_valid(tool: Tool, seed: int) -> None:
+@given(known=st.sampled_from([QWEN, FORMATS["minicpm5"]]), tool=tools(), seed=st.integers(0, 2**32))
+def test_generated_arguments_are_valid(known: ToolFormat, tool: Tool, seed: int) -> None:
     schema = tool.parameters or {}
     try:
-        grammar = build(schema, strict=False)
+        grammar = build(schema, strict=False, known=known)
     except BadRequest:
         return  # A name or a constant cannot be written.
     assert grammar.text is not None
     text = generate(grammar.text, Random(seed), 400)
     if text is None:
         return
-    parts = parse(ToolCallParser(QWEN.syntax, "whole answer", grammar.strings), *text)
+    parts = parse(ToolCallParser(known.syntax, "whole answer", grammar.strings), *text)
     assert parts[0] == ToolCallStart(0, "f")
     assert isinstance(parts[1], ToolCallArguments)
     assert validation_errors(parts[1].text, schema) == []
@@ -114,6 +114,17 @@ def test_a_string_never_contains_its_closing_tag() -> None:
     assert not value_fits({"type": "string"}, "a</parameter>b")
     assert not value_fits({"type": "string", "minLength": 20}, "a\n</parameter>\n</function>")
     assert value_fits({"type": "array"}, ["</parameter>"])
+
+
+def test_only_a_string_without_keywords_may_be_in_a_wrapper() -> None:
+    """Whose characters are none of the value's."""
+    known = FORMATS["minicpm5"]
+    for keywords, is_allowed in [({}, True), ({"minLength": 9}, False), ({"pattern": "<"}, False)]:
+        schema = {"properties": {"a": {"type": "string", **keywords}}, "required": ["a"]}
+        text = build(schema, known=known).text
+        assert text is not None
+        assert allows(text, '<function name="f"><param name="a"><![CDATA[<]]></param></function>') is is_allowed
+        assert allows(text, '<function name="f"><param name="a">123456 < 9</param></function>')
 
 
 def test_values_that_may_be_no_string_are_json() -> None:

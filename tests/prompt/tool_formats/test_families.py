@@ -219,6 +219,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "GLM-4.6": "glm45",
     "GLM-4.7-Flash": "glm47",
     "MiniMax-M2": "minimax_m2",
+    "openbmb-MiniCPM5-1B": "minicpm5",
     "Qwen3-Coder": "qwen3_coder",
     "Spark2.5": "glm47",
     "deepseek-ai-DeepSeek-V3.2": "deepseek_v32",

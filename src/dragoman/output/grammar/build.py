@@ -193,7 +193,8 @@ def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, na
 
 def _tagged_parameters(tool: Tool, schema: Schema, markup: ParameterMarkup) -> Parameters:
     """Return a tool's parameters. Raises BadRequest for what cannot be enforced or written with tags."""
-    parameters = divided_parameters(schema, markup.close)
+    wrapper = None if markup.wrapper is None else markup.wrapper[0]
+    parameters = divided_parameters(schema, markup.close, wrapper)
     names = [parameter.name for members in parameters.alternatives for parameter in members]
     invalid = [name for name in names if not re.fullmatch(markup.name_pattern, name)]
     _check_parameters(tool, bool(parameters.alternatives), invalid, parameters.unenforced, "a tag for each parameter")

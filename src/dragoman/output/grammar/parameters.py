@@ -12,7 +12,13 @@ from typing import Any, Final, NamedTuple
 
 from dragoman.output.grammar.keywords import TYPES, Node, Schema, names_of, types_of
 from dragoman.output.grammar.lark import TOO_COMPLEX, compile_error, json_text, matching_texts, quoted
-from dragoman.output.grammar.raw_strings import format_pattern, length_pattern, searching_pattern, without
+from dragoman.output.grammar.raw_strings import (
+    format_pattern,
+    length_pattern,
+    not_beginning_with,
+    searching_pattern,
+    without,
+)
 
 _MAX_ALTERNATIVES: Final = 32
 _MAX_DEPTH: Final = 20
@@ -47,9 +53,12 @@ class Parameters(NamedTuple):
     """Keywords that are not enforced, each with its pointer or an empty text."""
 
 
-def divided_parameters(schema: Schema, close: str) -> Parameters:
-    """Divide a schema of objects from grammar.schema. `close` is the text that ends a string."""
-    return SchemaDivider(schema, close).divide(schema)
+def divided_parameters(schema: Schema, close: str, wrapper: str | None = None) -> Parameters:
+    """Divide a schema of objects from grammar.schema. `close` is the text that ends a string.
+
+    `wrapper`: the beginning of strings that are written in a wrapper. Those with keywords are written without it.
+    """
+    return SchemaDivider(schema, close, wrapper).divide(schema)
 
 
 class SchemaDivider:
@@ -58,8 +67,9 @@ class SchemaDivider:
     What it cannot find is noted as not enforced.
     """
 
-    def __init__(self, root: Schema, close: str) -> None:
+    def __init__(self, root: Schema, close: str, wrapper: str | None = None) -> None:
         self._without_close = without(close)
+        self._unwrapped = [] if wrapper is None else [not_beginning_with(wrapper)]
         members = root if isinstance(root, dict) else {}
         definitions = members.get("$defs", {})
         self._schemas: dict[str, Schema] = {f"#/$defs/{name}": schema for name, schema in definitions.items()}
@@ -117,7 +127,7 @@ class SchemaDivider:
         terminals = [*terminals, *further]
         if not terminals:
             return self._without_close
-        terminal = " & ".join([self._without_close, *dict.fromkeys(terminals)])
+        terminal = " & ".join([self._without_close, *self._unwrapped, *dict.fromkeys(terminals)])
         problem = compile_error(f"start: TEXT\nTEXT: {terminal}")
         if problem == TOO_COMPLEX:
             self._unenforced.append(("pattern", pointer))

@@ -51,6 +51,11 @@ def without(text: str) -> str:
     return f"{ANY_TEXT} & ~({ANY_TEXT} {_literal(text)} {ANY_TEXT})"
 
 
+def not_beginning_with(text: str) -> str:
+    """Match texts that do not begin with this one."""
+    return f"~({_literal(text)} {ANY_TEXT})"
+
+
 def _literal(text: str) -> str:
     return regex("".join(f"\\x{{{ord(character):X}}}" for character in text))
 

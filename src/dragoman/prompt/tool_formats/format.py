@@ -80,7 +80,7 @@ def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
 
 def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
     is_string = isinstance(value, str)
-    written = value if is_string else to_json(value)
+    written = markup.string(value) if is_string else to_json(value)
     return f"{markup.head(name, is_string=is_string)}{written}{markup.padding}{markup.close}{markup.after_close}"
 
 
