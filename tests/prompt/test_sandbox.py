@@ -1,8 +1,8 @@
-"""The limit of the blocks that a template enters."""
+"""The limit of the blocks that a template enters, and the encoding of values."""
 
 import pytest
 
-from dragoman.prompt.sandbox import SandboxedTemplate, TooManySteps
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TooManySteps
 
 
 def test_a_template_may_enter_as_many_blocks_as_allowed_each_time() -> None:
@@ -26,6 +26,13 @@ def test_a_template_may_enter_as_many_blocks_as_allowed_each_time() -> None:
 def test_no_kind_of_loop_evades_the_limit(source: str) -> None:
     with pytest.raises(TooManySteps):
         SandboxedTemplate(source, max_steps=1000).render({})
+
+
+def test_what_a_filter_yields_is_encoded_as_a_list() -> None:
+    source = "{{ tools | map(attribute='name') | tojson }}{{ [tools | map(attribute='name')] | tojson }}"
+    assert SandboxedTemplate(source).render({"tools": [{"name": "a"}, {"name": "b"}]}) == '["a", "b"][["a", "b"]]'
+    with pytest.raises(TemplateError, match="Object of type Namespace is not JSON serializable"):
+        SandboxedTemplate("{{ namespace(a=1) | tojson }}").render({})
 
 
 def test_without_a_limit_every_block_is_entered() -> None:

@@ -114,6 +114,9 @@ NULL_CONTENT = {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}
 CHANGING_LISTS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking"}
 """Templates that append to lists of their own, which transformers' sandbox refuses and ours allows."""
 
+ENCODING_FILTERS = {"llama-cpp-deepseek-r1"}
+"""Templates that encode what a filter yields, which transformers refuses."""
+
 SHOWING_NO_TOOLS = {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3.1"}
 """Templates that write calls but do not describe the tools, which the system message does then."""
 
@@ -218,6 +221,7 @@ def test_a_template_renders_as_with_transformers(model: str) -> None:
     reference = ReferenceTemplate(
         open_model_template(model),
         changes_lists=model in CHANGING_LISTS,
+        encodes_filters=model in ENCODING_FILTERS,
         text_arguments=model in TEXT_ARGUMENTS,
         null_content=model in NULL_CONTENT,
     )
@@ -251,6 +255,7 @@ def test_what_is_named_is_there() -> None:
         | NO_NULL_BESIDE_DOCUMENTS
         | TEXT_ARGUMENTS
         | CHANGING_LISTS
+        | ENCODING_FILTERS
     )
     named |= NULL_CONTENT | SHOWING_NO_TOOLS | FUNCTIONS_AS_TEXT | {model for model, _ in [*REFUSED, *ADAPTED]}
     assert named <= set(MODELS)

@@ -4,6 +4,7 @@ They are those of `transformers.utils.chat_template_utils`. Transformers passes 
 add_generation_prompt to every template, the latter as null where there are none, and the tokenizer's special tokens.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -43,9 +44,9 @@ def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
-def _environment(kind: type[SandboxedEnvironment]) -> SandboxedEnvironment:
+def _environment(kind: type[SandboxedEnvironment], *, encodes_filters: bool) -> SandboxedEnvironment:
     environment = kind(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
-    environment.filters["tojson"] = _tojson
+    environment.filters["tojson"] = functools.partial(_tojson, default=list) if encodes_filters else _tojson
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
@@ -55,14 +56,21 @@ class ReferenceTemplate:
     """A template as transformers renders it."""
 
     def __init__(
-        self, source: str, *, changes_lists: bool = False, text_arguments: bool = False, null_content: bool = False
+        self,
+        source: str,
+        *,
+        changes_lists: bool = False,
+        encodes_filters: bool = False,
+        text_arguments: bool = False,
+        null_content: bool = False,
     ) -> None:
         """`changes_lists`: let it append to lists, which transformers refuses.
 
+        `encodes_filters`: let it encode what a filter yields, which transformers refuses.
         `text_arguments`: give a call's arguments as text. `null_content`: give null instead of no text beside a call.
         """
         kind = SandboxedEnvironment if changes_lists else ImmutableSandboxedEnvironment
-        self._template = _environment(kind).from_string(source)
+        self._template = _environment(kind, encodes_filters=encodes_filters).from_string(source)
         self._text_arguments = text_arguments
         self._null_content = null_content
         self._reasoning_field = next(

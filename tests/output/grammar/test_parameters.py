@@ -119,7 +119,8 @@ def test_a_string_never_contains_its_closing_tag() -> None:
 def test_only_a_string_without_keywords_may_be_in_a_wrapper() -> None:
     """Whose characters are none of the value's."""
     known = FORMATS["minicpm5"]
-    for keywords, is_allowed in [({}, True), ({"minLength": 9}, False), ({"pattern": "<"}, False)]:
+    strings: list[tuple[dict[str, Any], bool]] = [({}, True), ({"minLength": 9}, False), ({"pattern": "<"}, False)]
+    for keywords, is_allowed in strings:
         schema = {"properties": {"a": {"type": "string", **keywords}}, "required": ["a"]}
         text = build(schema, known=known).text
         assert text is not None

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 from random import Random
 
 import msgspec
@@ -22,6 +23,7 @@ from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
+    OPEN_MODELS,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
     WRITING,
@@ -248,6 +250,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "Kimi-K2-Instruct": "kimi_k2",
     "Kimi-K2-Thinking": "kimi_k2",
     "tool_chat_template_deepseekr1": "deepseek_v3",
+    "llama-cpp-deepseek-r1": "deepseek_v3",
     "tool_chat_template_deepseekv3": "deepseek_v3",
     "tool_chat_template_granite_20b_fc": "granite_20b",
     "tool_chat_template_hunyuan_a13b": "tool_calls_list",
@@ -275,6 +278,46 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "unsloth-Apriel-1.5": "tool_calls_list",
     "meetkai-functionary-medium-v3.2": "generic",
 }
+
+
+NO_TOOLS = "the template has no tools"
+
+GENERIC: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "HuggingFaceTB-SmolLM3-3B",
+            "google-gemma-2-2b-it",
+            "llama-cpp-rwkv-world",
+            "microsoft-Phi-3.5-mini-instruct",
+            "template_alpaca",
+            "template_chatglm",
+            "template_chatglm2",
+            "template_chatml",
+            "template_falcon",
+            "template_falcon_180b",
+            "template_inkbot",
+            "template_teleflm",
+        ),
+        NO_TOOLS,
+    ),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "it describes no tools, and leaves a single call without its end",
+    "CohereForAI-c4ai-command-r-plus-tool_use": "the model answers by calling directly-answer, which requests lack",
+    "Kimi-K3": "text is an element of its own, as calls are",
+    "MiniMax-M3": "tags are named after the parameters, at every depth",
+    "meetkai-functionary-medium-v3.2": "text is a message of its own, with a recipient before it",
+    "muse-glimmer": "text is a message of its own, with a recipient before it",
+    "tool_chat_template_muse_glimmer": "text is a message of its own, with a recipient before it",
+}
+"""Templates without a format of their own → why."""
+
+
+@requires_open_models
+def test_only_templates_without_tools_or_in_another_shape_are_generic() -> None:
+    sources = {path.stem: open_model_template(path.stem) for path in OPEN_MODELS.glob("*.jinja")}
+    assert {name for name, text in sources.items() if template_of(text).tool_format == "generic"} == set(GENERIC)
+    assert {name for name in GENERIC if not re.search(r"\btools\b|tool_calls", sources[name])} == {
+        name for name, reason in GENERIC.items() if reason == NO_TOOLS
+    }
 
 
 @requires_open_models
