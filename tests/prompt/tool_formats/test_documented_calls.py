@@ -1,0 +1,62 @@
+"""Calls as the publishers of models document them are read, in the formats that llama.cpp does not read.
+
+The forms are those of Mistral's and Meta's model cards, of Google's guides to function calling, and of vLLM's manual.
+"""
+
+import pytest
+
+from dragoman.output.markup import ToolFormatName
+from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.prompt.tool_formats import FORMATS
+from tests.support.answers import ReadCall, answer_of
+from tests.support.output_parts import parse
+
+OSLO = ReadCall("get_weather", {"city": "Oslo", "days": 3})
+TIME = ReadCall("get_time", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "calls"),
+    [
+        ("mistral", '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]', (OSLO,)),
+        (
+            "mistral",
+            '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}, '
+            '{"name": "get_time", "arguments": {}}]',
+            (OSLO, TIME),
+        ),
+        (
+            "mistral_call_id",
+            '[TOOL_CALLS]get_weather[CALL_ID]aB3dE6gH9[ARGS]{"city": "Oslo", "days": 3}'
+            "[TOOL_CALLS]get_time[CALL_ID]kL2mN5pQ8[ARGS]{}",
+            (OSLO, TIME),
+        ),
+        ("llama3", '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}', (OSLO,)),
+        (
+            "llama3",
+            '{"name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}; '
+            '{"name": "get_time", "parameters": {}}',
+            (OSLO, TIME),
+        ),
+        ("pythonic", "[get_weather(city='Oslo', days=3)]", (OSLO,)),
+        ("pythonic", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
+        ("pythonic", '<|python_start|>[get_weather(city="Oslo", days=3)]', (OSLO,)),
+        ("gemma3", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
+        (
+            "functiongemma",
+            "<start_function_call>call:get_weather{city:<escape>Oslo<escape>,days:3}<end_function_call>"
+            "<start_function_call>call:get_time{}<end_function_call>",
+            (OSLO, TIME),
+        ),
+        (
+            "glm4",
+            "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n"
+            "<arg_value>3</arg_value>\n</tool_call>",
+            (OSLO,),
+        ),
+    ],
+)
+def test_a_documented_answer_is_read(name: ToolFormatName, answer: str, calls: tuple[ReadCall, ...]) -> None:
+    read = answer_of(parse(ToolCallParser(FORMATS[name].syntax), answer))
+    assert read.calls == calls
+    assert read.content == ""
