@@ -85,7 +85,7 @@ class WrittenAnswers:
         if not (self._markup.in_channels or self._markup.one_call):
             answers["several calls"] = self._calls(_OSLO, _ALL)
         if not (self._markup.in_channels or self._markup.only_at_start):
-            answers["text and call"] = f"{_TEXT}\n\n{self._calls(_OSLO)}"
+            answers["text and call"] = f"{self._text(_TEXT)}\n\n{self._calls(_OSLO)}"
         for number in range(generated):
             if (text := generate(self._grammar, Random(number), _MAX_TOKENS)) is not None:
                 answers[f"generated {number}"] = text
@@ -113,7 +113,10 @@ class WrittenAnswers:
                 yield kind, closed + answer
 
     def _text(self, text: str) -> str:
-        return f"<|channel|>final<|message|>{text}" if self._markup.in_channels else text
+        if self._markup.in_channels:
+            return f"<|channel|>final<|message|>{text}"
+        markers = self._spec.text_markers
+        return text if markers is None else f"{markers.opening}{text}{markers.closing}"
 
     def _calls(self, *calls: ToolCall) -> str:
         if self._markup.in_channels:

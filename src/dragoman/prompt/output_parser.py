@@ -3,6 +3,7 @@
 import msgspec
 
 from dragoman.output.channel_parser import ChannelParser
+from dragoman.output.marked_text_parser import MarkedTextParser, TextMarkers
 from dragoman.output.markup import ToolCallMarkup, ToolFormatName
 from dragoman.output.parts import OutputParser
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
@@ -20,6 +21,8 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
     """The reasoning at the beginning; None: there is none."""
     in_channels: bool = False
     """Whether the answer's messages have channels, as gpt-oss's have."""
+    text_markers: TextMarkers | None = None
+    """What the model may write around its text; None: nothing."""
 
     @property
     def markup(self) -> ToolCallMarkup | None:
@@ -37,5 +40,9 @@ def build_parser(
     """
     if spec.in_channels:
         return ReasoningParser(spec.reasoning, ChannelParser()) if spec.reasoning is not None else ChannelParser()
-    calls = ToolCallParser(FORMATS[spec.tool_format].syntax, mode, strings) if spec.tool_format is not None else None
-    return ReasoningParser(spec.reasoning, calls) if spec.reasoning is not None else calls
+    parser: OutputParser | None = None
+    if spec.tool_format is not None:
+        parser = ToolCallParser(FORMATS[spec.tool_format].syntax, mode, strings)
+    if spec.text_markers is not None:
+        parser = MarkedTextParser(spec.text_markers, parser)
+    return ReasoningParser(spec.reasoning, parser) if spec.reasoning is not None else parser

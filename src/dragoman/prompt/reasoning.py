@@ -5,6 +5,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 from dragoman.core.request import ReasoningEffort
+from dragoman.output.marked_text_parser import TextMarkers
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError
@@ -51,6 +52,13 @@ _KNOWN_MARKERS: Final = {
     "'</think{}>'": ReasoningMarkers("<think:opensource>", "</think:opensource>"),
 }
 """Text in a template that shows which markers its model has → the markers. The last is Hunyuan 3's."""
+
+_TEXT_MARKERS: Final = {
+    "<|START_RESPONSE|>": TextMarkers("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    "<|START_TEXT|>": TextMarkers("<|START_TEXT|>", "<|END_TEXT|>"),
+    "<response></response>": TextMarkers("<response>", "</response>"),
+}
+"""Text in a template that shows what its model writes around its text: Cohere's, and Granite 3.3's if it reasons."""
 
 REASONING_BUDGETS: Final[dict[ReasoningEffort | None, int | None]] = {
     None: None,
@@ -186,6 +194,11 @@ def find_markers(source: str) -> ReasoningMarkers | None:
     if is_in_channels(source):
         return CHANNEL_MARKERS
     return next((markers for text, markers in _KNOWN_MARKERS.items() if text in source), None)
+
+
+def find_text_markers(source: str) -> TextMarkers | None:
+    """Return what the template's model writes around the text of an answer; None: nothing."""
+    return next((markers for text, markers in _TEXT_MARKERS.items() if text in source), None)
 
 
 def is_in_channels(source: str) -> bool:

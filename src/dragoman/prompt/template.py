@@ -19,7 +19,7 @@ from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.reasoning import TemplateReasoning, find_markers, is_in_channels
+from dragoman.prompt.reasoning import TemplateReasoning, find_markers, find_text_markers, is_in_channels
 from dragoman.prompt.sandbox import (
     SandboxedTemplate,
     TemplateError,
@@ -82,6 +82,7 @@ class ChatTemplate:
         self._template = SandboxedTemplate(self.source, max_steps)
         self._reasoning = TemplateReasoning(self._template, is_supported=supports_reasoning)
         self._in_channels = is_in_channels(self.source)
+        self._text_markers = find_text_markers(self.source)
         self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
         self._special_texts = special_texts
@@ -212,7 +213,9 @@ class ChatTemplate:
             if self.supports_reasoning and prompt.add_generation_prompt:
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained)
         tool_format_name = None if prompt.tools is None else self.tool_format
-        return RenderedPrompt(text, OutputParserSpec(tool_format_name, reasoning, self._in_channels))
+        return RenderedPrompt(
+            text, OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers)
+        )
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
         """Adapt the messages of a conversation with tools to what this template writes."""

@@ -8,6 +8,7 @@ from dragoman.core.request import PromptTruncation, SamplingParams, TextPrompt, 
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.wire.messages import GenerateCommand
+from dragoman.output.marked_text_parser import TextMarkers
 from dragoman.prompt.output_parser import OutputParserSpec
 from tests.support.output_parts import parse, tool_call_parts
 
@@ -74,3 +75,12 @@ def test_tagged_arguments_are_parsed_as_what_the_schema_says(
     assert parser is not None
     answer = "<tool_call>\n<function=f>\n<parameter=a>\n12\n</parameter>\n</function>\n</tool_call>"
     assert parse(parser, *answer) == tool_call_parts(0, "f", arguments)
+
+
+def test_markers_around_text_that_are_special_tokens_reach_the_parser(
+    model: Model, preprocessor: RequestPreprocessor
+) -> None:
+    markers = TextMarkers("<|im_start|>", "<|im_end|>")
+    asked = msgspec.structs.replace(command(TextPrompt("Well?")), output_format=OutputParserSpec(text_markers=markers))
+    tokens = {model.vocabulary.special_token(text) for text in (markers.opening, markers.closing)}
+    assert preprocessor.preprocess((0, 0), asked).output_format.markup_token_ids == tokens

@@ -193,6 +193,8 @@ class RequestPreprocessor:
         vocabulary = self._model.vocabulary
         reasoning = output_format.reasoning
         markup_texts = [] if output_format.markup is None else [*output_format.markup.special_tokens]
+        text_markers = output_format.text_markers
+        markup_texts += [] if text_markers is None else [text_markers.opening, text_markers.closing]
         markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing, *reasoning.special_tokens]
         tokens = [vocabulary.special_token(text) for text in markup_texts]
         return TokenizedOutputFormat(
