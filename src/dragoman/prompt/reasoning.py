@@ -1,4 +1,7 @@
-"""How a chat template lets its model reason: the markers, the switches, and the end of the prompt."""
+"""How a chat template lets its model reason: the markers, the switches, and the end of the prompt.
+
+Also what the model writes around the text of its answer.
+"""
 
 import functools
 import re
@@ -140,7 +143,7 @@ class TemplateReasoning:
         if effort is None:
             return {}
         words: dict[ReasoningEffort, str] = {"none": "low"}
-        if "no_think'" in self._template.source:
+        if "'no_think'" in self._template.source:
             words = _HUNYUAN_EFFORTS
         values: dict[str, Any] = {
             **dict.fromkeys(_SWITCHES, effort != "none"),

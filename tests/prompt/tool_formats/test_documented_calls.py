@@ -1,6 +1,7 @@
 """Calls as the publishers of models document them are read, in the formats that llama.cpp does not read.
 
-The forms are those of Mistral's and Meta's model cards, of Google's guides to function calling, and of vLLM's manual.
+The forms are those of model cards (Mistral's, Meta's, xLAM's), of Google's guides to function calling, of Solar's
+template, and of vLLM's manual.
 """
 
 import pytest
@@ -37,6 +38,13 @@ TIME = ReadCall("get_time", {})
             '{"name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}; '
             '{"name": "get_time", "parameters": {}}',
             (OSLO, TIME),
+        ),
+        ("xlam", '[{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]', (OSLO,)),
+        (
+            "solar",
+            "<|tool_calls|><|tool_call:begin|>aB3dE6gH9<|tool_call:name|>get_weather<|tool_call:args|>"
+            '{"city": "Oslo", "days": 3}<|tool_call:end|><|calls|>',
+            (OSLO,),
         ),
         ("pythonic", "[get_weather(city='Oslo', days=3)]", (OSLO,)),
         ("pythonic", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
