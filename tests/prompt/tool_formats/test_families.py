@@ -323,7 +323,7 @@ def test_only_templates_without_tools_or_in_another_shape_are_generic() -> None:
 @requires_open_models
 @pytest.mark.parametrize(("model", "family"), EXPECTED_FAMILIES.items())
 def test_the_templates_of_open_models_are_of_their_families(model: str, family: ToolFormatName) -> None:
-    assert ChatTemplate(open_model_template(model), bos="", eos="").tool_format == family
+    assert template_of(open_model_template(model)).tool_format == family
 
 
 @requires_open_models
@@ -338,7 +338,7 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
 def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_are_parsed(
     model: str, family: ToolFormatName
 ) -> None:
-    template = ChatTemplate(open_model_template(model), bos="", eos="")
+    template = template_of(open_model_template(model))
     call = ToolCall("call_1", "get_weather", '{"city": "a\\n <b", "days": 3}')
     messages = (
         Message(role="user", content="Well?"),

@@ -12,8 +12,8 @@ from tests.support.chat_templates import HERMES, QWEN3_CODER, open_model_templat
 from tests.support.processes.llama_reader import Reading, Script, read_with_llama_cpp
 from tests.support.written_answers import TOOLS, WrittenAnswers
 
-SAMPLE = ("GLM-4.7-Flash", "LFM2.5-8B-A1B", "google-gemma-4-31B-it", "openai-gpt-oss-120b")
-"""Calls with tags, in Python's syntax, in Gemma's, and in channels."""
+SAMPLE = ("LFM2.5-8B-A1B", "google-gemma-4-31B-it", "openai-gpt-oss-120b")
+"""Calls in Python's syntax, in Gemma's, and in channels."""
 
 
 def assert_equal_reading(sources: Mapping[str, str], folder: Path) -> None:
