@@ -93,10 +93,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Raise UsageError for tests of one name, of which pytest-xdist runs one, and for models outside the groups."""
     if repeated := [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]:
         raise pytest.UsageError(f"tests of one name, of which only one would run: {', '.join(repeated)}")
-    using = [item for item in items if not SHARED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+    using = [item for item in items if not SHARED_FIXTURES.isdisjoint(_fixtures_of(item))]
     paths = sorted({_path_of(item.nodeid) for item in using})
     if ungrouped := [path for path in paths if group_of(path) is None]:
         raise pytest.UsageError(f"tests of shared models and servers without a group: {', '.join(ungrouped)}")
+
+
+def _fixtures_of(item: pytest.Item) -> set[str]:
+    """Return the fixtures that a test uses. An argument that its parameters give is none."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return {*getattr(item, "fixturenames", ())}.difference(parameters)
 
 
 def _path_of(nodeid: str) -> str:

@@ -1,7 +1,6 @@
-"""Calls as the publishers of models document them are read, in the formats that llama.cpp does not read.
+"""Calls written by hand are read, in the formats that llama.cpp does not read.
 
-The forms are those of model cards (Mistral's, Meta's, xLAM's), of Google's guides to function calling, of Solar's
-template, and of vLLM's manual.
+The forms follow what the publishers of the models describe, as far as it was known when they were written.
 """
 
 import pytest
