@@ -11,7 +11,8 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
-from dragoman.gateway.routing.catalog import Deployment, Replica
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
 from dragoman.server.settings import SupervisionSettings, UpstreamSettings
 from dragoman.server.worker_options import (
     DeploymentOptions,
@@ -37,6 +38,7 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
             for number, engine in enumerate(deployment.engines)
         ),
         max_attempts=deployment.attempts,
+        route=deployment.route,
     )
 
 

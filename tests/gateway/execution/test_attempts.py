@@ -1,17 +1,17 @@
 """Attempts to have a request answered by one of a deployment's replicas."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from dragoman.core.capabilities import ALL_CAPABILITIES, Capability
+from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.events import Delta, Event, Finished, Started, Unenforced, Usage
 from dragoman.core.request import GenerationRequest, JsonObjectFormat, RegexFormat, TextPrompt
-from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.request_execution import generate
-from dragoman.gateway.routing.catalog import Deployment, Replica
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
+from tests.support.scripted_engine import ScriptedEngine
 
 REQUEST = GenerationRequest(model="m", prompt=TextPrompt("a"))
 ANSWER: list[Event] = [Started(1, 0), Delta(0, "b", [98]), Finished(0, "stop"), Usage(1, 1, 0)]
@@ -19,40 +19,9 @@ LOST = ReplicaFailed("The engine stopped")
 BUSY = Overloaded("Too many wait", retry_after=3)
 
 
-class ScriptedEngine(EchoEngine):
-    """Ends each attempt as the next entry of its script says: with events, after an error, or with both."""
-
-    def __init__(
-        self,
-        *script: Sequence[Event | DragomanError],
-        ready: bool = True,
-        capabilities: frozenset[Capability] = ALL_CAPABILITIES,
-    ) -> None:
-        super().__init__()
-        self._script = list(script)
-        self._is_ready = ready
-        self.capabilities = capabilities
-        self.attempts = 0
-        self.running = 0
-
-    @property
-    def ready(self) -> bool:
-        return self._is_ready
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        self.attempts += 1
-        self.running += 1
-        try:
-            for each in self._script.pop(0):
-                if isinstance(each, DragomanError):
-                    raise each
-                yield each
-        finally:
-            self.running -= 1
-
-
 def deployment(*engines: ScriptedEngine) -> Deployment:
-    return Deployment(name="m", replicas=tuple(Replica(f"r{number}", each) for number, each in enumerate(engines)))
+    replicas = tuple(Replica(f"r{number}", each) for number, each in enumerate(engines))
+    return Deployment(name="m", replicas=replicas, route="first")
 
 
 async def answer(*engines: ScriptedEngine, request: GenerationRequest = REQUEST) -> list[Event]:

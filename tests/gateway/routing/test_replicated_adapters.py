@@ -8,7 +8,8 @@ import pytest
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import BadRequest, ModelNotFound
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.routing.catalog import Deployment, Replica
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
 from tests.support.echo_engines import AdaptableEcho, InMemoryAdapterHost
 

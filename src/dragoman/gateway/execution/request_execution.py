@@ -7,15 +7,19 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from functools import partial
+from typing import Protocol
 
 import msgspec
 
-from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
+from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
 from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Unenforced, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
+from dragoman.engines.base import Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
+from dragoman.gateway.routing.attempts import RoutedAttempts
 from dragoman.gateway.routing.catalog import Deployment
 
 _OPENING_EVENTS = (Started, Unenforced)
@@ -25,33 +29,90 @@ _MAX_BUFFERED_EVENTS = 64
 """Events of several prompts that are buffered between the engines and a slow client."""
 
 
+class Attempts(Protocol):
+    """The attempts of one request, one after the other. Implemented by DirectAttempts and RoutedAttempts."""
+
+    async def begin(self) -> Engine:
+        """Begin an attempt. Raises core.errors."""
+        ...
+
+    def note_output(self) -> None:
+        """Note that the answer's first token has arrived, before it is sent: there is no further attempt."""
+        ...
+
+    def succeed(self) -> None:
+        """Note the end of the answer."""
+        ...
+
+    def fail(self, error: DragomanError) -> None:
+        """Note how the attempt ended. Raises what the client is to see, unless there shall be another attempt."""
+        ...
+
+    def end(self) -> None:
+        """End the attempt, after `succeed`, `fail` or a cancellation."""
+        ...
+
+
+class DirectAttempts:
+    """Implements Attempts on the only engine of a deployment: a lost request is sent to it again at once."""
+
+    def __init__(self, engine: Engine, max_attempts: int) -> None:
+        self._engine = engine
+        self._attempts_left = max_attempts
+
+    async def begin(self) -> Engine:
+        self._attempts_left -= 1
+        return self._engine
+
+    def note_output(self) -> None:
+        self._attempts_left = 0
+
+    def succeed(self) -> None: ...
+
+    def fail(self, error: DragomanError) -> None:
+        if not self._attempts_left or not isinstance(error, ReplicaFailed):
+            raise error
+
+    def end(self) -> None: ...
+
+
+def attempts_of(deployment: Deployment, request: GenerationRequest) -> Attempts:
+    """Return the attempts to have a request answered. Raises BadRequest naming what no replica can do."""
+    [first, *_] = deployment.candidates(request)
+    if deployment.router is None:
+        return DirectAttempts(first.engine, deployment.max_attempts)
+    able = partial(deployment.able_replicas, request)
+    return RoutedAttempts(deployment.router, request, able, deployment.max_attempts)
+
+
 async def generate(deployment: Deployment, request: GenerationRequest) -> AsyncGenerator[Event]:
-    """Answer one request on the first replica that begins to: after its first event, no other one is tried.
+    """Answer one request by the first attempt that begins to: after its first event, there is no other one.
 
     Raises core.errors.
     """
-    candidates = deployment.candidates(request)
-    for attempt in range(deployment.max_attempts):
-        is_last = attempt + 1 == deployment.max_attempts
-        engine = candidates[attempt % len(candidates)].engine
+    attempts = attempts_of(deployment, request)
+    while True:
+        engine = await attempts.begin()
         opening: list[Event] = []
+        has_output = False
         try:
             async with contextlib.aclosing(engine.generate(request)) as events:
                 async for event in events:
-                    if type(event) in _OPENING_EVENTS:
-                        opening.append(event)
-                        continue
-                    while opening:
-                        yield opening.pop(0)
+                    if not has_output:
+                        if type(event) in _OPENING_EVENTS:
+                            opening.append(event)
+                            continue
+                        has_output = True
+                        attempts.note_output()
+                        for each in opening:
+                            yield each
                     yield event
+            attempts.succeed()
             return
-        except ReplicaFailed:
-            if is_last:
-                raise
-        except Overloaded:
-            # Only another replica may be less loaded.
-            if is_last or attempt + 1 >= len(candidates):
-                raise
+        except DragomanError as error:
+            attempts.fail(error)
+        finally:
+            attempts.end()
 
 
 def fan_out(deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:

@@ -12,28 +12,16 @@ from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.engines.base import AdapterHost, Engine
 from dragoman.engines.fingerprint import fingerprint
+from dragoman.gateway.routing.policies import PolicyName
+from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
+from dragoman.gateway.routing.router import Router
 
 DEFAULT_ATTEMPTS = 3
 """A request during which an engine died this many times may be the cause. It is not sent again."""
 
 
-class Replica(msgspec.Struct, frozen=True):
-    """One of the engines that answer for a deployment."""
-
-    name: str
-    """Names it in logs, metrics and headers."""
-    engine: Engine
-    priority: int = 0
-    """Those with the lowest one are used; the others when none of these can take a request."""
-    weight: float = 1.0
-    concurrency: int | None = None
-    """Requests that may be in flight from this process; None: any number."""
-    is_upstream: bool = False
-    """Whether it is another server."""
-
-
-class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """A served model: the names that clients may use, and the engines that answer."""
 
     name: str
@@ -44,6 +32,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The dialects that offer it; None: all."""
     max_attempts: int = DEFAULT_ATTEMPTS
     """Attempts to have a request answered, on different replicas where there are several."""
+    route: PolicyName = "cache"
+    """How a replica is chosen."""
+    router: Router | None = None
+    """Chooses the replicas. None: there is nothing to choose, one engine of this machine answers all requests."""
+
+    def __post_init__(self) -> None:
+        if self.router is None and (len(self.replicas) > 1 or self.replicas[0].is_upstream):
+            self.router = Router(self.route)
+            for replica in self.replicas:
+                self.router.add(replica.name, is_new=False)
 
     @classmethod
     def of(cls, name: str, aliases: tuple[str, ...], engine: Engine, dialects: tuple[str, ...] | None = None) -> Self:
@@ -110,12 +108,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises BadRequest naming what none of them can do.
         """
-        able = [replica for replica in self.replicas if _can_answer(replica.engine, request)]
+        able = self.able_replicas(request)
         if not able:
             need = missing_need(request, self.replicas[0].engine.capabilities)
             assert need is not None, "a replica without a missing need is able"
             raise BadRequest(f"The model '{self.name}' does not support {need.description}", need.parameter)
         return able if len(able) == 1 else sorted(able, key=lambda replica: not replica.engine.ready)
+
+    def able_replicas(self, request: GenerationRequest) -> list[Replica]:
+        """Return the replicas that can answer the request."""
+        return [replica for replica in self.replicas if _can_answer(replica.engine, request)]
 
 
 def _best_tokenizer(engines: Sequence[Engine]) -> Engine:

@@ -42,17 +42,18 @@ class Attempt:
         self._health: DeploymentHealth | None = health
         self._replica = replica
         self._ejections = replica.ejections
-        self._is_trial = replica.state == "half_open"
+        self.is_trial = replica.state == "half_open"
+        """Whether it tries a replica that was ejected, alone."""
 
     def succeed(self) -> None:
         """Report that the replica has done what it should, be it to refuse a bad request."""
         if (health := self._end()) is not None and self._is_current:
-            self._replica.succeed(is_trial=self._is_trial, now=health.now)
+            self._replica.succeed(is_trial=self.is_trial, now=health.now)
 
     def fail(self, failure: Failure) -> None:
         """Report a failure of the replica."""
         if (health := self._end()) is not None and self._is_current:
-            health.fail(self._replica, failure, is_trial=self._is_trial)
+            health.fail(self._replica, failure, is_trial=self.is_trial)
 
     def abandon(self) -> None:
         """Report that the attempt says nothing about the replica: its client went away, or it was rate limited."""
@@ -60,7 +61,7 @@ class Attempt:
 
     def _end(self) -> "DeploymentHealth | None":
         health, self._health = self._health, None
-        if health is not None and self._is_trial:
+        if health is not None and self.is_trial:
             self._replica.has_trial = False
         return health
 
@@ -89,6 +90,10 @@ class DeploymentHealth:
     def remove(self, replica: str) -> None:
         """Remove a replica. Running attempts may still report their results."""
         del self._replicas[replica]
+
+    def knows(self, replica: str) -> bool:
+        """Whether a replica was added, and not removed since."""
+        return replica in self._replicas
 
     def drain(self, replica: str) -> None:
         """Begin no further attempts."""

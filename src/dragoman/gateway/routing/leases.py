@@ -118,7 +118,10 @@ class ReplicaLeases:
             self._in_flight[lease.replica] = InFlight(requests - 1, tokens - lease.tokens)
         else:
             del self._in_flight[lease.replica]
-        # One place is free, so one who waits gets it.
+        # One place is free, and perhaps more: a replica that has just returned has more of them by and by.
+        has_served = False
         for place in list(self._waiting):
             if self._offer(place):
+                has_served = True
+            elif has_served:
                 return

@@ -1,0 +1,165 @@
+"""The attempts of one request: which replica each of them goes to, how long it waits, and whether there is another."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
+from dragoman.core.request import GenerationRequest
+from dragoman.engines.base import Engine
+from dragoman.gateway.routing import health
+from dragoman.gateway.routing.described_request import describe
+from dragoman.gateway.routing.leases import QueueFull, ReplicaLease
+from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router import Router
+
+UNKNOWN_RETRY_SECONDS = 5
+"""After which a client may try again if nobody knows when a replica can take a request."""
+
+_log = structlog.get_logger(__name__)
+
+
+class RoutedAttempts:
+    """Implements gateway.execution.request_execution.Attempts over the replicas of a router.
+
+    At most one attempt runs at a time. It has a place at its replica from `begin` to `end`, however it ends.
+    """
+
+    def __init__(
+        self, router: Router, request: GenerationRequest, able: Callable[[], Sequence[Replica]], max_attempts: int
+    ) -> None:
+        """`able` returns the replicas that can answer the request. It is asked again: replicas come and go."""
+        self.count = 0
+        """Attempts begun."""
+        self.replica: Replica | None = None
+        """The one that was chosen last."""
+        self._router = router
+        self._able = able
+        self._max_attempts = max_attempts
+        self._request, self._tokens = describe(request, with_blocks=router.needs_blocks and len(able()) > 1)
+        self._tried: set[str] = set()
+        self._wait_left = router.wait_seconds
+        self._error: DragomanError | None = None
+        self._lease: ReplicaLease | None = None
+        self._attempt: health.Attempt | None = None
+        self._has_output = False
+        router.budget.record_request()
+
+    async def begin(self) -> Engine:
+        """Take a place at a replica, and wait for one if necessary. Raises Overloaded, or the last attempt's error."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        try:
+            async with asyncio.timeout_at(began_at + self._wait_left):
+                if self.count and not self._router.has_other(self._able(), self._tried):
+                    await asyncio.sleep(self._router.backoff(self.count))
+                self._require_return()
+                self._lease = await self._router.leases.acquire(self._choose, self._tokens)
+        except (TimeoutError, QueueFull):
+            self.end()
+            raise self._unavailable() from None
+        except BaseException:
+            self.end()
+            raise
+        self._wait_left -= loop.time() - began_at
+        self.count += 1
+        replica, _ = self._current()
+        self._tried.add(replica.name)
+        return replica.engine
+
+    def note_output(self) -> None:
+        """Note that the answer's first token has arrived: the replica has the prompt, and no other one is tried."""
+        replica, attempt = self._current()
+        self._has_output = True
+        if self._request.blocks:
+            self._router.prefixes.record(replica.name, self._request.blocks)
+        if attempt.is_trial:
+            # A replica that has returned must not wait for the end of a long answer.
+            attempt.succeed()
+            self._router.leases.notify()
+
+    def succeed(self) -> None:
+        """Note the end of the answer."""
+        self._current()[1].succeed()
+
+    def fail(self, error: DragomanError) -> None:
+        """Note how the attempt ended. Raises what the client is to see, unless there shall be another attempt."""
+        self._error = error
+        self._judge(error)
+        if not self._may_repeat(error):
+            raise self._shown(error)
+
+    def end(self) -> None:
+        """Give the place back. An attempt without a result says nothing about the replica."""
+        attempt, lease = self._attempt, self._lease
+        self._attempt = self._lease = None
+        if attempt is not None:
+            attempt.abandon()
+        if lease is not None:
+            lease.release()
+        if attempt is not None and attempt.is_trial:
+            self._router.leases.notify()  # There may be more places than that of the one trial.
+
+    def _choose(self) -> str | None:
+        able = self._able()
+        choice = self._router.choose(able, self._request, self._tried)
+        if choice is None:
+            return None
+        self.replica = next(replica for replica in able if replica.name == choice.id)
+        # In the same step as the lease: nobody else may begin the one attempt that a half-open replica allows.
+        self._attempt = self._router.health.begin(choice.id)
+        return choice.id
+
+    def _judge(self, error: DragomanError) -> None:
+        """Report to the replica's health, and keep those away whom it would refuse."""
+        replica, attempt = self._current()
+        router = self._router
+        match error:
+            case ReplicaFailed(fault="limited", retry_after=seconds):
+                router.pause(replica.name, seconds)
+            case ReplicaFailed(fault="failed" | "refused" | "configuration" as fault):
+                attempt.fail(fault)
+                if fault == "refused":
+                    router.prefixes.forget(replica.name)  # Its server has ended, and its cache with it.
+            case EngineFailed():
+                attempt.fail("failed")
+            case Overloaded():
+                pass
+            case _:
+                attempt.succeed()
+        router.wake_when_back(replica.name)
+
+    def _current(self) -> tuple[Replica, health.Attempt]:
+        assert self.replica is not None, "an attempt has begun"
+        assert self._attempt is not None, "an attempt has begun"
+        return self.replica, self._attempt
+
+    def _may_repeat(self, error: DragomanError) -> bool:
+        if self._has_output or self.count >= self._max_attempts:
+            return False
+        if isinstance(error, Overloaded):
+            # Only another replica may be less loaded.
+            return self._router.has_other(self._able(), self._tried) and self._router.budget.try_spend()
+        return isinstance(error, ReplicaFailed) and self._router.budget.try_spend()
+
+    def _require_return(self) -> None:
+        """Raise what `_unavailable` returns if no replica may be attempted before the wait ends."""
+        soonest = self._router.returns_in(self._able())
+        if soonest is None or soonest > self._wait_left:
+            raise self._unavailable()
+
+    def _unavailable(self) -> DragomanError:
+        """Return the error of a request that no replica could take in time."""
+        if self._error is not None:
+            return self._shown(self._error)
+        soonest = self._router.returns_in(self._able())
+        seconds = UNKNOWN_RETRY_SECONDS if soonest is None else math.ceil(soonest)
+        return Overloaded("No server of the model can take the request now", retry_after=seconds)
+
+    def _shown(self, error: DragomanError) -> DragomanError:
+        """Return an error as the client sees it: that of a rate limit asks it to come later."""
+        if isinstance(error, ReplicaFailed) and error.fault == "limited":
+            return Overloaded("The model's servers are rate limited", retry_after=math.ceil(error.retry_after))
+        return error

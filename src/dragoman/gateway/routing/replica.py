@@ -1,0 +1,20 @@
+"""One of the engines that answer for a deployment."""
+
+import msgspec
+
+from dragoman.engines.base import Engine
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One of the engines that answer for a deployment."""
+
+    name: str
+    """Names it in logs, metrics and headers."""
+    engine: Engine
+    priority: int = 0
+    """Those with the lowest one are used; the others when none of these can take a request."""
+    weight: float = 1.0
+    concurrency: int | None = None
+    """Requests that may be in flight from this process; None: any number."""
+    is_upstream: bool = False
+    """Whether it is another server."""

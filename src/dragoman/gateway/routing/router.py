@@ -1,0 +1,133 @@
+"""The router of a deployment: what this process knows of its replicas, and which of them may take a request now."""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Sequence
+
+from dragoman.gateway.routing.health import DeploymentHealth
+from dragoman.gateway.routing.leases import ReplicaLeases
+from dragoman.gateway.routing.policies import Choice, PolicyName, ReplicaLoad, RoutingRequest, choose
+from dragoman.gateway.routing.prefix_tree import PrefixTree
+from dragoman.gateway.routing.recent_counts import Clock
+from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
+
+DEFAULT_WAIT_SECONDS = 120.0
+"""Time that a request waits for a replica, all its attempts together."""
+
+
+class Router:
+    """Chooses the replicas for the attempts of one deployment's requests."""
+
+    def __init__(
+        self,
+        policy: PolicyName = "cache",
+        *,
+        wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        clock: Clock = time.monotonic,
+        source: random.Random | None = None,
+    ) -> None:
+        """`source` of None is seeded by the operating system, so that workers choose differently."""
+        self.wait_seconds = wait_seconds
+        self.health = DeploymentHealth(clock)
+        self.leases = ReplicaLeases()
+        self.prefixes = PrefixTree()
+        self.budget = RetryBudget(clock=clock)
+        self._policy = policy
+        self._clock = clock
+        self._source = random.Random() if source is None else source
+        self._paused_until: dict[str, float] = {}
+        self._cold_at: dict[str, float] = {}
+        self._wake_ups: dict[str, asyncio.TimerHandle] = {}
+
+    def add(self, replica: str, *, is_new: bool = True) -> None:
+        """Add a replica. `is_new` False: without slow start, as at the start of the server."""
+        self.health.add(replica, is_new=is_new)
+        self.leases.notify()
+
+    def remove(self, replica: str) -> None:
+        """Remove a replica. Its running attempts go on."""
+        self.health.remove(replica)
+        self.prefixes.forget(replica)
+        self._paused_until.pop(replica, None)
+        self._cold_at.pop(replica, None)
+        if (wake_up := self._wake_ups.pop(replica, None)) is not None:
+            wake_up.cancel()
+
+    def undrain(self, replica: str) -> None:
+        """Allow attempts at a drained replica again."""
+        self.health.undrain(replica)
+        self.leases.notify()
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether the policy compares the prompts of requests."""
+        return self._policy == "cache"
+
+    def choose(self, replicas: Sequence[Replica], request: RoutingRequest, tried: Collection[str]) -> Choice | None:
+        """Choose one that has a free place now. None: there is none."""
+        loads = [self._load(replica) for replica in self._usable(replicas, tried)]
+        choice = choose(self._policy, loads, request, prefixes=self.prefixes, source=self._source, tried=tried)
+        if choice is not None and choice.is_cold:
+            self._cold_at[choice.id] = self._clock()
+        return choice
+
+    def has_other(self, replicas: Sequence[Replica], tried: Collection[str]) -> bool:
+        """Whether a replica that was not tried may be attempted."""
+        return any(replica.name not in tried and self._may_attempt(replica.name) for replica in replicas)
+
+    def returns_in(self, replicas: Sequence[Replica]) -> float | None:
+        """Return the seconds until the first of the replicas may be attempted. None: all are draining."""
+        delays = [self._returns_in(replica.name) for replica in replicas if self.health.knows(replica.name)]
+        return min((delay for delay in delays if delay is not None), default=None)
+
+    def pause(self, replica: str, seconds: float) -> None:
+        """Begin no attempts for a time, without a judgement of the replica's health: it limits the rate."""
+        if self.health.knows(replica):
+            self._paused_until[replica] = max(self._paused_until.get(replica, 0.0), self._clock() + seconds)
+            self.wake_when_back(replica)
+
+    def wake_when_back(self, replica: str) -> None:
+        """Let those who wait choose again as soon as the replica may be attempted."""
+        if not self.health.knows(replica) or not (delay := self._returns_in(replica)):
+            self.leases.notify()
+            return
+        if (earlier := self._wake_ups.pop(replica, None)) is not None:
+            earlier.cancel()
+        self._wake_ups[replica] = asyncio.get_running_loop().call_later(delay, self.wake_when_back, replica)
+
+    def backoff(self, attempts: int) -> float:
+        """Return the seconds to wait before a replica is tried again, after so many failed attempts."""
+        return backoff_seconds(attempts, self._source.random)
+
+    def _usable(self, replicas: Sequence[Replica], tried: Collection[str]) -> list[Replica]:
+        """Return those that may be attempted, and only those that are ready while one of them was not tried."""
+        usable = [replica for replica in replicas if self._may_attempt(replica.name)]
+        ready = [replica for replica in usable if replica.engine.ready]
+        return ready if any(replica.name not in tried for replica in ready) else usable
+
+    def _may_attempt(self, replica: str) -> bool:
+        return (
+            self.health.knows(replica)
+            and self.health.may_attempt(replica)
+            and self._paused_until.get(replica, 0.0) <= self._clock()
+        )
+
+    def _returns_in(self, replica: str) -> float | None:
+        delay = self.health.returns_in(replica)
+        return None if delay is None else max(delay, self._paused_until.get(replica, 0.0) - self._clock())
+
+    def _load(self, replica: Replica) -> ReplicaLoad:
+        in_flight = self.leases.in_flight(replica.name)
+        return ReplicaLoad(
+            id=replica.name,
+            priority=replica.priority,
+            weight=replica.weight * self.health.slow_start(replica.name),
+            requests=in_flight.requests,
+            tokens=in_flight.tokens,
+            concurrency=None
+            if replica.concurrency is None
+            else self.health.allowed_concurrency(replica.name, replica.concurrency),
+            cold_at=self._cold_at.get(replica.name, 0.0),
+        )

@@ -1,0 +1,274 @@
+"""Attempts that a router places: what is tried where, what is waited for, and what is counted."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overloaded, ReplicaFailed
+from dragoman.core.events import Delta, Event, Finished, Started, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.execution.request_execution import generate
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
+from dragoman.gateway.routing.policies import PolicyName
+from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router import Router
+from tests.support.manual_clock import ManualClock
+from tests.support.scripted_engine import Script, ScriptedEngine
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+REQUEST = GenerationRequest(model="m", prompt=TextPrompt("a"))
+ANSWER: list[Event] = [Started(1, 0), Delta(0, "b", [98]), Finished(0, "stop"), Usage(1, 1, 0)]
+LOST = ReplicaFailed("The connection was lost")
+REFUSED = ReplicaFailed("Nobody listens", "refused")
+UNAUTHORIZED = ReplicaFailed("The upstream refuses access", "configuration")
+
+
+def limited(seconds: float) -> ReplicaFailed:
+    return ReplicaFailed("Too many requests", "limited", seconds)
+
+
+class Routed:
+    """A deployment of upstreams with a router whose clock the test moves."""
+
+    def __init__(
+        self,
+        *engines: Engine,
+        policy: PolicyName = "first",
+        wait_seconds: float = TEST_TIMEOUT_SECONDS,
+        concurrency: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        self.clock = ManualClock()
+        self.router = Router(policy, wait_seconds=wait_seconds, clock=self.clock, source=random.Random(1))
+        for number in range(len(engines)):
+            self.router.add(f"r{number}", is_new=False)
+        self.deployment = Deployment(
+            name="m",
+            replicas=tuple(
+                Replica(f"r{number}", engine, is_upstream=True, concurrency=concurrency)
+                for number, engine in enumerate(engines)
+            ),
+            max_attempts=max_attempts,
+            router=self.router,
+        )
+
+    async def answer(self, request: GenerationRequest = REQUEST) -> list[Event]:
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            return [event async for event in generate(self.deployment, request)]
+
+    async def fail(self, times: int) -> None:
+        for _ in range(times):
+            with contextlib.suppress(DragomanError):
+                await self.answer()
+
+    def in_flight(self) -> list[tuple[int, int]]:
+        return [self.router.leases.in_flight(replica.name) for replica in self.deployment.replicas]
+
+
+async def turns() -> None:
+    """Let every task run until it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def idle(routed: Routed) -> bool:
+    return not any(map(any, routed.in_flight())) and not routed.router.leases.waiting
+
+
+@pytest.mark.parametrize("error", [LOST, REFUSED, UNAUTHORIZED, limited(30.0), Overloaded("Too many wait", 3)])
+async def test_what_one_replica_cannot_do_another_is_asked_for_at_once(error: DragomanError) -> None:
+    first, second = ScriptedEngine([error]), ScriptedEngine(ANSWER)
+    routed = Routed(first, second)
+    assert await routed.answer() == ANSWER
+    assert (first.attempts, second.attempts) == (1, 1)
+    assert idle(routed)
+
+
+async def test_a_replica_that_was_tried_is_tried_again_only_if_no_other_is_left() -> None:
+    engines = [ScriptedEngine([LOST], ANSWER), ScriptedEngine([LOST])]
+    assert await Routed(*engines).answer() == ANSWER
+    assert [engine.attempts for engine in engines] == [2, 1]
+
+
+async def test_a_rate_limited_only_replica_is_waited_for_and_not_ejected() -> None:
+    engine = ScriptedEngine([limited(0.01)], ANSWER)
+    routed = Routed(engine)
+    task = asyncio.create_task(routed.answer())
+    await turns()
+    assert (engine.attempts, routed.router.health.state("r0")) == (1, "closed")
+    routed.clock.advance(0.02)
+    assert await task == ANSWER
+    assert idle(routed)
+
+
+async def test_a_rate_limit_beyond_the_wait_is_reported_as_one() -> None:
+    routed = Routed(ScriptedEngine([limited(30.0)]), wait_seconds=10.0)
+    with pytest.raises(Overloaded, match="rate limited") as caught:
+        await routed.answer()
+    assert caught.value.retry_after == 30
+    with pytest.raises(Overloaded, match="No server of the model") as caught:
+        await routed.answer()
+    assert caught.value.retry_after == 30, "the next request knows it without an attempt"
+
+
+async def test_wrong_configuration_ejects_at_once_and_is_no_fault_of_the_client() -> None:
+    routed = Routed(ScriptedEngine([UNAUTHORIZED]), wait_seconds=1.0)
+    with pytest.raises(ReplicaFailed, match="refuses access"):
+        await routed.answer()
+    assert routed.router.health.state("r0") == "ejected"
+    with pytest.raises(Overloaded) as caught:
+        await routed.answer()
+    assert caught.value.retry_after == 5, "it may be mended by then"
+
+
+async def test_a_failing_replica_is_ejected_returns_alone_and_then_takes_its_share() -> None:
+    gate = asyncio.Event()
+    failing = ScriptedEngine(*[[LOST]] * MAX_CONSECUTIVE_FAILURES, [gate, *ANSWER], ANSWER, ANSWER)
+    other = ScriptedEngine(*[ANSWER] * 20)
+    routed = Routed(failing, other, concurrency=8)
+    await routed.fail(MAX_CONSECUTIVE_FAILURES)
+    assert routed.router.health.state("r0") == "ejected"
+    await routed.answer()
+    assert failing.attempts == MAX_CONSECUTIVE_FAILURES
+    routed.clock.advance(5.0)
+    trial = asyncio.create_task(routed.answer())
+    await turns()
+    await routed.answer()
+    assert failing.attempts == MAX_CONSECUTIVE_FAILURES + 1, "one attempt at a time"
+    gate.set()
+    await trial
+    await routed.answer()
+    assert routed.router.health.state("r0") == "closed"
+    assert idle(routed)
+
+
+async def test_a_request_waits_for_the_return_of_the_only_replica() -> None:
+    engine = ScriptedEngine(*[[REFUSED]] * MAX_CONSECUTIVE_FAILURES, ANSWER)
+    routed = Routed(engine, max_attempts=1)
+    await routed.fail(MAX_CONSECUTIVE_FAILURES)
+    waiting = asyncio.create_task(routed.answer())
+    await turns()
+    routed.clock.advance(5.0)
+    routed.router.wake_when_back("r0")
+    assert await waiting == ANSWER
+
+
+async def test_requests_beyond_the_concurrency_wait_for_a_place_and_then_fail() -> None:
+    gate = asyncio.Event()
+    routed = Routed(ScriptedEngine([gate, *ANSWER], ANSWER), concurrency=1, wait_seconds=0.01)
+    first = asyncio.create_task(routed.answer())
+    await turns()
+    with pytest.raises(Overloaded, match="No server of the model"):
+        await routed.answer()
+    gate.set()
+    assert await first == ANSWER
+    assert await routed.answer() == ANSWER
+
+
+async def test_an_outage_does_not_multiply_the_load() -> None:
+    engines = [ScriptedEngine(*[[LOST]] * 400) for _ in range(3)]
+    routed = Routed(*engines)
+    await routed.fail(200)
+    assert sum(engine.attempts for engine in engines) <= 200 + 0.2 * 200 + 30, "the retry budget"
+
+
+async def test_a_refused_request_is_no_failure_of_its_replica() -> None:
+    refused: Script = [BadRequest("Too long", "prompt")]
+    routed = Routed(ScriptedEngine(*[refused] * 10), ScriptedEngine())
+    await routed.fail(10)
+    assert routed.router.health.state("r0") == "closed"
+
+
+async def test_failures_after_the_first_token_count_and_are_not_repeated() -> None:
+    broken: Script = [Delta(0, "b", [98]), EngineFailed("The connection was lost")]
+    failing, other = ScriptedEngine(*[broken] * MAX_CONSECUTIVE_FAILURES), ScriptedEngine(ANSWER)
+    routed = Routed(failing, other)
+    await routed.fail(MAX_CONSECUTIVE_FAILURES)
+    assert other.attempts == 0
+    assert routed.router.health.state("r0") == "ejected"
+
+
+async def test_a_draining_deployment_refuses_at_once() -> None:
+    routed = Routed(ScriptedEngine(ANSWER))
+    routed.router.health.drain("r0")
+    with pytest.raises(Overloaded):
+        await routed.answer()
+    routed.router.undrain("r0")
+    assert await routed.answer() == ANSWER
+
+
+async def test_conversations_return_to_the_replica_that_has_their_beginning() -> None:
+    engines = [EchoEngine() for _ in range(4)]
+    routed = Routed(*engines, policy="cache")
+
+    def turn(text: str, turns: int) -> GenerationRequest:
+        messages = (Message(role="user", content=text * 600),) * turns
+        return GenerationRequest(model="m", prompt=ChatPrompt(messages=messages))
+
+    for text in "abcdefgh":
+        await routed.answer(turn(text, 1))
+    prefixes = routed.router.prefixes
+    before = {name: prefixes.count_blocks(name) for name in ("r0", "r1", "r2", "r3")}
+    assert all(before.values()), "cold ones are spread"
+    for text in "abcdefgh":
+        await routed.answer(turn(text, 2))
+    assert sum(prefixes.count_blocks(name) for name in before) == 8 * 2, "nothing is cached twice"
+
+
+class FlakyEngine(EchoEngine):
+    """Fails, refuses, hangs or answers at random, before or after the first token."""
+
+    def __init__(self, source: random.Random) -> None:
+        super().__init__()
+        self._source = source
+        self.running = 0
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.running += 1
+        try:
+            for _ in range(self._source.randrange(4)):
+                await asyncio.sleep(0)
+            match self._source.randrange(8):
+                case 0:
+                    raise LOST
+                case 1:
+                    raise limited(0.001)
+                case 2:
+                    yield ANSWER[1]
+                    raise EngineFailed("The connection was lost")
+                case 3:
+                    await asyncio.Event().wait()
+            for event in ANSWER:
+                yield event
+                await asyncio.sleep(0)
+        finally:
+            self.running -= 1
+
+
+async def _cancelled_at_random(routed: Routed, source: random.Random) -> None:
+    task = asyncio.create_task(routed.answer())
+    for _ in range(source.randrange(60)):
+        await asyncio.sleep(0)
+        routed.clock.advance(source.random() * 0.01)
+    task.cancel()
+    with contextlib.suppress(DragomanError, asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_nothing_stays_in_flight_whatever_becomes_of_the_requests(seed: int) -> None:
+    source = random.Random(seed)
+    engines: Sequence[FlakyEngine] = [FlakyEngine(source) for _ in range(3)]
+    routed = Routed(*engines, concurrency=2, policy="cache")
+    await asyncio.gather(*(_cancelled_at_random(routed, source) for _ in range(300)))
+    assert idle(routed)
+    assert not any(engine.running for engine in engines)
+    routed.clock.advance(1_000.0)
+    places = [routed.router.health.may_attempt(replica.name) for replica in routed.deployment.replicas]
+    assert all(places), "no half-open replica waits for an attempt that has ended"
