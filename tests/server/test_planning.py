@@ -41,6 +41,16 @@ def test_two_deployments_cannot_have_one_name() -> None:
         plan_deployments(Settings(deployments=twice))
 
 
+@pytest.mark.parametrize("fallback", ["a", "c"])
+def test_a_fallback_must_be_another_deployment(fallback: str) -> None:
+    deployments = (
+        DeploymentSettings(name="a", model="echo", fallbacks=("b",), context_fallbacks=(fallback,)),
+        DeploymentSettings(name="b", model="echo"),
+    )
+    with pytest.raises(DeploymentError, match=f"a falls back to {fallback}, which is no other deployment"):
+        plan_deployments(Settings(deployments=deployments))
+
+
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
 def test_a_reserved_name_is_refused_unless_float16_does_not_serve_it(name: str) -> None:
     with pytest.raises(DeploymentError, match=f"/{name}"):

@@ -62,6 +62,7 @@ def settlement(
     cached: int = 0,
     completion: int = 1,
     result: SettlementResult = "finished",
+    **fields: Any,
 ) -> Settlement:
     """Build a settlement."""
     return Settlement(
@@ -70,6 +71,7 @@ def settlement(
         cached_tokens=cached,
         completion_tokens=completion,
         result=result,
+        **fields,
     )
 
 
@@ -137,9 +139,10 @@ class LedgerHarness:
         cached: int = 0,
         completion: int = 10,
         result: SettlementResult = "finished",
+        **fields: Any,
     ) -> Settled:
         """Commit a settlement that must succeed."""
-        outcome = self.ledger.commit([settlement(request_id, prompt, cached, completion, result)])[0]
+        outcome = self.ledger.commit([settlement(request_id, prompt, cached, completion, result, **fields)])[0]
         assert isinstance(outcome, Settled), outcome
         return outcome
 

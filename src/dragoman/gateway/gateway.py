@@ -12,6 +12,7 @@ from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
+    ContextOverflow,
     DragomanError,
     Forbidden,
     InsufficientBalance,
@@ -31,6 +32,7 @@ from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
 from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
+from dragoman.gateway.admission.reservation import Reservation
 from dragoman.gateway.admission.token_bounds import TokenBounds, token_bounds
 from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
@@ -39,6 +41,7 @@ from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.execution.request_execution import BestOfSelector, RequestExecution
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore, RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
+from dragoman.gateway.routing.fallbacks import NO_FALLBACKS, Fallbacks, can_answer, fallbacks_of
 from dragoman.gateway.routing.visible_models import PrincipalModels
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.rows import Submission
@@ -146,9 +149,13 @@ class Gateway:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
         timer = self._metrics.start_timer(resolved.metrics_label)
+        fallbacks = fallbacks_of(resolved, self._catalog)
         try:
-            admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
-            reservation = await self._admission.admit(admission_request)
+            try:
+                reservation = await self._admit(requests, resolved, caller, fallbacks.names, streamed=streamed)
+            except ContextOverflow as error:
+                resolved, reservation = await self._admit_longer(error, requests, caller, fallbacks, streamed=streamed)
+                fallbacks = NO_FALLBACKS
         except asyncio.CancelledError:
             timer.end("cancelled")
             raise
@@ -158,7 +165,7 @@ class Gateway:
         owner = self._owner(reservation.account_id, caller)
         adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
         requests = [msgspec.structs.replace(request, adapter=adapter, owner=owner) for request in requests]
-        return RequestExecution(resolved.deployment, requests, reservation, timer)
+        return RequestExecution(resolved.deployment, requests, reservation, timer, fallbacks)
 
     async def usage_of(self, caller: Caller) -> RecordedUsage:
         billing_account = (await self._authenticate(caller)).billing_account
@@ -256,6 +263,40 @@ class Gateway:
         except DragomanError:
             self._metrics.start_timer(resolved.metrics_label).end("refused")
             raise
+
+    async def _admit(
+        self,
+        requests: Sequence[GenerationRequest],
+        resolved: ResolvedModel,
+        caller: Caller,
+        fallback_models: tuple[str, ...] = (),
+        *,
+        streamed: bool,
+    ) -> Reservation:
+        admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
+        if fallback_models:
+            admission_request = msgspec.structs.replace(admission_request, fallback_models=fallback_models)
+        return await self._admission.admit(admission_request)
+
+    async def _admit_longer(
+        self,
+        error: ContextOverflow,
+        requests: Sequence[GenerationRequest],
+        caller: Caller,
+        fallbacks: Fallbacks,
+        *,
+        streamed: bool,
+    ) -> tuple[ResolvedModel, Reservation]:
+        """Admit prompts that are too long to the first fallback that takes them and that the key may use.
+
+        Raises the error if there is none.
+        """
+        for deployment in fallbacks.on_overflow:
+            resolved = ResolvedModel(deployment, None)
+            with contextlib.suppress(ContextOverflow, ModelNotFound):
+                if can_answer(deployment, requests):
+                    return resolved, await self._admit(requests, resolved, caller, streamed=streamed)
+        raise error
 
     async def _admission_request(
         self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool

@@ -143,6 +143,8 @@ def _deployment_options(plans: Sequence[DeploymentPlan], files: ServerFiles) -> 
             engines=tuple(_replica_options(engine, next(numbers), files) for engine in plan.engines),
             route=plan.route,
             attempts=plan.attempts,
+            fallbacks=plan.fallbacks,
+            context_fallbacks=plan.context_fallbacks,
         )
         for plan in plans
     )

@@ -58,6 +58,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One for each replica, at least one."""
     route: RoutingPolicy = "cache"
     attempts: int = 3
+    fallbacks: tuple[str, ...] = ()
+    context_fallbacks: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +109,15 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
             if name in taken:
                 raise DeploymentError(f"the deployments {taken[name]} and {plan.name} are both called {name}")
             taken[name] = plan.name
+    for plan in plans:
+        _check_fallbacks(plan, {each.name for each in plans})
     return plans
+
+
+def _check_fallbacks(plan: DeploymentPlan, names: set[str]) -> None:
+    for name in (*plan.fallbacks, *plan.context_fallbacks):
+        if name == plan.name or name not in names:
+            raise DeploymentError(f"the deployment {plan.name} falls back to {name}, which is no other deployment")
 
 
 def with_adapters(plans: list[DeploymentPlan], settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
@@ -189,6 +199,8 @@ def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, prog
         engines=(*own_engines, *(_plan_upstream(each, deployment.name) for each in deployment.upstreams)),
         route=deployment.route,
         attempts=deployment.attempts,
+        fallbacks=deployment.fallbacks,
+        context_fallbacks=deployment.context_fallbacks,
     )
 
 

@@ -39,6 +39,8 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
         ),
         max_attempts=deployment.attempts,
         route=deployment.route,
+        fallbacks=deployment.fallbacks,
+        context_fallbacks=deployment.context_fallbacks,
     )
 
 

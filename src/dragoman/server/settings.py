@@ -243,6 +243,10 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     fewest tokens are in flight. `weighted`: at random, by weight. `first`: the first that can take it."""
     attempts: Annotated[int, Meta(ge=1, le=16)] = 3
     """Attempts to have a request answered before its first token, on different replicas where there are several."""
+    fallbacks: tuple[Text, ...] = ()
+    """Deployments that answer after all attempts, at their own prices, if the key may use them."""
+    context_fallbacks: tuple[Text, ...] = ()
+    """Deployments that answer prompts which are too long for this one, at their own prices."""
     aliases: tuple[Text, ...] = ()
     """Further names. The model's own names are always among them."""
     dialects: tuple[DialectName, ...] | None = None

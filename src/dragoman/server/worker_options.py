@@ -46,6 +46,8 @@ class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One for each replica."""
     route: RoutingPolicy = "cache"
     attempts: int = 3
+    fallbacks: tuple[str, ...] = ()
+    context_fallbacks: tuple[str, ...] = ()
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):

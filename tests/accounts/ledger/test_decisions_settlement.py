@@ -1,10 +1,13 @@
 import msgspec
 import pytest
 
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, SettlementResult
 from tests.support.ledger_harness import (
     CACHED_PRICE,
     COMPLETION_PRICE,
+    MODEL,
     PROMPT_PRICE,
     LedgerHarness,
     find_usage,
@@ -81,3 +84,51 @@ def test_a_usage_record_contains_what_its_charge_was_computed_from(harness: Ledg
     assert used.price_id is not None
     assert used.admitted_at <= used.settled_at
     assert find_usage(harness.database, "unknown") is None
+
+
+def test_the_model_that_answered_sets_the_price_and_the_hold_covers_the_dearest(harness: LedgerHarness) -> None:
+    set_price(harness.database, "dear", 100, 300)
+    set_price(harness.database, "cheap", 1, 3)
+    for fallback, model, charge in (
+        (0, MODEL, 10 * PROMPT_PRICE + 4 * COMPLETION_PRICE),
+        (1, "cheap", 10 * 1 + 4 * 3),
+        (2, "dear", 10 * 100 + 4 * 300),
+        (99, MODEL, 10 * PROMPT_PRICE + 4 * COMPLETION_PRICE),
+    ):
+        admitted = harness.admit(10, 10, fallback_models=("cheap", "dear"))
+        assert admitted.hold == 10 * 100 + 10 * 300
+        assert admitted.fallback_models == ("cheap", "dear")
+        assert harness.settle(admitted.request_id, 10, 0, 4, fallback=fallback).charge == charge
+        used = find_usage(harness.database, admitted.request_id)
+        assert used is not None
+        assert used.model == model
+    assert harness.account.holds == 0
+    harness.assert_consistent()
+
+
+def test_a_fallback_that_its_key_may_not_use_is_left_out(harness: LedgerHarness) -> None:
+    set_price(harness.database, "dear", 100, 300)
+    harness.use_new_key(KeyRules(models=(MODEL, "free")))
+    admitted = harness.admit(10, 10, fallback_models=("dear", "free"))
+    assert admitted.fallback_models == ("free",)
+    assert admitted.hold == 10 * PROMPT_PRICE + 10 * COMPLETION_PRICE
+    assert harness.settle(admitted.request_id, 10, 0, 4, fallback=1).charge == 0
+
+
+def test_only_what_an_upstream_counted_itself_is_charged_beyond_its_estimate(harness: LedgerHarness) -> None:
+    for source, completion in (("upstream", 40), ("partial", 10), ("estimated", 10), ("engine", 10)):
+        admitted = harness.admit(10, 10)
+        settled = harness.settle(admitted.request_id, 10, 0, 40, usage_source=source)
+        assert settled.charge == 10 * PROMPT_PRICE + completion * COMPLETION_PRICE
+        used = find_usage(harness.database, admitted.request_id)
+        assert used is not None
+        assert used.usage_source == source
+    harness.assert_consistent()
+
+
+def test_an_impossible_count_of_an_upstream_is_not_charged(harness: LedgerHarness) -> None:
+    set_price(harness.database, MODEL, 1_000, 1_000)
+    admitted = harness.admit(10, 10)
+    settled = harness.settle(admitted.request_id, 2**53 - 1, 0, 2**53 - 1, usage_source="upstream")
+    assert settled.charge == admitted.hold
+    harness.assert_consistent()

@@ -43,6 +43,25 @@ def test_others_read_what_a_killed_process_had_delivered(tmp_path: Path) -> None
     assert entries == {"running": JournalEntry("running", 100, 40, 2), "waiting": JournalEntry("waiting", 0, 0, 0)}
 
 
+def test_the_fallback_that_answers_is_read_back_and_forgotten_with_its_request(tmp_path: Path) -> None:
+    folder = JournalFolder(tmp_path)
+    journal = folder.create(7)
+    earlier = journal.open("earlier")
+    earlier.record_fallback(2)
+    earlier.close()
+    journal.open("plain").record(10, 0, 1)
+    slot = journal.open("fallen back")
+    slot.record_fallback(1)
+    slot.record(10, 4, 3)
+    journal.close()
+    with folder.abandoned() as journals:
+        entries = journals[0].entries()
+    assert entries == {
+        "plain": JournalEntry("plain", 10, 0, 1),
+        "fallen back": JournalEntry("fallen back", 10, 4, 3, fallback=1),
+    }
+
+
 def test_a_journal_with_open_slots_outlives_its_process_and_another_does_not(tmp_path: Path) -> None:
     folder = JournalFolder(tmp_path)
     first, second = folder.create(1), folder.create(2)

@@ -9,6 +9,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import daily_usage, usage
 from dragoman.accounts.ledger.operations import SettlementResult
 from dragoman.accounts.times import DAY_MILLISECONDS
+from dragoman.core.events import UsageSource
 
 _SUM_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
 
@@ -42,6 +43,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     charge: int
+    usage_source: UsageSource | None = None
+    """Who counted the tokens. None: an engine of this server, before that was recorded."""
 
 
 class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):

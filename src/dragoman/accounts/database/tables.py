@@ -110,8 +110,9 @@ holds = Table(
     Column("completion_price", BigInteger, nullable=False),
     Column("counted_second", BigInteger),
     Column("counted_tokens", BigInteger, nullable=False),
+    Column("fallbacks", String),
 )
-"""One row for each running request, deleted when the request is settled."""
+"""One row for each running request, deleted when the request is settled. `fallbacks` is the JSON of rows.ModelTerms."""
 
 usage = Table(
     "usage",
@@ -130,8 +131,11 @@ usage = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("charge", BigInteger, nullable=False),
+    Column("usage_source", String),
 )
-"""One row for each settled request; rows are only ever added. Requests of an open server have no account and key."""
+"""One row for each settled request; rows are only ever added. Requests of an open server have no account and key.
+
+`usage_source` is core.events.UsageSource; NULL: the engine of this server counted."""
 
 daily_usage = Table(
     "daily_usage",

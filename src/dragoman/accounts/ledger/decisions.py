@@ -3,10 +3,13 @@
 The order of an admission's checks decides which failure a client receives.
 """
 
+import msgspec
+import structlog
+
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
 from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup, Settled, Settlement
-from dragoman.accounts.ledger.rows import HoldRow, PriceRow, UsageRow
+from dragoman.accounts.ledger.rows import HoldRow, ModelTerms, PriceRow, UsageRow
 from dragoman.accounts.times import to_datetime
 from dragoman.core.errors import (
     AccountNotAllowed,
@@ -19,10 +22,17 @@ from dragoman.core.errors import (
     ModelNotAllowed,
     TooManyRunning,
 )
-from dragoman.core.money import MAX_TOKEN_COUNT, InvalidAmount, check_amount
+from dragoman.core.money import MAX_AMOUNT, MAX_TOKEN_COUNT, InvalidAmount, check_amount
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
 
 _MAX_REQUEST_ID_LENGTH = 64
+
+MAX_PAYABLE = MAX_AMOUNT // 2
+"""Total of charges up to which an upstream's own count is believed."""
+
+_decode_terms = msgspec.json.Decoder(tuple[ModelTerms, ...]).decode
+
+_log = structlog.get_logger(__name__)
 
 
 def validate_admission(admission: Admission) -> None:
@@ -38,15 +48,22 @@ def validate_admission(admission: Admission) -> None:
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     """Hold the maximum cost of the request, unless it is only a check. Raises core.errors."""
-    price = batch.prices.get(admission.model) or batch.prices.get(admission.base_model or "")
-    price = price or _free_price(admission.model)
-    amount, max_charge = _amounts(admission, price)
+    if admission.key_digest is None:
+        terms = [each._replace(most_charge=0) for each in _terms(batch, admission, admission.fallback_models)[0]]
+        batch.add_hold(_hold(batch, admission, terms, account_id=None, key=None, amount=0))
+        return Admitted(
+            request_id=admission.request_id,
+            account_id=None,
+            key_id=None,
+            hold=0,
+            balance=None,
+            fallback_models=admission.fallback_models,
+        )
+    key = _key(batch, admission.key_digest, admission.dialect)
+    fallbacks = tuple(model for model in admission.fallback_models if key.models is None or model in key.models)
+    terms, amount = _terms(batch, admission, fallbacks)
     if admission.is_check:
         amount = min(amount, 1)  # The smallest amount: a check refuses where nothing is left.
-    if admission.key_digest is None:
-        batch.add_hold(_hold(batch, admission, price, account_id=None, key=None, amount=0, max_charge=0))
-        return Admitted(request_id=admission.request_id, account_id=None, key_id=None, hold=0, balance=None)
-    key = _key(batch, admission.key_digest, admission.dialect)
     account = _account(batch, key, admission.account)
     if amount and account.balance <= 0:
         raise _balance_too_low(account, amount)
@@ -64,9 +81,7 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     if amount > account.balance:
         raise _balance_too_low(account, amount)
     if not admission.is_check:
-        batch.add_hold(
-            _hold(batch, admission, price, account_id=account.id, key=key, amount=amount, max_charge=max_charge)
-        )
+        batch.add_hold(_hold(batch, admission, terms, account_id=account.id, key=key, amount=amount))
         if key.window is not None:
             key.window.count(tokens)
     requests_left, tokens_left = _allowances(key)
@@ -78,6 +93,7 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
         balance=account.balance,
         requests=requests_left,
         tokens=tokens_left,
+        fallback_models=fallbacks,
     )
 
 
@@ -95,23 +111,21 @@ def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled
     """Charge the tokens at the prices of the admission, up to the maximum cost that was computed there.
 
     A hold without a cap covers the charge. A capped hold may be smaller: the balance pays the rest, below zero if
-    necessary, since the tokens were delivered.
+    necessary, since the tokens were delivered. An upstream that counted itself is believed beyond the maximum, for
+    which its tokens were only estimated.
     """
-    price = PriceRow(
-        id=hold.price_id,
-        model=hold.model,
-        prompt=hold.prompt_price,
-        cached=hold.cached_price,
-        completion=hold.completion_price,
-    )
-    cost = _cost(price, settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
-    charge = min(cost, hold.most_charge)
+    terms = _terms_of(hold, settlement.fallback)
+    cost = _cost(terms.price, settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
+    charge = min(cost, terms.most_charge)
+    if cost > charge and settlement.usage_source == "upstream" and _is_payable(batch, hold, cost):
+        charge = cost
+        _log.warning("charged_beyond_estimate", request_id=hold.request_id, cost=cost, estimate=terms.most_charge)
     usage_row = UsageRow(
         request_id=hold.request_id,
         account_id=hold.account_id,
         key_id=hold.key_id,
-        price_id=hold.price_id,
-        model=hold.model,
+        price_id=terms.price.id,
+        model=terms.model,
         dialect=hold.dialect,
         admitted_at=hold.admitted_at,
         settled_at=batch.now.wall,
@@ -120,6 +134,7 @@ def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled
         cached_tokens=settlement.cached_tokens,
         completion_tokens=settlement.completion_tokens,
         charge=charge,
+        usage_source=settlement.usage_source,
     )
     batch.end_hold(hold, usage_row)
     return Settled(hold.request_id, charge, settlement.result)
@@ -207,33 +222,71 @@ def _amounts(admission: Admission, price: PriceRow) -> tuple[int, int]:
     return _cost(price, admission.prompt_tokens, 0, held), max_charge
 
 
+def _terms(batch: LedgerBatch, admission: Admission, fallbacks: tuple[str, ...]) -> tuple[list[ModelTerms], int]:
+    """Return the terms of the model and its fallbacks, and the amount to hold for any of them. Raises InvalidAmount."""
+    own = batch.prices.get(admission.model) or batch.prices.get(admission.base_model or "")
+    prices = [
+        own or _free_price(admission.model),
+        *(batch.prices.get(model) or _free_price(model) for model in fallbacks),
+    ]
+    amounts = [_amounts(admission, price) for price in prices]
+    terms = [
+        ModelTerms(model, price, most_charge)
+        for model, price, (_, most_charge) in zip((admission.model, *fallbacks), prices, amounts, strict=True)
+    ]
+    return terms, max(amount for amount, _ in amounts)
+
+
+def _terms_of(hold: HoldRow, fallback: int) -> ModelTerms:
+    """Return the terms of the model that answered; of the requested one for a number that means none."""
+    if hold.fallbacks is not None:
+        terms = _decode_terms(hold.fallbacks)
+        return terms[fallback if fallback < len(terms) else 0]
+    price = PriceRow(
+        id=hold.price_id,
+        model=hold.model,
+        prompt=hold.prompt_price,
+        cached=hold.cached_price,
+        completion=hold.completion_price,
+    )
+    return ModelTerms(hold.model, price, hold.most_charge)
+
+
+def _is_payable(batch: LedgerBatch, hold: HoldRow, cost: int) -> bool:
+    """Whether the totals of account and key can hold the cost: an upstream may report any number."""
+    totals = [] if hold.account_id is None else [batch.accounts[hold.account_id].charges]
+    totals += [] if hold.key_id is None else [batch.keys[hold.key_id].spent]
+    return all(total + cost <= MAX_PAYABLE for total in totals)
+
+
 def _hold(
     batch: LedgerBatch,
     admission: Admission,
-    price: PriceRow,
+    terms: list[ModelTerms],
     *,
     account_id: int | None,
     key: ApiKeyState | None,
     amount: int,
-    max_charge: int,
 ) -> HoldRow:
+    own = terms[0].price
     is_rate_limited = key is not None and key.window is not None
     return HoldRow(
         request_id=admission.request_id,
         process_id=batch.process_id,
         account_id=account_id,
         key_id=None if key is None else key.row.id,
-        price_id=price.id,
+        price_id=own.id,
         model=admission.model,
         dialect=admission.dialect,
         admitted_at=batch.now.wall,
         amount=amount,
-        most_charge=max_charge,
-        prompt_price=price.prompt,
-        cached_price=price.cached,
-        completion_price=price.completion,
+        most_charge=max(each.most_charge for each in terms),
+        prompt_price=own.prompt,
+        cached_price=own.cached,
+        completion_price=own.completion,
         counted_second=batch.now.second if is_rate_limited else None,
         counted_tokens=admission.prompt_tokens + admission.max_completion_tokens,
+        fallbacks=None if len(terms) == 1 else msgspec.json.encode(terms).decode(),
     )
 
 

@@ -195,10 +195,10 @@ def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | 
 
 
 def _priced_models(requests: Sequence[Admission | KeyLookup]) -> set[str]:
-    """Return the models and adapters of all admissions, and the models that the adapters belong to."""
+    """Return the models and adapters of all admissions, their fallbacks, and the models of the adapters."""
     admissions = [request for request in requests if isinstance(request, Admission)]
     bases = {admission.base_model for admission in admissions if admission.base_model is not None}
-    return bases.union(admission.model for admission in admissions)
+    return bases.union(*((admission.model, *admission.fallback_models) for admission in admissions))
 
 
 def _settle_all(batch: LedgerBatch, settlements: Sequence[Settlement]) -> list[LedgerOutcome]:

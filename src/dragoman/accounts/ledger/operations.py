@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 import msgspec
 
+from dragoman.core.events import UsageSource
 from dragoman.core.rate_limits import Allowance
 
 SettlementResult = Literal["finished", "disconnected", "failed", "crashed"]
@@ -33,6 +34,8 @@ class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="adm
     """Only check whether the key may send a request of any size now. Nothing is held or counted."""
     base_model: str | None = None
     """The model whose price holds if `model` is an adapter without a price of its own. None: it is no adapter."""
+    fallback_models: tuple[str, ...] = ()
+    """Deployments that may answer instead. The hold covers the dearest of those that the key may use."""
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admitted", kw_only=True):
@@ -47,6 +50,8 @@ class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admi
     requests: Allowance | None = None
     """The key's limit of requests per minute, with this request counted. None: no limit."""
     tokens: Allowance | None = None
+    fallback_models: tuple[str, ...] = ()
+    """Those of the admission's that the key may use."""
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settlement", kw_only=True):
@@ -62,6 +67,10 @@ class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="se
     """The part of the prompt tokens that was not computed."""
     completion_tokens: int
     result: SettlementResult
+    fallback: int = 0
+    """Which of the admitted fallback models answered, counted from 1. 0: the model of the admission."""
+    usage_source: UsageSource = "engine"
+    """Who counted the tokens."""
 
     @classmethod
     def uncharged(cls, request_id: str, result: SettlementResult) -> Self:

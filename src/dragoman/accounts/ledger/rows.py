@@ -24,6 +24,8 @@ class HoldRow(NamedTuple):
     counted_second: int | None
     """The second of the rate bucket that counts the request. None: the key has no limits per minute."""
     counted_tokens: int
+    fallbacks: str | None = None
+    """The terms of the request's model and of those that it may fall back to, as JSON. None: it falls back to none."""
 
 
 class UsageRow(NamedTuple):
@@ -42,6 +44,7 @@ class UsageRow(NamedTuple):
     cached_tokens: int
     completion_tokens: int
     charge: int
+    usage_source: str | None = None
 
 
 class MovementRow(NamedTuple):
@@ -65,6 +68,15 @@ class PriceRow(NamedTuple):
     prompt: int
     cached: int
     completion: int
+
+
+class ModelTerms(NamedTuple):
+    """What a request costs if this model answers it."""
+
+    model: str
+    price: PriceRow
+    most_charge: int
+    """The maximum cost."""
 
 
 class KeyRow(NamedTuple):

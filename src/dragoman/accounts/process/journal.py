@@ -6,8 +6,9 @@ be lost when the machine loses power. While the process lives, it holds the file
 processes that it died.
 
 A slot has 16 words of 64 bits: one that selects the valid copy of the counts (0: the slot is free), two copies of three
-words each, one unused word, and the request's id in 64 bytes. An update writes the invalid copy and then makes it the
-valid one with a single store, so that a reader never sees half an update, wherever the process was killed.
+words each, the number of the fallback model that answers (0: none does), and the request's id in 64 bytes. An update
+writes the invalid copy and then makes it the valid one with a single store, so that a reader never sees half an update,
+wherever the process was killed.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ _SUFFIX = ".journal-1"
 
 _WORDS = 16
 _COPY_WORDS = 3
+_FALLBACK_WORD = 7
 _ID_WORD = 8
 _ID_BYTES = 64
 _SLOT_BYTES = _WORDS * 8
@@ -41,6 +43,8 @@ class JournalEntry(NamedTuple):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    fallback: int = 0
+    """As that of ledger.operations.Settlement."""
 
 
 class JournalSlot:
@@ -61,6 +65,10 @@ class JournalSlot:
         words[copy + 2] = completion
         words[first] = inactive_copy
 
+    def record_fallback(self, number: int) -> None:
+        """Record which fallback model answers, before any of its tokens."""
+        self._words[self._first + _FALLBACK_WORD] = number
+
     def close(self) -> None:
         """Free the slot. Call it after the settlement, so that the request is recorded somewhere at every moment."""
         self._words[self._first] = 0
@@ -72,6 +80,7 @@ class JournalSlot:
         name = request_id.encode("ascii").ljust(_ID_BYTES, b"\0")
         words[first + _ID_WORD : first + _WORDS] = memoryview(name).cast("Q")
         words[first + 1 : first + 1 + _COPY_WORDS] = memoryview(bytes(8 * _COPY_WORDS)).cast("Q")
+        words[first + _FALLBACK_WORD] = 0
         words[first] = 1
 
 
@@ -245,7 +254,8 @@ def _read_entries(journal: bytes) -> Iterator[JournalEntry]:
         if valid in (1, 2):
             copy = first + 1 + (valid - 1) * _COPY_WORDS
             prompt, cached, completion = words[copy : copy + _COPY_WORDS]
+            fallback = words[first + _FALLBACK_WORD]
             name = words[first + _ID_WORD : first + _WORDS].tobytes().rstrip(b"\0")
             # After a loss of power the file may contain anything.
             if name.isascii() and cached <= prompt <= MAX_TOKEN_COUNT and completion <= MAX_TOKEN_COUNT:
-                yield JournalEntry(name.decode("ascii"), prompt, cached, completion)
+                yield JournalEntry(name.decode("ascii"), prompt, cached, completion, fallback)

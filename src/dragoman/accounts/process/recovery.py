@@ -145,4 +145,5 @@ def _settlement(request_id: str, entry: JournalEntry | None) -> Settlement:
         cached_tokens=entry.cached_tokens,
         completion_tokens=entry.completion_tokens,
         result="crashed",
+        fallback=entry.fallback,
     )

@@ -18,6 +18,8 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The name that the client sent."""
     billed_model: str
     """The canonical name of the model or adapter, which prices go by."""
+    fallback_models: tuple[str, ...] = ()
+    """Deployments that may answer instead."""
     base_model: str | None = None
     """The model of an adapter, whose price holds for an adapter without one of its own. None: it is no adapter."""
     prompt_tokens: int

@@ -50,6 +50,7 @@ class LedgerAdmission:
             max_completion_tokens=request.max_completion_tokens,
             account=caller.account,
             hold_cap=self._connection.hold_cap,
+            fallback_models=request.fallback_models,
         )
 
     def was_refused(self, caller: Caller) -> bool:
@@ -77,6 +78,7 @@ class LedgerAdmission:
             prompt_tokens=request.prompt_tokens,
             is_buffered=request.is_buffered,
             allowances=Allowances(admitted.requests, admitted.tokens),
+            fallback_models=admitted.fallback_models,
         )
 
     def in_client_terms(self, error: Exception, request: AdmissionRequest) -> Exception:

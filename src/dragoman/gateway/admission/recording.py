@@ -38,6 +38,7 @@ class UnmeteredAdmission:
             dialect=request.dialect,
             prompt_tokens=0,
             max_completion_tokens=0,
+            fallback_models=request.fallback_models,
         )
 
     def was_refused(self, caller: Caller) -> bool:  # noqa: ARG002
@@ -85,6 +86,7 @@ class UsageRecordingAdmission(UnmeteredAdmission):
                 prompt_tokens=request.prompt_tokens,
                 is_buffered=request.is_buffered,
                 allowances=NO_LIMITS,
+                fallback_models=request.fallback_models,
             )
         except Overloaded:  # The outage, or the failure of the journal, has a log line of its own.
             return UNMETERED

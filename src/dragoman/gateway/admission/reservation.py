@@ -15,7 +15,7 @@ from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settleme
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
 from dragoman.core.errors import LedgerUnavailable, Overloaded
-from dragoman.core.events import Usage
+from dragoman.core.events import Usage, UsageSource
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
 from dragoman.gateway.ledger_connection import LedgerConnection
 
@@ -44,6 +44,18 @@ class Reservation(Protocol):
         """Note the usage at the end of the answer."""
         ...
 
+    def observe_upstream(self) -> None:
+        """Note that another server answers, and counts its tokens itself."""
+        ...
+
+    def may_fall_back(self, model: str) -> bool:
+        """Whether the model was admitted as a fallback."""
+        ...
+
+    def fall_back(self, model: str) -> None:
+        """Pay at the prices of this fallback, from before its first token on."""
+        ...
+
     def settle(self, reason: EndReason) -> None:
         """Pay, on the first call. Never fails and never blocks."""
         ...
@@ -58,6 +70,13 @@ class UnmeteredReservation:
     def observe_tokens(self, generated_tokens: int) -> None: ...
 
     def observe_usage(self, usage: Usage) -> None: ...
+
+    def observe_upstream(self) -> None: ...
+
+    def may_fall_back(self, model: str) -> bool:  # noqa: ARG002
+        return True
+
+    def fall_back(self, model: str) -> None: ...
 
     def settle(self, reason: EndReason) -> None: ...
 
@@ -76,6 +95,7 @@ class LedgerReservation:
         prompt_tokens: int,
         is_buffered: bool,
         allowances: Allowances,
+        fallback_models: tuple[str, ...],
         slot: JournalSlot,
         settle: Callable[[Settlement, JournalSlot], None],
     ) -> None:
@@ -84,6 +104,9 @@ class LedgerReservation:
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
         self._is_buffered = is_buffered
+        self._fallback_models = fallback_models
+        self._fallback = 0
+        self._counts_itself = True
         self._slot = slot
         self._settle = settle
         self._generated_tokens = 0
@@ -99,6 +122,16 @@ class LedgerReservation:
         self._usage = usage
         self._slot.record(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
+    def observe_upstream(self) -> None:
+        self._counts_itself = False
+
+    def may_fall_back(self, model: str) -> bool:
+        return model in self._fallback_models
+
+    def fall_back(self, model: str) -> None:
+        self._fallback = self._fallback_models.index(model) + 1
+        self._slot.record_fallback(self._fallback)
+
     def settle(self, reason: EndReason) -> None:
         if not self._is_settled:
             self._is_settled = True
@@ -107,7 +140,9 @@ class LedgerReservation:
     def _settlement(self, reason: EndReason) -> Settlement:
         prompt, cached, completion = 0, 0, 0
         usage = self._usage
+        source: UsageSource = "engine" if self._counts_itself else "partial"
         if usage is not None:
+            source = usage.source
             prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
         elif self._generated_tokens and not (reason == "failed" and self._is_buffered):
             prompt, completion = self._prompt_tokens, self._generated_tokens
@@ -117,6 +152,8 @@ class LedgerReservation:
             cached_tokens=cached,
             completion_tokens=completion,
             result=reason,
+            fallback=self._fallback,
+            usage_source=source,
         )
 
 
@@ -157,6 +194,7 @@ class Settler:
         prompt_tokens: int,
         is_buffered: bool,
         allowances: Allowances,
+        fallback_models: tuple[str, ...] = (),
     ) -> LedgerReservation:
         """Open the reservation of a request that the ledger has admitted.
 
@@ -175,6 +213,7 @@ class Settler:
             prompt_tokens=prompt_tokens,
             is_buffered=is_buffered,
             allowances=allowances,
+            fallback_models=fallback_models,
             slot=slot,
             settle=self._settle,
         )

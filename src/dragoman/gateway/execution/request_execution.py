@@ -8,49 +8,30 @@ import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import get_args
 
 import msgspec
 
+from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
-from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Unenforced, Usage
+from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Unenforced, Usage, UsageSource
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
+from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
-from dragoman.gateway.routing.attempts import RoutedAttempts
+from dragoman.gateway.routing.attempts import Attempts, ReportAnswer, RoutedAttempts
 from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.fallbacks import NO_FALLBACKS, Fallbacks
 
 _OPENING_EVENTS = (Started, Unenforced)
 """Events that precede the answer's first token: they are held back until an attempt has more to send."""
 
+_LEAST_EXACT_LAST = get_args(UsageSource)
+
 _MAX_BUFFERED_EVENTS = 64
 """Events of several prompts that are buffered between the engines and a slow client."""
-
-
-class Attempts(Protocol):
-    """The attempts of one request, one after the other. Implemented by DirectAttempts and RoutedAttempts."""
-
-    async def begin(self) -> Engine:
-        """Begin an attempt. Raises core.errors."""
-        ...
-
-    def note_output(self) -> None:
-        """Note that the answer's first token has arrived, before it is sent: there is no further attempt."""
-        ...
-
-    def succeed(self) -> None:
-        """Note the end of the answer."""
-        ...
-
-    def fail(self, error: DragomanError) -> None:
-        """Note how the attempt ended. Raises what the client is to see, unless there shall be another attempt."""
-        ...
-
-    def end(self) -> None:
-        """End the attempt, after `succeed`, `fail` or a cancellation."""
-        ...
 
 
 class DirectAttempts:
@@ -76,21 +57,25 @@ class DirectAttempts:
     def end(self) -> None: ...
 
 
-def attempts_of(deployment: Deployment, request: GenerationRequest) -> Attempts:
+def attempts_of(deployment: Deployment, request: GenerationRequest, report: ReportAnswer | None = None) -> Attempts:
     """Return the attempts to have a request answered. Raises BadRequest naming what no replica can do."""
     [first, *_] = deployment.candidates(request)
     if deployment.router is None:
         return DirectAttempts(first.engine, deployment.max_attempts)
     able = partial(deployment.able_replicas, request)
-    return RoutedAttempts(deployment.router, request, able, deployment.max_attempts)
+    return RoutedAttempts(
+        deployment.name, deployment.router, request, able=able, max_attempts=deployment.max_attempts, report=report
+    )
 
 
-async def generate(deployment: Deployment, request: GenerationRequest) -> AsyncGenerator[Event]:
+async def generate(
+    deployment: Deployment, request: GenerationRequest, report: ReportAnswer | None = None
+) -> AsyncGenerator[Event]:
     """Answer one request by the first attempt that begins to: after its first event, there is no other one.
 
-    Raises core.errors.
+    `report` is called then if there were several replicas, or an upstream. Raises core.errors.
     """
-    attempts = attempts_of(deployment, request)
+    attempts = attempts_of(deployment, request, report)
     while True:
         engine = await attempts.begin()
         opening: list[Event] = []
@@ -115,19 +100,25 @@ async def generate(deployment: Deployment, request: GenerationRequest) -> AsyncG
             attempts.end()
 
 
-def fan_out(deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+def fan_out(
+    deployment: Deployment, requests: Sequence[GenerationRequest], report: ReportAnswer | None = None
+) -> AsyncGenerator[Event]:
     """Merge the events of all requests into those of one: choices renumbered, usages added."""
-    return generate(deployment, requests[0]) if len(requests) == 1 else _fan_out_concurrently(deployment, requests)
+    if len(requests) == 1:
+        return generate(deployment, requests[0], report)
+    return _fan_out_concurrently(deployment, requests, report)
 
 
-async def _fan_out_concurrently(deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+async def _fan_out_concurrently(
+    deployment: Deployment, requests: Sequence[GenerationRequest], report: ReportAnswer | None
+) -> AsyncGenerator[Event]:
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
 
     async def pump(first_index: int, request: GenerationRequest) -> None:
         try:
-            async with contextlib.aclosing(generate(deployment, request)) as events:
+            async with contextlib.aclosing(generate(deployment, request, report)) as events:
                 async for event in events:
                     await queue.put(_with_index_offset(event, first_index))
             await queue.put(None)
@@ -154,6 +145,7 @@ async def _fan_out_concurrently(deployment: Deployment, requests: Sequence[Gener
                 sum(usage.completion_tokens for usage in usages),
                 sum(usage.cached_tokens for usage in usages),
                 sum(usage.reasoning_tokens for usage in usages),
+                max((usage.source for usage in usages), key=_LEAST_EXACT_LAST.index),
             )
     finally:
         for task in tasks:
@@ -232,9 +224,12 @@ class RequestExecution:
         requests: Sequence[GenerationRequest],
         reservation: Reservation,
         timer: RequestTimer,
+        fallbacks: Fallbacks = NO_FALLBACKS,
     ) -> None:
         self.generated_tokens = 0
         """Of all choices and candidates so far."""
+        self.answered_by: AnsweredBy | None = None
+        self._fallbacks = fallbacks
         self._reservation = reservation
         self._timer = timer
         self._started = False
@@ -269,12 +264,30 @@ class RequestExecution:
             # Not later: a client that has read this answer may send its next request with the rest of the hold.
             self._reservation.settle("finished")
 
+    def _note_answer(self, answered_by: AnsweredBy) -> None:
+        if self.answered_by is None:  # Of several prompts, the first that is answered counts.
+            self.answered_by = answered_by
+        if answered_by.is_upstream:
+            self._reservation.observe_upstream()
+
+    def _answer(self, deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+        if self._fallbacks is NO_FALLBACKS:
+            return fan_out(deployment, requests, self._note_answer)
+        return answer_or_fall_back(
+            deployment,
+            requests,
+            answer=lambda chosen: fan_out(chosen, requests, self._note_answer),
+            fallbacks=self._fallbacks,
+            reservation=self._reservation,
+            report=self._note_answer,
+        )
+
     async def _generate(self, deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         self._started = True
         selector = BestOfSelector.for_requests(requests)
         candidates = requests if selector is None else [candidates_request(request) for request in requests]
         try:
-            async with contextlib.aclosing(fan_out(deployment, candidates)) as events:
+            async with contextlib.aclosing(self._answer(deployment, candidates)) as events:
                 async for event in events:
                     self._observe(event)
                     if selector is None:

@@ -3,9 +3,11 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
+from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
@@ -21,20 +23,57 @@ UNKNOWN_RETRY_SECONDS = 5
 _log = structlog.get_logger(__name__)
 
 
+ReportAnswer = Callable[[AnsweredBy], None]
+"""Called when an answer begins, before its first event is delivered."""
+
+
+class Attempts(Protocol):
+    """The attempts of one request, one after the other. Implemented by DirectAttempts and RoutedAttempts."""
+
+    async def begin(self) -> Engine:
+        """Begin an attempt. Raises core.errors."""
+        ...
+
+    def note_output(self) -> None:
+        """Note that the answer's first token has arrived, before it is sent: there is no further attempt."""
+        ...
+
+    def succeed(self) -> None:
+        """Note the end of the answer."""
+        ...
+
+    def fail(self, error: DragomanError) -> None:
+        """Note how the attempt ended. Raises what the client is to see, unless there shall be another attempt."""
+        ...
+
+    def end(self) -> None:
+        """End the attempt, after `succeed`, `fail` or a cancellation."""
+        ...
+
+
 class RoutedAttempts:
-    """Implements gateway.execution.request_execution.Attempts over the replicas of a router.
+    """Implements Attempts over the replicas of a router.
 
     At most one attempt runs at a time. It has a place at its replica from `begin` to `end`, however it ends.
     """
 
     def __init__(
-        self, router: Router, request: GenerationRequest, able: Callable[[], Sequence[Replica]], max_attempts: int
+        self,
+        deployment: str,
+        router: Router,
+        request: GenerationRequest,
+        *,
+        able: Callable[[], Sequence[Replica]],
+        max_attempts: int,
+        report: ReportAnswer | None = None,
     ) -> None:
         """`able` returns the replicas that can answer the request. It is asked again: replicas come and go."""
         self.count = 0
         """Attempts begun."""
         self.replica: Replica | None = None
         """The one that was chosen last."""
+        self._deployment = deployment
+        self._report = report
         self._router = router
         self._able = able
         self._max_attempts = max_attempts
@@ -73,6 +112,8 @@ class RoutedAttempts:
         """Note that the answer's first token has arrived: the replica has the prompt, and no other one is tried."""
         replica, attempt = self._current()
         self._has_output = True
+        if self._report is not None:
+            self._report(AnsweredBy(self._deployment, replica.name, self.count, replica.is_upstream))
         if self._request.blocks:
             self._router.prefixes.record(replica.name, self._request.blocks)
         if attempt.is_trial:

@@ -32,6 +32,10 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """The dialects that offer it; None: all."""
     max_attempts: int = DEFAULT_ATTEMPTS
     """Attempts to have a request answered, on different replicas where there are several."""
+    fallbacks: tuple[str, ...] = ()
+    """Names of deployments that answer after all attempts."""
+    context_fallbacks: tuple[str, ...] = ()
+    """Names of deployments that answer prompts which are too long for this one."""
     route: PolicyName = "cache"
     """How a replica is chosen."""
     router: Router | None = None
@@ -161,7 +165,10 @@ class Catalog:
     """The deployments in the order of the settings, and the adapters that their engines have now."""
 
     def __init__(self, deployments: Sequence[Deployment], unfiltered: "Catalog | None" = None) -> None:
-        """Raises ValueError if two deployments share a name. `unfiltered` is the catalog of all dialects."""
+        """`unfiltered` is the catalog of all dialects.
+
+        Raises ValueError if two deployments share a name, or if a fallback is no deployment.
+        """
         self.deployments = tuple(deployments)
         self.unfiltered = self if unfiltered is None else unfiltered
         self._by_name: dict[str, Deployment] = {}
@@ -170,6 +177,10 @@ class Catalog:
                 if name in self._by_name:
                     raise ValueError(f"two models are called {name!r}")
                 self._by_name[name] = deployment
+        for deployment in self.unfiltered.deployments:
+            for name in (*deployment.fallbacks, *deployment.context_fallbacks):
+                if name not in {each.name for each in self.unfiltered.deployments}:
+                    raise ValueError(f"the fallback {name!r} of {deployment.name!r} is no deployment")
 
     def for_dialect(self, dialect: str) -> "Catalog":
         """Return the catalog of the deployments that a dialect offers."""

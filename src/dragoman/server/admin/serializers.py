@@ -129,6 +129,7 @@ def usage_body(used: UsageRecord) -> wire.UsageRecordBody:
         cached_tokens=used.cached_tokens,
         completion_tokens=used.completion_tokens,
         charge=format_amount(used.charge),
+        usage_source=used.usage_source,
     )
 
 

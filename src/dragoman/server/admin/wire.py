@@ -201,6 +201,8 @@ class UsageRecordBody(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     charge: str
+    usage_source: str | None = None
+    """Who counted the tokens: `engine`, `upstream`, `partial` or `estimated`."""
 
 
 class UsagePage(msgspec.Struct, frozen=True, kw_only=True):

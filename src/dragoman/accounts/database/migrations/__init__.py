@@ -23,6 +23,7 @@ from dragoman.accounts.database.migrations import (
     m0004_jobs,
     m0005_adapters,
     m0006_shares,
+    m0007_fallbacks,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -82,6 +83,7 @@ MIGRATIONS = (
     Migration(4, "jobs", m0004_jobs.apply),
     Migration(5, "adapters", m0005_adapters.apply),
     Migration(6, "shares", m0006_shares.apply),
+    Migration(7, "fallbacks", m0007_fallbacks.apply, requires=6),
 )
 
 

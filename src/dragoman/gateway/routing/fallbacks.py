@@ -1,0 +1,54 @@
+"""Other deployments that answer a request when its own cannot."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from dragoman.core.errors import ContextOverflow, DragomanError, EngineFailed, Overloaded
+from dragoman.core.request import GenerationRequest
+from dragoman.gateway.routing.catalog import Catalog, Deployment, ResolvedModel
+
+
+class Fallbacks(NamedTuple):
+    """The deployments to try, in order, each at most once."""
+
+    on_failure: tuple[Deployment, ...] = ()
+    """After all attempts."""
+    on_overflow: tuple[Deployment, ...] = ()
+    """When the context is too short for the prompt."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return tuple(dict.fromkeys(each.name for each in (*self.on_failure, *self.on_overflow)))
+
+    def after(
+        self, error: DragomanError, requests: Sequence[GenerationRequest], excluded: Collection[str]
+    ) -> Deployment | None:
+        """Return the deployment to try after this error, which can do what the requests need. None: there is none."""
+        if isinstance(error, ContextOverflow):
+            candidates = self.on_overflow
+        elif isinstance(error, EngineFailed | Overloaded):
+            candidates = self.on_failure
+        else:
+            return None
+        return next((each for each in candidates if each.name not in excluded and can_answer(each, requests)), None)
+
+
+NO_FALLBACKS = Fallbacks()
+
+
+def fallbacks_of(resolved: ResolvedModel, catalog: Catalog) -> Fallbacks:
+    """Return the fallbacks of a model. An adapter has none: its answers are its own."""
+    deployment = resolved.deployment
+    if resolved.adapter is not None or not (deployment.fallbacks or deployment.context_fallbacks):
+        return NO_FALLBACKS
+    by_name = {each.name: each for each in catalog.unfiltered.deployments}
+    return Fallbacks(
+        tuple(by_name[name] for name in deployment.fallbacks),
+        tuple(by_name[name] for name in deployment.context_fallbacks),
+    )
+
+
+def can_answer(deployment: Deployment, requests: Sequence[GenerationRequest]) -> bool:
+    """Whether some replica of the deployment can answer each of the requests."""
+    return all(deployment.able_replicas(request) for request in requests)
