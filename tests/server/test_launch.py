@@ -204,11 +204,6 @@ def test_no_child_outlives_a_killed_server_and_its_port_is_free_whatever_its_chi
             pass
 
 
-def test_a_sighup_stops_the_server_in_order() -> None:
-    with running_server("echo") as server:
-        assert server.stop(signal.SIGHUP) == 0
-
-
 def _wait_for_end(descriptor: int) -> None:
     readable, _, _ = select.select([descriptor], [], [], TEST_TIMEOUT_SECONDS)
     os.close(descriptor)

@@ -126,6 +126,6 @@ def _stop_process(process: subprocess.Popen[str]) -> None:
 def _announced_url(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     for line in process.stdout:
-        if match := re.search(r"at (http://\S+)", line):
+        if match := re.search(r"at (https?://\S+)", line):
             return match[1]
     raise AssertionError(f"the server ended with status {process.wait()} before it printed its address")

@@ -9,6 +9,7 @@ from dragoman.cli import accounts, config, db, jobs, keys, prices
 from dragoman.cli.chat import chat
 from dragoman.cli.deposit import deposit
 from dragoman.cli.models import models
+from dragoman.cli.reload import reload
 from dragoman.cli.renamed_options import command_class, keep_for_command
 from dragoman.cli.serve import serve
 from dragoman.cli.serving_options import RENAMED_OPTIONS
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, which may be secrets
 )
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
+app.command()(reload)
 app.command()(models)
 app.command()(chat)
 app.add_typer(config.app, name="config")

@@ -11,4 +11,4 @@ def serve(loaded: LoadedSettings) -> None:
     """Run the server. Options override DRAGOMAN_ variables, which override the settings file."""
     from dragoman.server.launch import serve as launch
 
-    raise typer.Exit(launch(loaded.settings, loaded.deprecated))
+    raise typer.Exit(launch(loaded.settings, loaded.deprecated, loaded.read_again))

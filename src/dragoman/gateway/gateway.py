@@ -91,6 +91,12 @@ class Gateway:
         view._catalog = self._catalog.for_dialect(dialect)
         return view
 
+    def with_keys(self, keys: Authenticator, rules: RegistrationRules) -> "Gateway":
+        """Return a view of this gateway with other keys and other rules for adapters. Running requests keep theirs."""
+        view = copy.copy(self)
+        view._authenticator, view._registration_rules = keys, rules
+        return view
+
     def drain(self) -> None:
         """Refuse new requests from now on. Running ones continue, queued ones are left to other processes."""
         self._draining.set()

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -13,7 +14,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
@@ -35,6 +36,20 @@ from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
+
+
+class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload of the settings can change."""
+
+    http: HttpOptions
+    keys: StaticKeyAuthenticator = NO_KEYS
+    admin_keys: StaticKeyAuthenticator = NO_KEYS
+    hosts: Mapping[str, DialectName] = NO_HOSTS
+    origin_policy: OriginPolicy = SERVE_ALL
+    registration_rules: RegistrationRules | None = None
+    ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS
+    generation: int | None = None
+    """Counts reloads. None: there are none."""
 
 
 def build_app(
@@ -64,39 +79,111 @@ def build_app(
     - Each part has `ready_timeout_seconds` to answer /ready.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     """
-    registry = CollectorRegistry()
-    request_metrics = RequestMetrics(registry)
-    database = None if accounting is None else accounting.database_thread
-    authenticator = keys if accounting is None else accounting.authenticator
-    gateway = Gateway(
-        catalog,
-        request_metrics,
-        authenticator,
-        admission if accounting is None else accounting.admission,
-        adapter_store=adapter_store,
-        registration_rules=registration_rules,
-        usage_database=database,
-        queue=queue,
-    )
-    if accounting is not None:
-        options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
-    access = AccessControl(gateway, options, admin_keys)
-    return App(
-        gateway,
-        metrics.MetricsSources(catalog, registry, metrics_directory, queue),
-        options,
-        health.ReadinessCheck(catalog, None if accounting is None else accounting.is_answering, ready_timeout_seconds),
+    live = LiveOptions(
+        http=options,
+        keys=keys,
+        admin_keys=admin_keys,
         hosts=hosts,
         origin_policy=origin_policy,
-        admin_routes=[] if database is None or not admin_keys.needs_key else admin.routes(database, access, catalog),
-        access=access,
-        lifespan=partial(
+        registration_rules=registration_rules,
+        ready_timeout_seconds=ready_timeout_seconds,
+    )
+    services = AppServices(
+        catalog,
+        metrics_directory,
+        admission=admission,
+        accounting=accounting,
+        adapter_store=adapter_store,
+        queue=queue,
+    )
+    return services.app(live)
+
+
+class AppServices:
+    """What an app has for as long as its process lives, whatever its settings are."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        metrics_directory: str | None,
+        *,
+        admission: UnmeteredAdmission,
+        accounting: AccountingServices | None,
+        adapter_store: AdapterStore | None,
+        queue: JobQueue | None,
+    ) -> None:
+        """See build_app."""
+        registry = CollectorRegistry()
+        request_metrics = RequestMetrics(registry)
+        self._accounting = accounting
+        self._catalog = catalog
+        self._gateway = Gateway(
+            catalog,
+            request_metrics,
+            NO_KEYS,
+            admission if accounting is None else accounting.admission,
+            adapter_store=adapter_store,
+            usage_database=None if accounting is None else accounting.database_thread,
+            queue=queue,
+        )
+        self._executor = GatewayJobExecutor(catalog, request_metrics)
+        self._metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
+        self._lifespan = partial(
             _lifespan,
             catalog=catalog,
             admission=admission if accounting is None else accounting,
-            open_queue=_queue_opener(queue, GatewayJobExecutor(catalog, request_metrics, authenticator), registry),
-        ),
-    )
+            open_queue=_queue_opener(queue, self._executor, registry),
+        )
+
+    def app(self, live: LiveOptions) -> "App":
+        """Build an app with these options. Apps that were built before go on with theirs."""
+        accounting = self._accounting
+        authenticator = live.keys if accounting is None else accounting.authenticator
+        gateway = self._gateway.with_keys(authenticator, live.registration_rules or RegistrationRules())
+        self._executor.use_keys(authenticator)
+        options = live.http
+        if accounting is not None:
+            options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
+        access = AccessControl(gateway, options, live.admin_keys)
+        sources = self._metrics_sources._replace(generation=live.generation)
+        check = None if accounting is None else accounting.is_answering
+        has_admin = accounting is not None and live.admin_keys.needs_key
+        return App(
+            gateway,
+            sources,
+            options,
+            health.ReadinessCheck(self._catalog, check, live.ready_timeout_seconds),
+            hosts=live.hosts,
+            origin_policy=live.origin_policy,
+            admin_routes=self._admin_routes(access) if has_admin else [],
+            access=access,
+            lifespan=self._lifespan,
+        )
+
+    def _admin_routes(self, access: AccessControl) -> list[BaseRoute]:
+        assert self._accounting is not None
+        directory = self._metrics_sources.directory
+        server_folder = None if directory is None else Path(directory)
+        return admin.routes(self._accounting.database_thread, access, self._catalog, server_folder)
+
+
+class ReloadableApp:
+    """The app with the newest options. A request that has begun keeps the app that it began with."""
+
+    def __init__(self, services: AppServices, live: LiveOptions) -> None:
+        self._services = services
+        self._app = services.app(live)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def reload(self, live: LiveOptions) -> None:
+        """Serve requests that begin from now on with these options."""
+        self._app = self._services.app(live)
+
+    def drain(self) -> None:
+        """Refuse new requests from now on."""
+        self._app.drain()
 
 
 def _queue_opener(
@@ -143,7 +230,7 @@ class App(WithoutEmptySegments):
     ) -> None:
         self.drain = gateway.drain
         common = [
-            *health.routes(readiness, names_models=not gateway.needs_key),
+            *health.routes(readiness, names_models=not gateway.needs_key, generation=metrics_sources.generation),
             *metrics.routes(metrics_sources, access),
             *_documentation(gateway, options, access, documents_admin=bool(admin_routes)),
         ]

@@ -4,7 +4,7 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,13 +84,33 @@ def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: 
     }
 
 
+class KeyNumbers:
+    """Numbers of the settings' keys, which a key keeps when others are added and removed."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, digests: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of these keys, and number new ones."""
+        return {digest: self._numbers.setdefault(digest, len(self._numbers) + 1) for digest in digests}
+
+
 def worker_command(
-    settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None, files: ServerFiles
+    settings: Settings,
+    plans: Sequence[DeploymentPlan],
+    accounts: AccountsLocation | None,
+    files: ServerFiles,
+    *,
+    numbers: KeyNumbers | None = None,
+    generation: int = 1,
 ) -> ChildCommand:
-    """Return the command of an HTTP worker. All workers have the same."""
+    """Return the command of an HTTP worker. All workers have the same, and get another one with a reload."""
+    key_labels = {key_digest(entry.key): entry.name for entry in settings.client_keys}
     options = WorkerOptions(
         settings=_without_secrets(settings),
-        key_labels={key_digest(entry.key): entry.name for entry in settings.client_keys},
+        key_labels=key_labels,
+        key_numbers=None if numbers is None else numbers.of(key_labels),
+        generation=generation,
         key_groups={key_digest(entry.key): entry.group for entry in settings.client_keys if entry.group is not None},
         admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
         listening_fd=files.listener.fileno(),

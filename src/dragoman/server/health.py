@@ -54,11 +54,12 @@ class ReadinessCheck:
         return self._are_accounts_answering
 
 
-def routes(check: ReadinessCheck, *, names_models: bool) -> list[BaseRoute]:
+def routes(check: ReadinessCheck, *, names_models: bool, generation: int | None = None) -> list[BaseRoute]:
     """Return `/health`, which always answers 200, and `/ready`, which answers 503 until every part is ready.
 
-    Both are for anyone. Unless it `names_models`, `/ready` counts them.
+    Both are for anyone. Unless it `names_models`, `/ready` counts them. It shows the `generation` of the settings.
     """
+    shown = {} if generation is None else {"generation": generation}
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -66,10 +67,10 @@ def routes(check: ReadinessCheck, *, names_models: bool) -> list[BaseRoute]:
     async def ready(_request: Request) -> Response:
         problems = await check.problems()
         if not problems:
-            return JSONResponse({"status": "ready"})
+            return JSONResponse({"status": "ready", **shown})
         status = "loading" if problems.keys() == {"models"} else "unavailable"
         if not names_models:
             problems = {part: len(each) if isinstance(each, list) else each for part, each in problems.items()}
-        return JSONResponse({"status": status, **problems}, 503, {"retry-after": "1"})
+        return JSONResponse({"status": status, **shown, **problems}, 503, {"retry-after": "1"})
 
     return [Route(path, endpoint, methods=["GET"]) for path, endpoint in zip(PATHS, (health, ready), strict=True)]

@@ -54,6 +54,10 @@ class OpenConnections:
         self._refused = 0
         self._last_warning = float("-inf")
 
+    def change_limits(self, limit: int, limit_per_address: int, shared_addresses: Container[str]) -> None:
+        """Apply other limits to connections that are added from now on."""
+        self._limit, self._limit_per_address, self._shared_addresses = limit, limit_per_address, shared_addresses
+
     def add(self, address: str) -> bool:
         """Count a connection. False if there are too many, and then it is not counted."""
         client = client_network(address)
@@ -103,6 +107,15 @@ def bounded_protocol(settings: HttpSettings, trusted_proxies: Container[str]) ->
         affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
     )
     return WorkerProtocol
+
+
+def change_bounds(protocol: type[asyncio.Protocol], settings: HttpSettings, trusted_proxies: Container[str]) -> None:
+    """Give connections that are made from now on other bounds. `protocol` was made by bounded_protocol."""
+    assert issubclass(protocol, BoundedHttpProtocol)
+    protocol.settings = settings
+    protocol.open_connections.change_limits(
+        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
+    )
 
 
 class _AnyLength(int):
@@ -190,6 +203,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(CoalescingTransport(transport, self.loop))
         self._address = self.client[0] if self.client else ""
+        self.settings = type(self).settings  # Those of the class may change, and a request must not see two.
         self._is_counted = self.open_connections.add(self._address)
         if not self._is_counted:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections", retry_after=1)

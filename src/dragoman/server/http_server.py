@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from types import FrameType
 from typing import cast
@@ -12,6 +12,9 @@ from typing import cast
 import uvicorn
 
 from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.server.http_protocol import change_bounds
+from dragoman.server.settings import Settings
+from dragoman.server.tls import load_certificate
 
 _STARTUP_FAILED = 3
 
@@ -57,6 +60,14 @@ class HttpServer(uvicorn.Server):
             ssl=self._tls,
             ssl_handshake_timeout=self._handshake_seconds,
         )
+
+    def reload(self, settings: Settings, trusted_proxies: Container[str]) -> None:
+        """Use the settings for new connections. Raises CertificateError, and then changes nothing."""
+        if self._tls is not None and settings.ssl_certfile is not None:
+            load_certificate(self._tls, settings.ssl_certfile, settings.ssl_keyfile)
+        change_bounds(self.config.http_protocol_class, settings.http, trusted_proxies)
+        self.config.timeout_keep_alive = settings.http.keep_alive_seconds
+        self.config.timeout_graceful_shutdown = max(1, round(settings.drain_seconds))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain()

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import structlog
 from rich.console import Console
@@ -17,14 +18,22 @@ from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
-from dragoman.server.child_commands import ServerFiles, engine_commands, numbered_engines, worker_command
+from dragoman.server.child_commands import (
+    KeyNumbers,
+    ServerFiles,
+    engine_commands,
+    numbered_engines,
+    worker_command,
+)
+from dragoman.server.control import control_socket
 from dragoman.server.listening import listen, take_activated_socket, with_address_of
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
+from dragoman.server.reloading import Reloader, ReloadRefused
 from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError
 from dragoman.server.server_processes import ServerProcesses
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings, has_keys, prepare_database
-from dragoman.server.supervisor import ChildFailed, StartFailure
+from dragoman.server.supervisor import ChildCommand, ChildFailed, StartFailure
 from dragoman.server.systemd import ServiceManager
 
 _log = structlog.get_logger(__name__)
@@ -32,11 +41,13 @@ _log = structlog.get_logger(__name__)
 _EXIT_STARTUP_FAILED = 2
 
 
-def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
+def serve(settings: Settings, deprecated: Mapping[str, str], read: Callable[[], Settings] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C. Return the exit status: 0, or 2 after one line on standard error.
 
-    `deprecated` are the old spellings of settings that were used → the current ones.
+    `deprecated` are the old spellings of settings that were used → the current ones. `read` reads the settings again,
+    for reloads; None: they stay what they are.
     """
+    read = read or (lambda: settings)
     logs.configure(settings.log_level, settings.log_format)
     if deprecated:
         _log.warning("deprecated_settings", renamed=dict(deprecated))
@@ -44,11 +55,12 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
         activated = take_activated_socket(os.environ)
         if activated is not None:
             settings = with_address_of(activated, settings)
+            read = functools.partial(_read_with_address, activated, read)
         check_settings(settings)
         accounts = prepare_database(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
         with activated or listen(settings) as listener:
-            _run(settings, plans, accounts, listener)
+            _run(settings, plans, accounts, listener, read)
     except (
         *(ModelSourceError, ChildFailed, DeploymentError),
         *(AccountsUnavailable, StartupError, RuntimeFolderError),
@@ -59,7 +71,11 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
 
 
 def _run(
-    settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None, listener: socket.socket
+    settings: Settings,
+    plans: Sequence[DeploymentPlan],
+    accounts: AccountsLocation | None,
+    listener: socket.socket,
+    read: Callable[[], Settings],
 ) -> None:
     manager = ServiceManager.take(os.environ)
     with (
@@ -71,9 +87,14 @@ def _run(
         for engine in engines:
             if engine.plan.adapters:
                 write_registry(registry_path(files.engine_socket(engine.number)), engine.plan.adapters)
+        numbers = KeyNumbers()
+
+        def worker(settings: Settings, generation: int) -> ChildCommand:
+            return worker_command(settings, plans, accounts, files, numbers=numbers, generation=generation)
+
         processes = ServerProcesses(
             engine_commands(settings, plans, files),
-            [worker_command(settings, plans, accounts, files)] * settings.workers,
+            [worker(settings, 1)] * settings.workers,
             lazy={engine.number for engine in engines if engine.plan.load == "lazy"},
             wake_fd=wake_read_fd,
             drain_seconds=settings.drain_seconds,
@@ -85,12 +106,37 @@ def _run(
             _announce(settings, plans, listener)
             manager.report_ready()
 
-        asyncio.run(_supervise(processes, manager, announce))
+        async def apply(settings: Settings, generation: int) -> list[str]:
+            logs.configure(settings.log_level, settings.log_format)
+            return await processes.reload(worker(settings, generation), settings.drain_seconds)
+
+        reloader = Reloader(settings, read, apply)
+        asyncio.run(_supervise(processes, manager, reloader, folder.path, announce))
 
 
-async def _supervise(processes: ServerProcesses, manager: ServiceManager, on_ready: Callable[[], None]) -> None:
-    async with manager.watched():
-        await processes.run(on_ready=on_ready, on_stop=manager.report_stopping)
+async def _supervise(
+    processes: ServerProcesses, manager: ServiceManager, reloader: Reloader, folder: Path, on_ready: Callable[[], None]
+) -> None:
+    hung_up = asyncio.Event()
+
+    async def reload_at_hangup() -> None:
+        while await hung_up.wait():
+            hung_up.clear()
+            manager.report_reloading()
+            with contextlib.suppress(ReloadRefused):  # It is logged.
+                await reloader.reload()
+            manager.report_ready()
+
+    async with manager.watched(), control_socket(folder, reloader):
+        reloading = asyncio.create_task(reload_at_hangup())
+        try:
+            await processes.run(on_ready=on_ready, on_stop=manager.report_stopping, on_hangup=hung_up.set)
+        finally:
+            reloading.cancel()
+
+
+def _read_with_address(listener: socket.socket, read: Callable[[], Settings]) -> Settings:
+    return with_address_of(listener, read())
 
 
 def _report_start_failure(

@@ -40,6 +40,8 @@ class MetricsSources(NamedTuple):
     directory: str | None
     """Directory in which the workers collect their counts. None: only those of `registry` are shown."""
     queue: JobQueue | None = None
+    generation: int | None = None
+    """That of the worker's settings; None: they are never reloaded."""
 
 
 def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
@@ -54,6 +56,8 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
         state_registry = CollectorRegistry()
         state_registry.register(_EngineCollector(states))
         state_registry.register(_QueueCollector(depths))
+        if sources.generation is not None:
+            state_registry.register(_GenerationCollector(sources.generation))
         shown = _shown_labels(access.models_of(viewer), sources.catalog)
         return Response(
             b"".join(generate_latest(WithDeprecatedNames(each, shown)) for each in (counts, state_registry)),
@@ -153,6 +157,17 @@ class _EngineCollector(Collector):
             failed.add_metric([state.model], state.has_failed)
         yield up
         yield failed
+
+
+class _GenerationCollector(Collector):
+    """The generation of the settings as a gauge."""
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+
+    def collect(self) -> Iterable[Metric]:
+        documentation = "Reloads of the settings, counted from 1 for the start, of the worker that answers"
+        yield GaugeMetricFamily("dragoman_settings_generation", documentation, value=self._generation)
 
 
 class _QueueCollector(Collector):

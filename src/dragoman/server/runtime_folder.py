@@ -22,7 +22,7 @@ _PREFIX = "dragoman-run-"
 _MAX_SOCKET_PATH_BYTES = 100
 """Of a Unix socket's path: sun_path has 108 bytes on Linux and 104 on macOS, of which one is a zero."""
 
-_LONGEST_NAME = "engine-999.sock"
+_LONGEST_NAME = "control-4194304.sock"
 
 _log = structlog.get_logger(__name__)
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
+from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 
 _MAX_WAKE_REQUESTS = 4096
 """Requests to load a deployment that are read in one go."""
 
 _FOLDER_CHECK_SECONDS = 1.0
+
+_RELOAD_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -48,21 +51,55 @@ class ServerProcesses:
         self._wake_fd = wake_fd
         self._drain_seconds = drain_seconds
 
-    async def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None] = lambda: None) -> None:
+    async def reload(self, command: ChildCommand, drain_seconds: float) -> list[str]:
+        """Send all workers the options of `command`, with which later ones start. Return what went wrong.
+
+        A worker's reply is `ok`, or a reason.
+        """
+        line = command.environment[OPTIONS_VARIABLE].encode() + b"\n"
+        self._drain_seconds = drain_seconds
+        replies = await asyncio.gather(
+            *(worker.request(command, line, _RELOAD_SECONDS) for worker in self._workers), return_exceptions=True
+        )
+        problems = []
+        for reply in replies:
+            if isinstance(reply, TimeoutError):
+                problems.append("a worker does not answer")
+            elif isinstance(reply, BaseException):
+                raise reply
+            elif reply not in ("", "ok"):
+                problems.append(reply)
+        return problems
+
+    async def run(
+        self,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[], None] = lambda: None,
+        on_hangup: Callable[[], None] | None = None,
+    ) -> None:
         """Start all, call `on_ready`, wait for a signal to stop, call `on_stop` and stop all. Raises ChildFailed.
 
-        The signals are SIGTERM, SIGINT and SIGHUP. A SIGHUP that is ignored already, as below nohup, stays ignored.
+        The signals are SIGTERM and SIGINT, and SIGHUP if the terminal is gone; `on_hangup` is called at any other. A
+        SIGHUP that is ignored already, as below nohup, stays ignored.
         """
         stop_requested = asyncio.Event()
+        had_terminal = _has_terminal()
         loop = asyncio.get_running_loop()
 
         def stop(signal_number: signal.Signals) -> None:
             _log.info("stop_requested", signal=signal_number.name)
             stop_requested.set()
 
-        for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal_number != signal.SIGHUP or signal.getsignal(signal_number) != signal.SIG_IGN:
-                loop.add_signal_handler(signal_number, stop, signal_number)
+        def hang_up() -> None:
+            if on_hangup is None or (had_terminal and not _has_terminal()):
+                stop(signal.SIGHUP)
+            else:
+                on_hangup()
+
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop, signal_number)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
         loop.add_reader(self._wake_fd, self._on_wake_request)
         folder_check = asyncio.create_task(self._keep_folder())
         try:
@@ -104,3 +141,12 @@ class ServerProcesses:
         stopping.cancel()
         await starting
         return True
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal. After its hang-up, that cannot be opened."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -4,7 +4,8 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -53,6 +54,8 @@ class LoadedSettings(NamedTuple):
     """Old spellings that were used → the spelling to use instead."""
     origins: Mapping[str, str]
     """Keys that do not have their defaults → where they were set: see SetValue."""
+    read_again: Callable[[], Settings]
+    """Reads the settings from the same places, with the variables of then. Raises SettingsError."""
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
@@ -67,6 +70,7 @@ def read_settings(path: Path | None, environment: Mapping[str, str], overrides: 
     value None means that an option was not given. In the file and in `overrides`, texts may be references: see
     settings_references.py. Raises SettingsError.
     """
+    variables = dict(environment)
     deprecated: dict[str, str] = {}
     values = {
         **_file_values(path, environment, deprecated),
@@ -78,7 +82,8 @@ def read_settings(path: Path | None, environment: Mapping[str, str], overrides: 
         group, _, name = key.rpartition(".")
         (tree[group] if group else tree)[name] = value
     origins = {key: origin for key, (_, origin) in values.items()}
-    return LoadedSettings(msgspec.convert(tree, Settings), deprecated, origins)
+    read_again = partial(load_settings, path, variables, overrides)
+    return LoadedSettings(msgspec.convert(tree, Settings), deprecated, origins, read_again)
 
 
 def environment_variable(key: str) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -77,6 +77,10 @@ class Child:
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
         self._wake_requested = asyncio.Event()
+        self._reply: asyncio.Future[str] | None = None
+        """Waits for the next line that is no heartbeat."""
+        self._unfinished = b""
+        """The beginning of a line."""
 
     @property
     def process_id(self) -> int | None:
@@ -100,6 +104,29 @@ class Child:
     def wake(self) -> None:
         """Start a child that is down. A running one is left alone."""
         self._wake_requested.set()
+
+    async def request(self, command: ChildCommand, line: bytes, timeout_seconds: float) -> str:
+        """Write a line to the process's standard input and return its reply. Later starts use `command`.
+
+        A process that is down replies nothing: the empty text. Raises TimeoutError. For one caller at a time.
+        """
+        self._command = command
+        process = self._process
+        if process is None or process.returncode is not None:
+            return ""
+        assert process.stdin is not None, "spawned with a pipe"
+        self._reply = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Any] = asyncio.create_task(process.wait())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                process.stdin.write(line)
+                with contextlib.suppress(ConnectionError):
+                    await process.stdin.drain()
+                await asyncio.wait([self._reply, ended], return_when=asyncio.FIRST_COMPLETED)
+            return self._reply.result() if self._reply.done() else ""
+        finally:
+            self._reply = None
+            ended.cancel()
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
         """Send SIGTERM, then SIGKILL after `grace_seconds` and a margin. Return when the process has exited."""
@@ -187,27 +214,36 @@ class Child:
         )
 
     async def _wait_ready(self) -> None:
-        unfinished = b""
+        self._unfinished = b""
         min_timeout = _FIRST_OUTPUT_SECONDS
         while output := await self._next_output(min_timeout):
             min_timeout = 0.0
-            *lines, unfinished = (unfinished + output).split(b"\n")
-            for line in lines:
-                text = line.decode(errors="replace").strip()
+            for text in self._lines(output):
                 if text == "ready":
                     return
                 if text.startswith("failed "):
                     raise ChildFailed(text.removeprefix("failed "))
+                self._deliver_reply(text)
         assert self._process is not None
         status = _exit_description(await self._process.wait())
         raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
 
     async def _reap(self) -> int:
-        """Wait for the exit and return the status. Output is read and dropped, so that the process never blocks."""
+        """Wait for the exit and return the status. Output is read, so that the process never blocks."""
         assert self._process is not None
-        while await self._next_output():
-            pass
+        while output := await self._next_output():
+            for text in self._lines(output):
+                self._deliver_reply(text)
         return await self._process.wait()
+
+    def _deliver_reply(self, text: str) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(text)
+
+    def _lines(self, output: bytes) -> list[str]:
+        """Return the lines that the output completes, but for heartbeats."""
+        *lines, self._unfinished = (self._unfinished + output).split(b"\n")
+        return [text for line in lines if (text := line.decode(errors="replace").strip())]
 
     async def _next_output(self, min_timeout_seconds: float = 0.0) -> bytes:
         """Return the next output, b"" at its end. Kill the process if it is silent for too long.

@@ -3,6 +3,7 @@
 Started as `python -m dragoman.server.worker`, with its options in the environment. Prints `ready` on standard output
 when it accepts connections.
 On SIGTERM, or when its standard input is closed, it rejects new requests and exits when the running ones have ended.
+A line on standard input holds new options, of which it takes over what a reload may change.
 Heartbeats come from its event loop: a worker whose loop is blocked serves nobody.
 """
 
@@ -32,18 +33,20 @@ from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
-from dragoman.server.app import build_app
+from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.http_server import HttpServer
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment
 from dragoman.server.settings import Settings
-from dragoman.server.tls import server_context
+from dragoman.server.tls import CertificateError, server_context
 from dragoman.server.worker_options import WorkerOptions
 
 _RECORD_TIMEOUT_SECONDS = 0.5
 """Time that a request without accounts waits for its record to be written."""
+
+_READ_BYTES = 65_536
 
 _DATABASE_ANSWER_SECONDS = 30.0
 """Time until a PostgreSQL server is taken for hung and its connection is closed. Requests wait less, as set."""
@@ -58,53 +61,78 @@ def main() -> int:
     settings = options.settings
     logs.configure(settings.log_level, settings.log_format)
     catalog = Catalog([build_deployment(deployment, options) for deployment in options.deployments])
-    proxies = AddressSet.parse(settings.trusted_proxies) if settings.trusted_proxies else NO_ADDRESSES
     accounts = _accounts_options(options)
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
-    app = build_app(
+    services = AppServices(
         catalog,
-        _http_options(settings, proxies),
-        metrics_directory=options.metrics_directory,
-        keys=StaticKeyAuthenticator(options.key_labels, options.key_groups),
+        options.metrics_directory,
         admission=_admission(None if options.requires_account_key else accounts),
-        hosts=settings.dialect_hosts,
+        accounting=_accounting(options, accounts),
         adapter_store=LocalAdapterStore(
             folder,
             downloads=settings.allow_adapter_downloads,
             download_dir=Path(options.metrics_directory) / "adapters",
             max_bytes=settings.max_adapter_bytes,
         ),
-        registration_rules=RegistrationRules(
-            allowed=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
-            max_adapters=settings.max_adapters_per_account,
-            max_per_minute=settings.max_adapter_registrations_per_minute,
-        ),
-        accounting=_accounting(options, accounts),
-        admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings, accounts),
-        ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
-        origin_policy=OriginPolicy(
-            needs_key=bool(options.key_labels) or options.requires_account_key,
-            listens_on=settings.host,
-            hosts=(*settings.dialect_hosts, *settings.allowed_hosts),
-            origins=settings.allowed_origins,
-        ),
     )
+    app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # uvicorn would trust any client on this machine. The settings name the trusted proxies.
-        http=bounded_protocol(settings.http, proxies),
+        http=bounded_protocol(settings.http, _proxies(settings)),
         timeout_keep_alive=settings.http.keep_alive_seconds,
         lifespan="on",  # With "auto", a server would start even if its engines or accounts cannot be opened.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         server = HttpServer(config, app.drain, server_context(settings), settings.http.head_timeout_seconds)
-        runner.run(_serve(server, options.listening_fd))
+        runner.run(_serve(server, app, options.listening_fd))
     return 0
+
+
+def _live_options(options: WorkerOptions) -> LiveOptions:
+    settings = options.settings
+    return LiveOptions(
+        http=_http_options(settings, _proxies(settings)),
+        keys=StaticKeyAuthenticator(options.key_labels, options.key_groups, options.key_numbers),
+        admin_keys=StaticKeyAuthenticator(options.admin_labels),
+        hosts=settings.dialect_hosts,
+        origin_policy=OriginPolicy(
+            needs_key=bool(options.key_labels) or options.requires_account_key,
+            listens_on=settings.host,
+            hosts=(*settings.dialect_hosts, *settings.allowed_hosts),
+            origins=settings.allowed_origins,
+        ),
+        registration_rules=RegistrationRules(
+            allowed=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
+            max_adapters=settings.max_adapters_per_account,
+            max_per_minute=settings.max_adapter_registrations_per_minute,
+        ),
+        ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
+        generation=options.generation,
+    )
+
+
+def _reload(line: bytes, app: ReloadableApp, server: HttpServer) -> None:
+    """Serve with the options in a line of the parent, and reply `ok` or why they cannot be used."""
+    try:
+        options = msgspec.json.decode(line, type=WorkerOptions)
+        settings, live = options.settings, _live_options(options)
+        server.reload(settings, _proxies(settings))  # Before the app: it fails if the certificate has just changed.
+    except (msgspec.DecodeError, CertificateError) as error:
+        print(" ".join(str(error).split()), flush=True)
+        return
+    logs.configure(settings.log_level, settings.log_format)
+    app.reload(live)
+    print("ok", flush=True)
+
+
+def _proxies(settings: Settings) -> Container[str]:
+    return AddressSet.parse(settings.trusted_proxies) if settings.trusted_proxies else NO_ADDRESSES
 
 
 def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
@@ -119,13 +147,19 @@ def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
     )
 
 
-async def _serve(server: HttpServer, listening_fd: int) -> None:
+async def _serve(server: HttpServer, app: ReloadableApp, listening_fd: int) -> None:
     loop = asyncio.get_running_loop()
+    unfinished = b""
 
     def read_standard_input() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
+        nonlocal unfinished
+        received = os.read(sys.stdin.fileno(), _READ_BYTES)
+        if not received:
             loop.remove_reader(sys.stdin.fileno())
             server.should_exit = True
+        *lines, unfinished = (unfinished + received).split(b"\n")
+        for line in lines:
+            _reload(line, app, server)
 
     loop.add_reader(sys.stdin.fileno(), read_standard_input)
     os.set_blocking(sys.stdout.fileno(), False)

@@ -59,6 +59,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Digests of the settings' keys → their names."""
     key_groups: dict[str, str]
     """Digests of those that have a group → the group."""
+    key_numbers: dict[str, int] | None = None
+    """Digests of the settings' keys → numbers that no other key has or had. None: those of their order."""
+    generation: int = 1
+    """Counts the reloads of the settings, from 1 for those of the start."""
     admin_labels: dict[str, str]
     """Digests of the admin API's keys → their names."""
     listening_fd: int

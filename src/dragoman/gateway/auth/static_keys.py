@@ -13,14 +13,22 @@ NO_GROUPS: Mapping[str, str] = {}
 class StaticKeyAuthenticator:
     """Implements Authenticator with keys known by their digests. Without any, every caller is accepted."""
 
-    def __init__(self, digests: Iterable[str] | Mapping[str, str], groups: Mapping[str, str] = NO_GROUPS) -> None:
-        """A mapping gives the keys' labels for people. `groups` has the groups of keys that are not alone."""
+    def __init__(
+        self,
+        digests: Iterable[str] | Mapping[str, str],
+        groups: Mapping[str, str] = NO_GROUPS,
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
+        """A mapping gives the keys' labels for people. `groups` has the groups of keys that are not alone.
+
+        `numbers` distinguish the owners of keys: after a reload, a new key is not the owner that a removed one was.
+        """
         self._digests = tuple(digests)
         self.needs_key = bool(self._digests)
         self._labels = digests if isinstance(digests, Mapping) else {}
         self._owners = {
             digest: f"key group {groups[digest]}" if digest in groups else f"key {number}"
-            for number, digest in enumerate(self._digests, 1)
+            for digest, number in (numbers or {digest: n for n, digest in enumerate(self._digests, 1)}).items()
         }
 
     def owner_of_key(self, digest: str) -> str:

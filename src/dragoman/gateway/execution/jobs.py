@@ -25,6 +25,10 @@ class GatewayJobExecutor:
         self._metrics = metrics
         self._authenticator = authenticator
 
+    def use_keys(self, authenticator: Authenticator) -> None:
+        """Know the owners of other keys from now on."""
+        self._authenticator = authenticator
+
     def models(self) -> list[str]:
         return self._catalog.canonical_names()
 

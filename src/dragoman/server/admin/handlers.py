@@ -4,6 +4,7 @@ They raise the errors of the accounts' functions, which routes.py maps to status
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -19,6 +20,8 @@ from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.core.money import parse_amount, parse_price_per_million
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.admin import serializers, wire
+from dragoman.server.control import request_reload
+from dragoman.server.reloading import ReloadRefused
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)
 
@@ -32,6 +35,8 @@ class AdminRequest(NamedTuple):
     body: msgspec.Struct | None
     query: msgspec.Struct | None
     catalog: Catalog
+    server_folder: Path | None
+    """The runtime folder of the server."""
 
     def payload(self, struct: type[Payload]) -> Payload:
         """Return the body or the query, as the type that the route declares."""
@@ -42,6 +47,13 @@ class AdminRequest(NamedTuple):
 
 def list_models(request: AdminRequest) -> wire.ModelStateList:
     return wire.ModelStateList(data=list(map(serializers.model_state_body, request.catalog.deployments)))
+
+
+def reload(request: AdminRequest) -> wire.ReloadBody:
+    if request.server_folder is None:
+        raise ReloadRefused("this server has no settings to read again")
+    made = request_reload(request.server_folder)
+    return wire.ReloadBody(generation=made.generation, changed=made.changed, restart_needed=made.restart_needed)
 
 
 def create_account(request: AdminRequest) -> wire.AccountBody:

@@ -78,6 +78,7 @@ ADMIN_ROUTES = (
     _write(handlers.set_price, ("POST", _PRICES, "Set a price"), wire.PriceBody, wire.NewPrice),
     _read(handlers.list_prices, _PRICES, "List prices", wire.PriceList, wire.PricesQuery),
     _read(handlers.list_models, "/admin/models", "List the models and their states", wire.ModelStateList),
+    _write(handlers.reload, ("POST", "/admin/reload", "Read the settings again"), wire.ReloadBody, None, 409),
     _read(handlers.list_usage, "/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery),
     _read(
         handlers.list_daily_usage, "/admin/usage/daily", "List sums by day", wire.DailyUsagePage, wire.DailyUsageQuery

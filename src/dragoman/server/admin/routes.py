@@ -1,6 +1,7 @@
 """The admin API over HTTP: authentication, decoding of bodies and queries, errors."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -20,20 +21,30 @@ from dragoman.server.access import AccessControl, RouteClass, ServerErrors
 from dragoman.server.admin import wire
 from dragoman.server.admin.handlers import AdminRequest
 from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
+from dragoman.server.reloading import ReloadRefused
 
 MAX_BODY_BYTES = 64 * 1024
 
 
-def routes(thread: DatabaseThread, access: AccessControl, catalog: Catalog) -> list[BaseRoute]:
-    """Return all routes. The label of the administrator's key is recorded with each change."""
+def routes(
+    thread: DatabaseThread, access: AccessControl, catalog: Catalog, server_folder: Path | None = None
+) -> list[BaseRoute]:
+    """Return all routes. The label of the administrator's key is recorded with each change.
+
+    `server_folder` is the runtime folder of the server. None: its settings cannot be reloaded.
+    """
     return [
-        Route(route.operation.path, _endpoint(route, thread, access, catalog), methods=[route.operation.method])
+        Route(
+            route.operation.path,
+            _endpoint(route, thread, access, (catalog, server_folder)),
+            methods=[route.operation.method],
+        )
         for route in ADMIN_ROUTES
     ]
 
 
 def _endpoint(
-    route: AdminRoute, thread: DatabaseThread, access: AccessControl, catalog: Catalog
+    route: AdminRoute, thread: DatabaseThread, access: AccessControl, server: tuple[Catalog, Path | None]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request.scope[FAILURE_CONTEXT] = FailureContext(_ADMIN_ERRORS, new_request_id())
@@ -45,14 +56,15 @@ def _endpoint(
                 path=request.path_params,
                 body=await _body(route, request),
                 query=_query(route, request),
-                catalog=catalog,
+                catalog=server[0],
+                server_folder=server[1],
             )
             return _json(await thread.run_slow(route.handler, admin_request))
         except DragomanError as error:
             return error_response(_ADMIN_ERRORS.render(error), {})
         except (AccountNotFound, KeyNotFound) as error:
             return _error(404, str(error))
-        except AccountNameTaken as error:
+        except (AccountNameTaken, ReloadRefused) as error:
             return _error(409, str(error))
         except (msgspec.DecodeError, ValueError) as error:
             # Errors of msgspec, and of the accounts' functions, about the request's values.

@@ -180,6 +180,17 @@ class ModelStateBody(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model can reason before it answers. null: the model is not loaded."""
 
 
+class ReloadBody(msgspec.Struct, frozen=True):
+    """A reload of the settings."""
+
+    generation: int
+    """Counts reloads, from 1 for the settings of the start."""
+    changed: tuple[str, ...]
+    """Settings that have other values now."""
+    restart_needed: tuple[str, ...]
+    """Settings that have other values in the file, and keep the old ones until the server is started again."""
+
+
 class ModelStateList(msgspec.Struct, frozen=True, kw_only=True):
     """All deployments, as the worker that answers sees them."""
 
