@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from dragoman.server.liveness import is_alive
+from dragoman.server.settings import Settings
 from tests.support.certificates import make_certificate
 from tests.support.dialects.streams import chat_body
 from tests.support.server import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS
@@ -71,10 +73,16 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
                 body = chat_body("hello", model="echo")
                 response = client.post("/v1/chat/completions?private=1", json=body, headers=authorized)
                 assert response.status_code == 200
+            settings = Settings(
+                uds=str(tmp_path / "api"), ssl_certfile=certificate.certfile, ssl_keyfile=certificate.keyfile
+            )
+            assert is_alive(settings)
             server.terminate()
             assert manager.recv(100) == b"STOPPING=1"
             _, errors = server.communicate(timeout=STOP_TIMEOUT_SECONDS)
             assert server.returncode == 0
+            listener.close()
+            assert not is_alive(settings)
     requests = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "request"]
     assert [(line["method"], line["path"], line["status"]) for line in requests] == [
         ("POST", "/v1/chat/completions", 401),

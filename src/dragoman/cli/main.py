@@ -8,6 +8,7 @@ from dragoman import __version__
 from dragoman.cli import accounts, config, db, jobs, keys, prices
 from dragoman.cli.chat import chat
 from dragoman.cli.deposit import deposit
+from dragoman.cli.doctor import doctor
 from dragoman.cli.models import models
 from dragoman.cli.reload import reload
 from dragoman.cli.renamed_options import command_class, keep_for_command
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(reload)
+app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(doctor)
 app.command()(models)
 app.command()(chat)
 app.add_typer(config.app, name="config")

@@ -5,6 +5,12 @@ from pathlib import Path
 
 from dragoman.server.settings import Settings
 
+_HANDSHAKE_TURNS = 4
+"""More than TLS 1.3 and 1.2 take."""
+
+_EXPIRED = 10
+"""X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL."""
+
 
 class CertificateError(Exception):
     """The certificate, the key or the authorities cannot be used. The message is one line for people."""
@@ -64,3 +70,33 @@ def _reason(error: OSError) -> str:
             return "the key cannot be read; it must be in PEM and without a passphrase"
         return (error.reason or "").replace("_", " ").lower()
     return error.strerror or str(error)
+
+
+def certificate_expiry(settings: Settings) -> float:
+    """Return when the certificate expires, in seconds since 1970; 0 for one that has expired.
+
+    Two ends in this process shake hands, since Python parses no certificate but a verified one. Raises
+    CertificateError.
+    """
+    server = server_context(settings)
+    assert server is not None, "there is a certificate"
+    assert settings.ssl_certfile is not None, "as before"
+    server.verify_mode = ssl.CERT_NONE
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # The certificate itself is trusted, whoever signed it.
+    client.load_verify_locations(_existing(settings.ssl_certfile))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
+    for _ in range(_HANDSHAKE_TURNS):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                if error.verify_code == _EXPIRED:
+                    return 0.0
+                raise CertificateError(f"ssl_certfile: {error.verify_message}") from None
+    certificate = ends[0].getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
