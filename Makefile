@@ -35,6 +35,8 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/python -m tools.configuration_tables --check
 	$(BIN)/python -m tools.dialect_tables --check
 	$(BIN)/python -m tools.schema_tables --check
+	$(BIN)/python -m tools.metrics_tables --check
+	$(BIN)/python -m tools.grafana_board --check
 	$(BIN)/python -m tools.structure
 
 format: $(DEV_READY) ## Fix what the linter can and format the code
@@ -43,6 +45,8 @@ format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/python -m tools.configuration_tables
 	$(BIN)/python -m tools.dialect_tables
 	$(BIN)/python -m tools.schema_tables
+	$(BIN)/python -m tools.metrics_tables
+	$(BIN)/python -m tools.grafana_board
 
 dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
 	@$(BIN)/python -m tools.dist

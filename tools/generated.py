@@ -12,7 +12,10 @@ def write_or_check(document: Path, updated: Callable[[str], str], module: str) -
     if "--check" not in sys.argv[1:]:
         document.write_text(current, encoding="utf-8")
     elif current != present:
-        print(f"docs/{document.name} is not up to date; run: .venv/bin/python -m {module}", file=sys.stderr)
+        print(
+            f"{document.parent.name}/{document.name} is not up to date; run: .venv/bin/python -m {module}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -48,8 +48,10 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     origin_policy: OriginPolicy = SERVE_ALL
     registration_rules: RegistrationRules | None = None
     ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS
-    generation: int | None = None
-    """Counts reloads. None: there are none."""
+    state: metrics.SettingsState | None = None
+    """None: there are no reloads."""
+    vllm_metrics: bool = False
+    """Whether metrics are exported under vLLM's names too."""
 
 
 def build_app(
@@ -145,7 +147,7 @@ class AppServices:
         if accounting is not None:
             options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
         access = AccessControl(gateway, options, live.admin_keys)
-        sources = self._metrics_sources._replace(generation=live.generation)
+        sources = self._metrics_sources._replace(settings=live.state, vllm_names=live.vllm_metrics)
         check = None if accounting is None else accounting.is_answering
         has_admin = accounting is not None and live.admin_keys.needs_key
         return App(
@@ -230,7 +232,11 @@ class App(WithoutEmptySegments):
     ) -> None:
         self.drain = gateway.drain
         common = [
-            *health.routes(readiness, names_models=not gateway.needs_key, generation=metrics_sources.generation),
+            *health.routes(
+                readiness,
+                names_models=not gateway.needs_key,
+                generation=None if metrics_sources.settings is None else metrics_sources.settings.generation,
+            ),
             *metrics.routes(metrics_sources, access),
             *_documentation(gateway, options, access, documents_admin=bool(admin_routes)),
         ]

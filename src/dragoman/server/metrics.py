@@ -24,12 +24,22 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
 from dragoman.server.access import AccessControl, RouteClass, Viewer
 from dragoman.server.renamed_metrics import WithDeprecatedNames
+from dragoman.server.vllm_metrics import VllmMetrics
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
 """Time that an engine may take to report its state, which it does between two steps."""
 
 
 PATHS = ("/metrics",)
+
+
+class SettingsState(NamedTuple):
+    """What the metrics say about a worker's settings."""
+
+    generation: int
+    """Counts reloads, from 1 for the settings of the start."""
+    certificate_expires_at: float | None = None
+    """Seconds since 1970. None: there is no certificate."""
 
 
 class MetricsSources(NamedTuple):
@@ -40,8 +50,10 @@ class MetricsSources(NamedTuple):
     directory: str | None
     """Directory in which the workers collect their counts. None: only those of `registry` are shown."""
     queue: JobQueue | None = None
-    generation: int | None = None
-    """That of the worker's settings; None: they are never reloaded."""
+    settings: "SettingsState | None" = None
+    """None: the settings are never reloaded."""
+    vllm_names: bool = False
+    """Whether metrics are exported under vLLM's names too."""
 
 
 def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
@@ -54,15 +66,15 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
         states, depths = await asyncio.gather(asyncio.gather(*engines), _queue_depths(sources))
         counts = (shared.registry() if shared is not None else None) or sources.registry
         state_registry = CollectorRegistry()
-        state_registry.register(_EngineCollector(states))
-        state_registry.register(_QueueCollector(depths))
-        if sources.generation is not None:
-            state_registry.register(_GenerationCollector(sources.generation))
+        state_registry.register(EngineCollector(states))
+        state_registry.register(QueueCollector(depths))
+        if sources.settings is not None:
+            state_registry.register(SettingsCollector(sources.settings))
         shown = _shown_labels(access.models_of(viewer), sources.catalog)
-        return Response(
-            b"".join(generate_latest(WithDeprecatedNames(each, shown)) for each in (counts, state_registry)),
-            media_type=CONTENT_TYPE_LATEST,
-        )
+        collectors: list[Collector] = [WithDeprecatedNames(each, shown) for each in (counts, state_registry)]
+        if sources.vllm_names:
+            collectors += [VllmMetrics(each) for each in tuple(collectors)]
+        return Response(b"".join(map(generate_latest, collectors)), media_type=CONTENT_TYPE_LATEST)
 
     async def metrics(request: Request) -> Response:
         return await access.respond(request, RouteClass.METRICS, answer)
@@ -76,17 +88,19 @@ def _shown_labels(visible: Iterable[ServedModel], catalog: Catalog) -> set[str] 
     return None if all(metrics_label(model.id) in shown for model in catalog.models()) else shown
 
 
-class _EngineState(NamedTuple):
+class EngineState(NamedTuple):
+    """The state of a deployment's engines together."""
+
     model: str
     statistics: EngineStatistics | None
     """None: the engine does not answer."""
     has_failed: bool
 
 
-async def _engine_state(deployment: Deployment) -> _EngineState:
+async def _engine_state(deployment: Deployment) -> EngineState:
     """Return the state of all replicas together: those that answer count."""
     reports = await asyncio.gather(*map(_statistics, deployment.engines))
-    return _EngineState(deployment.name, _sum_of([each for each in reports if each]), deployment.failure is not None)
+    return EngineState(deployment.name, _sum_of([each for each in reports if each]), deployment.failure is not None)
 
 
 async def _statistics(engine: Engine) -> EngineStatistics | None:
@@ -137,10 +151,10 @@ class _SharedCounts:
         return registry
 
 
-class _EngineCollector(Collector):
+class EngineCollector(Collector):
     """The engines' states as gauges. An engine that does not answer has no others than these two."""
 
-    def __init__(self, states: Sequence[_EngineState]) -> None:
+    def __init__(self, states: Sequence[EngineState]) -> None:
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
@@ -159,18 +173,24 @@ class _EngineCollector(Collector):
         yield failed
 
 
-class _GenerationCollector(Collector):
-    """The generation of the settings as a gauge."""
+class SettingsCollector(Collector):
+    """The state of a worker's settings as gauges."""
 
-    def __init__(self, generation: int) -> None:
-        self._generation = generation
+    def __init__(self, state: SettingsState) -> None:
+        self._state = state
 
     def collect(self) -> Iterable[Metric]:
         documentation = "Reloads of the settings, counted from 1 for the start, of the worker that answers"
-        yield GaugeMetricFamily("dragoman_settings_generation", documentation, value=self._generation)
+        yield GaugeMetricFamily("dragoman_settings_generation", documentation, value=self._state.generation)
+        if self._state.certificate_expires_at is not None:
+            yield GaugeMetricFamily(
+                "dragoman_certificate_expiry_timestamp_seconds",
+                "When the certificate of TLS expires, in seconds since 1970",
+                value=self._state.certificate_expires_at,
+            )
 
 
-class _QueueCollector(Collector):
+class QueueCollector(Collector):
     """The queue's state as gauges. It is the same for all workers."""
 
     def __init__(self, depths: Mapping[str, QueueDepth]) -> None:

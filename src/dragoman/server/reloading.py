@@ -24,7 +24,7 @@ LIVE_SETTINGS = frozenset(
         *("ssl_certfile", "ssl_keyfile", "supervision.ready_timeout_seconds"),
         *(f"http.{name}" for name in ("max_head_bytes", "max_url_bytes", "max_headers", "max_connections")),
         *(f"http.{name}" for name in ("head_timeout_seconds", "body_timeout_seconds", "keep_alive_seconds")),
-        "http.max_connections_per_address",
+        *("http.max_connections_per_address", "metrics.vllm_names"),
     }
 )
 """Keys of the settings that a reload changes. All others need a restart."""

@@ -162,6 +162,13 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Attempts to deliver a webhook. 8 take 16 to 21 hours."""
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `/metrics` shows."""
+
+    vllm_names: bool = False
+    """Export metrics under vLLM's names too, for its dashboards, autoscalers and endpoint pickers."""
+
+
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An API key that opens the server without accounts."""
 
@@ -366,6 +373,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trusted. `unix`: those that connect to the Unix socket."""
     http: HttpSettings = HttpSettings()
     supervision: SupervisionSettings = SupervisionSettings()
+    metrics: MetricsSettings = MetricsSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()

@@ -36,11 +36,12 @@ from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.http_server import HttpServer
+from dragoman.server.metrics import SettingsState
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment
 from dragoman.server.settings import Settings
-from dragoman.server.tls import CertificateError, server_context
+from dragoman.server.tls import CertificateError, certificate_expiry, server_context
 from dragoman.server.worker_options import WorkerOptions
 
 _RECORD_TIMEOUT_SECONDS = 0.5
@@ -113,7 +114,10 @@ def _live_options(options: WorkerOptions) -> LiveOptions:
             max_per_minute=settings.max_adapter_registrations_per_minute,
         ),
         ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
-        generation=options.generation,
+        state=SettingsState(
+            options.generation, None if settings.ssl_certfile is None else certificate_expiry(settings)
+        ),
+        vllm_metrics=settings.metrics.vllm_names,
     )
 
 

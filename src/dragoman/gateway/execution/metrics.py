@@ -10,6 +10,7 @@ from dragoman.core.events import Usage
 RequestResult = Literal["ok", "refused", "failed", "cancelled"]
 
 _TIME_TO_FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -22,6 +23,7 @@ class _ModelMetrics(NamedTuple):
     completion_tokens: Counter
     time_to_first_token: Histogram
     inter_token: Histogram
+    duration: Histogram
 
 
 class RequestMetrics:
@@ -57,6 +59,13 @@ class RequestMetrics:
             buckets=_INTER_TOKEN_BUCKETS,
             registry=registry,
         )
+        self._duration = Histogram(
+            "dragoman_request_duration_seconds",
+            "From a request's arrival at the gateway to its end, but for refused ones",
+            ("model",),
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
         self._by_model: dict[str, _ModelMetrics] = {}
 
     def start_timer(self, model: str) -> "RequestTimer":
@@ -74,6 +83,7 @@ class RequestMetrics:
             completion_tokens=self._completion_tokens.labels(model),
             time_to_first_token=self._time_to_first_token.labels(model),
             inter_token=self._inter_token.labels(model),
+            duration=self._duration.labels(model),
         )
 
 
@@ -102,4 +112,6 @@ class RequestTimer:
     def end(self, result: RequestResult, generated_tokens: int = 0) -> None:
         """Count the request and the tokens that were generated for it."""
         self._metrics.requests[result].inc()
+        if result != "refused":
+            self._metrics.duration.observe(time.monotonic() - self._started_at)
         self._metrics.completion_tokens.inc(generated_tokens)

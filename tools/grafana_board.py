@@ -1,0 +1,218 @@
+"""Generates deploy/grafana/dragoman.json, the dashboard for Grafana.
+
+.venv/bin/python -m tools.grafana_board           # writes it
+.venv/bin/python -m tools.grafana_board --check   # fails if it is not up to date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tools.generated import write_or_check
+
+BOARD = Path(__file__).parent.parent / "deploy" / "grafana" / "dragoman.json"
+
+_SOURCE = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
+_SELECTOR = 'job=~"$job", instance=~"$instance", model=~"$model"'
+_WIDTH, _HEIGHT = 8, 8
+"""Of a panel; a row has 24 columns."""
+
+
+class Panel(NamedTuple):
+    """One diagram. `$s` in an expression stands for the selected series, and `$r` for the rate's interval."""
+
+    title: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    """Expressions with their legends."""
+    kind: str = "timeseries"
+
+
+def _quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (
+            f"histogram_quantile({q}, sum by (model, le) (rate({metric}_bucket{{$s}}[$r])))",
+            f"{{{{model}}}} p{q * 100:g}",
+        )
+        for q in (0.5, 0.95, 0.99)
+    )
+
+
+_FIRST_TOKEN, _PER_TOKEN = "dragoman_time_to_first_token_seconds", "dragoman_inter_token_latency_seconds"
+_BY_MODEL = "{{model}}"
+
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Traffic": (
+        Panel(
+            "Requests by result",
+            "reqps",
+            (("sum by (model, result) (rate(dragoman_requests_total{$s}[$r]))", "{{model}} {{result}}"),),
+        ),
+        Panel(
+            "Failed requests",
+            "percentunit",
+            (
+                (
+                    'sum by (model) (rate(dragoman_requests_total{$s, result="failed"}[$r]))'
+                    " / sum by (model) (rate(dragoman_requests_total{$s}[$r]))",
+                    _BY_MODEL,
+                ),
+            ),
+        ),
+        Panel("Duration", "s", _quantiles("dragoman_request_duration_seconds")),
+    ),
+    "Latency": (
+        Panel("Time to first token", "s", _quantiles(_FIRST_TOKEN)),
+        Panel(
+            "Time to first token, all requests",
+            "s",
+            ((f"sum by (le) (increase({_FIRST_TOKEN}_bucket{{$s}}[$r]))", "{{le}}"),),
+            "heatmap",
+        ),
+        Panel("Time per token", "s", _quantiles(_PER_TOKEN)),
+    ),
+    "Tokens": (
+        Panel("Generated", "short", (("sum by (model) (rate(dragoman_completion_tokens_total{$s}[$r]))", _BY_MODEL),)),
+        Panel("Prompts", "short", (("sum by (model) (rate(dragoman_prompt_tokens_total{$s}[$r]))", _BY_MODEL),)),
+        Panel(
+            "Prompt tokens that were shared",
+            "percentunit",
+            (
+                (
+                    "sum by (model) (rate(dragoman_cached_prompt_tokens_total{$s}[$r]))"
+                    " / sum by (model) (rate(dragoman_prompt_tokens_total{$s}[$r]))",
+                    _BY_MODEL,
+                ),
+            ),
+        ),
+    ),
+    "Engines": (
+        Panel(
+            "Sequences",
+            "short",
+            (
+                ("dragoman_running_sequences{$s}", "{{model}} running"),
+                ("dragoman_waiting_sequences{$s}", "{{model}} waiting"),
+            ),
+        ),
+        Panel(
+            "KV cells",
+            "short",
+            (
+                ("dragoman_kv_cache_used_cells{$s}", "{{model}} running"),
+                ("dragoman_kv_cache_prefix_cells{$s}", "{{model}} prefixes"),
+                ("dragoman_kv_cache_capacity_cells{$s}", "{{model}} all"),
+            ),
+        ),
+        Panel(
+            "State",
+            "short",
+            (("dragoman_engine_up{$s}", "{{model}} answers"), ("dragoman_engine_failed{$s}", "{{model}} cannot load")),
+        ),
+    ),
+    "Queue": (
+        Panel(
+            "Jobs",
+            "short",
+            (
+                ("max by (model) (dragoman_queue_jobs_waiting{$s})", "{{model}} waiting"),
+                ("max by (model) (dragoman_queue_jobs_running{$s})", "{{model}} running"),
+            ),
+        ),
+        Panel("Oldest job", "s", (("max by (model) (dragoman_queue_oldest_job_age_seconds{$s})", _BY_MODEL),)),
+        Panel(
+            "Attempts",
+            "short",
+            (
+                ("sum by (model, result) (rate(dragoman_job_attempts_total{$s}[$r]))", "{{model}} {{result}}"),
+                ('sum by (result) (rate(dragoman_webhook_attempts_total{job=~"$job"}[$r]))', "webhook {{result}}"),
+            ),
+        ),
+    ),
+    "Process": (
+        Panel("Reloads of the settings", "short", (('dragoman_settings_generation{job=~"$job"}', "{{instance}}"),)),
+        Panel(
+            "Time until the certificate expires",
+            "s",
+            (('dragoman_certificate_expiry_timestamp_seconds{job=~"$job"} - time()', "{{instance}}"),),
+        ),
+    ),
+}
+
+
+def board() -> dict[str, Any]:
+    """Return the dashboard in Grafana's JSON model."""
+    panels: list[dict[str, Any]] = []
+    top = 0
+    for title, row in ROWS.items():
+        position = {"h": 1, "w": 24, "x": 0, "y": top}
+        panels.append({"type": "row", "title": title, "collapsed": False, "gridPos": position, "panels": []})
+        panels += [_panel(panel, column * _WIDTH, top + 1) for column, panel in enumerate(row)]
+        top += 1 + _HEIGHT
+    numbered = [{"id": number, **panel} for number, panel in enumerate(panels, 1)]
+    return {
+        "__inputs": [
+            {"name": "DS_PROMETHEUS", "label": "Prometheus", "type": "datasource", "pluginId": "prometheus"},
+        ],
+        "__requires": [{"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"}],
+        "uid": "dragoman",
+        "title": "dragoman",
+        "tags": ["llm"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "timezone": "",
+        "templating": {"list": [_variable(label) for label in ("job", "instance", "model")]},
+        "panels": numbered,
+    }
+
+
+def _variable(label: str) -> dict[str, Any]:
+    query = f"label_values(dragoman_engine_up, {label})"
+    return {
+        "name": label,
+        "label": label,
+        "type": "query",
+        "datasource": _SOURCE,
+        "query": {"query": query, "refId": label},
+        "definition": query,
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _panel(panel: Panel, left: int, top: int) -> dict[str, Any]:
+    targets = [
+        {
+            "refId": chr(ord("A") + number),
+            "datasource": _SOURCE,
+            "legendFormat": legend,
+            "expr": expression.replace("$s", _SELECTOR).replace("$r", "$__rate_interval"),
+            "format": "heatmap" if panel.kind == "heatmap" else "time_series",
+        }
+        for number, (expression, legend) in enumerate(panel.queries)
+    ]
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "datasource": _SOURCE,
+        "targets": targets,
+        "gridPos": {"h": _HEIGHT, "w": _WIDTH, "x": left, "y": top},
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "options": {} if panel.kind == "heatmap" else {"tooltip": {"mode": "multi", "sort": "desc"}},
+    }
+
+
+def main() -> int:
+    """Write the dashboard, or check it. Return the process's exit status."""
+    BOARD.touch()
+    return write_or_check(BOARD, lambda _: json.dumps(board(), indent=2) + "\n", "tools.grafana_board")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
