@@ -15,10 +15,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check dist format lock clean
+.PHONY: help setup serve test check check-deployment dist format lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install dragoman and its bundled model into .venv
 
@@ -39,6 +39,10 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/python -m tools.grafana_board --check
 	$(BIN)/python -m tools.structure
 
+check-deployment: $(DEV_READY) ## Lint the Dockerfile, render the Helm chart and check compose.yaml
+	@$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with-requirements requirements/deployment.txt \
+		python -m tools.deployment
+
 format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -55,6 +59,7 @@ dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
 lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) $(ARGS) requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) $(ARGS) requirements/deployment.in -o requirements/deployment.txt
 
 clean: ## Remove .venv and every cache
 	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
