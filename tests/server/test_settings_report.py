@@ -25,8 +25,13 @@ def fields(kind: inspect.Type) -> Iterator[inspect.Field]:
                 yield from fields(alternative)
 
 
+def is_text(kind: inspect.Type) -> bool:
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    return any(isinstance(getattr(each, "type", each), inspect.StrType) for each in kinds)
+
+
 def test_every_setting_that_is_called_a_key_or_secret_is_masked() -> None:
-    found = {field.name: field for field in fields(msgspec.inspect.type_info(Settings))}
-    named = {name for name in found if NAMES_OF_SECRETS.fullmatch(name)}
-    assert {"key", "webhook_secret"} <= named
-    assert [name for name in sorted(named) if not is_secret(found[name].type)] == []
+    texts = [field for field in fields(msgspec.inspect.type_info(Settings)) if is_text(field.type)]
+    secrets = [field for field in texts if NAMES_OF_SECRETS.fullmatch(field.name)]
+    assert {"key", "webhook_secret", "api_key"} <= {field.name for field in secrets}
+    assert [field.name for field in secrets if not is_secret(field.type)] == []
