@@ -7,6 +7,7 @@ import typer
 from dragoman import __version__
 from dragoman.cli import accounts, config, db, jobs, keys, prices
 from dragoman.cli.chat import chat
+from dragoman.cli.conformance import conformance
 from dragoman.cli.deposit import deposit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.models import models
@@ -26,6 +27,7 @@ app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(reload)
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(doctor)
 app.command()(models)
+app.command()(conformance)
 app.command()(chat)
 app.add_typer(config.app, name="config")
 app.add_typer(accounts.app, name="accounts")
