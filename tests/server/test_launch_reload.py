@@ -50,10 +50,12 @@ async def test_reloads_under_load_fail_no_request_and_mix_no_settings(tmp_path: 
     path = tmp_path / "settings.toml"
     write_settings(path, 'allowed_origins = ["https://odd.example"]')
     with reloadable_server(path, "--workers", "2") as server:
-        folder, stopping = folder_of(server), asyncio.Event()
-        clients = [asyncio.create_task(_use(server.url, stopping)) for _ in range(CLIENTS)]
+        folder, answered, stopping = folder_of(server), asyncio.Event(), asyncio.Event()
+        clients = [asyncio.create_task(_use(server.url, answered, stopping)) for _ in range(CLIENTS)]
         generation = 1
         for number in range(RELOADS):
+            await asyncio.wait_for(answered.wait(), TEST_TIMEOUT_SECONDS)
+            answered.clear()
             if number % 3 == 2:
                 path.write_text("port = 'none'\n")
             else:
@@ -72,8 +74,8 @@ async def test_reloads_under_load_fail_no_request_and_mix_no_settings(tmp_path: 
     assert len(seen) > 2, "the clients saw several settings"
 
 
-async def _use(url: str, stopping: asyncio.Event) -> set[int]:
-    """Send requests until the end. Return the generations of settings that were seen, each of which was seen whole."""
+async def _use(url: str, answered: asyncio.Event, stopping: asyncio.Event) -> set[int]:
+    """Send requests until the end, and note each answer. Return the generations of settings that were seen, each of which was seen whole."""
     seen: set[int] = set()
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, headers={"Authorization": f"Bearer {KEY}"}) as client:
         for number in itertools.count():
@@ -87,6 +89,7 @@ async def _use(url: str, stopping: asyncio.Event) -> set[int]:
             answer = await client.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200
             assert answer.text.endswith("data: [DONE]\n\n")
+            answered.set()
     raise AssertionError("the count does not end")
 
 
