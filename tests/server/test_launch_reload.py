@@ -75,7 +75,7 @@ async def test_reloads_under_load_fail_no_request_and_mix_no_settings(tmp_path: 
 
 
 async def _use(url: str, answered: asyncio.Event, stopping: asyncio.Event) -> set[int]:
-    """Send requests until the end, and note each answer. Return the generations of settings that were seen, each of which was seen whole."""
+    """Send requests until the end, and note each answer. Return the generations of settings that were seen whole."""
     seen: set[int] = set()
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, headers={"Authorization": f"Bearer {KEY}"}) as client:
         for number in itertools.count():
