@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 from msgspec import inspect
 
+from dragoman.dialects.http.validation import UnsupportedField
 from dragoman.dialects.vendors.infermatic import wire
-from dragoman.dialects.vendors.infermatic.unsupported import CHAT_FIELDS, TEXT_FIELDS, UnsupportedField
+from dragoman.dialects.vendors.infermatic.unsupported import CHAT_FIELDS, TEXT_FIELDS
 
 
 def _words(text: str) -> list[str]:

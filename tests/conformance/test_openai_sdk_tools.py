@@ -40,9 +40,9 @@ async def client_before(events: Sequence[Event], path: str) -> AsyncIterator[Asy
         yield AsyncOpenAI(base_url=f"http://server/{path}", api_key="sk-none-needed", http_client=http, max_retries=0)
 
 
-@pytest.fixture(params=["v1", "api/v1", "empower/api/v1"])
+@pytest.fixture(params=["v1", "openai/v1", "api/v1", "empower/api/v1"])
 async def tool_client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
-    """Before infermatic, arcee and empower, in turn, and a model that calls tools."""
+    """Before infermatic, openai, arcee and empower, in turn, and a model that calls tools."""
     async for client in client_before(TOOL_CALL_EVENTS, request.param):
         yield client
 

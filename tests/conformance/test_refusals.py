@@ -56,6 +56,14 @@ def empower(message: str, kind: str, code: str | None, parameter: str | None = N
     return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
 
 
+def openai(message: str, kind: str, code: str) -> dict[str, Any]:
+    return empower(message, kind, code)
+
+
+OPENAI_DIALECTS = ("openai", "responses")
+"""Dialects with OpenAI's errors."""
+
+
 INVALID_KEY = {
     "infermatic": infermatic("Authentication Error, Invalid proxy server token passed", "auth_error", 401),
     "float16": {"detail": "Invalid API key"},
@@ -64,11 +72,10 @@ INVALID_KEY = {
     "scale": {"detail": "Invalid API key"},
 }
 
-BLOCKED_KEY = INVALID_KEY | {
-    "infermatic": infermatic(
-        "Authentication Error, Key is blocked. Update via `/key/unblock` if you're admin.", "auth_error", 401
-    )
-}
+BLOCKED_KEY = infermatic(
+    "Authentication Error, Key is blocked. Update via `/key/unblock` if you're admin.", "auth_error", 401
+)
+"""infermatic's; the others say the same as of an unknown key."""
 
 OUT_OF_BALANCE = {
     "float16": {"detail": "Insufficient balance"},
@@ -80,8 +87,15 @@ OUT_OF_BALANCE = {
 RATE_LIMITED = "Rate limit reached, retry in {} seconds"
 
 
+def refused_key(dialect: str, key: str) -> dict[str, Any]:
+    """Return the body for a key that is not accepted."""
+    if dialect in OPENAI_DIALECTS:
+        return openai(f"Incorrect API key provided: ****{key[-4:]}.", "invalid_request_error", "invalid_api_key")
+    return INVALID_KEY[dialect]
+
+
 async def test_an_unknown_key_is_rejected(harness: RefusalHarness) -> None:
-    response = await harness.assert_refused(UNKNOWN_KEY, 401, INVALID_KEY[harness.dialect.name])
+    response = await harness.assert_refused(UNKNOWN_KEY, 401, refused_key(harness.dialect.name, UNKNOWN_KEY))
     if harness.dialect.name != "infermatic":
         assert response.headers["www-authenticate"] == "Bearer"
 
@@ -90,14 +104,16 @@ async def test_a_disabled_key_is_rejected_immediately(harness: RefusalHarness) -
     created = create_key(harness.account_fixture.database, harness.account_fixture.account_id)
     assert (await harness.send_chat(created.secret)).status_code == 200
     disable_key(harness.account_fixture.database, created.key.id)
-    await harness.assert_refused(created.secret, 401, BLOCKED_KEY[harness.dialect.name])
+    name = harness.dialect.name
+    expected = BLOCKED_KEY if name == "infermatic" else refused_key(name, created.secret)
+    await harness.assert_refused(created.secret, 401, expected)
 
 
 async def test_an_expired_key_is_rejected(harness: RefusalHarness) -> None:
     expired_at = time.time_ns() // 1_000_000 - 60_000
     key = harness.account_fixture.new_key(KeyRules(expires_at=expired_at))
     if harness.dialect.name != "infermatic":
-        await harness.assert_refused(key, 401, INVALID_KEY[harness.dialect.name])
+        await harness.assert_refused(key, 401, refused_key(harness.dialect.name, key))
         return
     response = await harness.send_chat(key)
     error = response.json()["error"]
@@ -111,6 +127,12 @@ async def test_an_expired_key_is_rejected(harness: RefusalHarness) -> None:
 async def test_an_exhausted_balance_is_reported(harness: RefusalHarness) -> None:
     # Hello: at most 5 tokens of at least 5 prompt tokens.
     key = harness.account_fixture.new_key(KeyRules(budget=1))
+    if harness.dialect.name in OPENAI_DIALECTS:
+        message = "You exceeded your current quota, please check your plan and billing details."
+        document = openai(message, "insufficient_quota", "insufficient_quota")
+        response = await harness.assert_refused(key, 429, document, max_tokens=5)
+        assert response.headers["x-should-retry"] == "false"
+        return
     if harness.dialect.name != "infermatic":
         await harness.assert_refused(key, 402, OUT_OF_BALANCE[harness.dialect.name], max_tokens=5)
         return
@@ -126,6 +148,7 @@ async def test_a_key_for_other_dialects_is_rejected(harness: RefusalHarness) -> 
     document = {
         "infermatic": infermatic(f"Authentication Error, {message}", "auth_error", 403),
         "empower": empower(message, "permission_error", "permission_denied"),
+        **dict.fromkeys(OPENAI_DIALECTS, openai(message, "invalid_request_error", "permission_denied")),
     }.get(harness.dialect.name, {"detail": message})
     await harness.assert_refused(harness.account_fixture.new_key(KeyRules(dialects=(other,))), 403, document)
 
@@ -154,6 +177,12 @@ async def test_the_request_rate_limit_returns_retry_after(harness: RefusalHarnes
     expected = {
         "infermatic": infermatic(crossed, "None", 429),
         "empower": empower(RATE_LIMITED.format(wait), "rate_limit_error", "rate_limit_exceeded"),
+        **dict.fromkeys(
+            OPENAI_DIALECTS,
+            openai(
+                f"Limit of 1 requests per minute reached, retry in {wait} seconds", "requests", "rate_limit_exceeded"
+            ),
+        ),
     }.get(harness.dialect.name, {"detail": RATE_LIMITED.format(wait)})
     assert (response.status_code, response.json()) == (429, expected)
 

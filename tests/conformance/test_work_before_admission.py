@@ -52,15 +52,14 @@ async def ask(client: httpx.AsyncClient, dialect: DialectClient, key: str, text:
 
 
 async def test_a_refused_key_gets_no_more_work_until_it_may_send_again(dialect: DialectClient, tmp_path: Path) -> None:
-    out_of_balance = 400 if dialect.name == "infermatic" else 402
     engine = CountingEcho()
     with sqlite_account(tmp_path, balance=0) as account:
         key = account.new_key()
         async with metered_app(account, tmp_path / "journals", engine=engine) as app, client_of(app) as client:
-            assert await ask(client, dialect, key, LARGE) == out_of_balance
+            assert await ask(client, dialect, key, LARGE) == dialect.out_of_balance_status
             assert engine.counted == 0, "a large request is checked first"
             for _ in range(3):
-                assert await ask(client, dialect, key) == out_of_balance
+                assert await ask(client, dialect, key) == dialect.out_of_balance_status
             assert engine.counted == 0
             deposit(account.database, account.account_id, 10**12)
             for text in (LARGE, "Hi"):

@@ -17,7 +17,7 @@ from dragoman.server.settings_loading import (
 )
 
 DEPLOYMENT = '[[deployments]]\nname = "a"\nmodel = "echo"\n'
-DIALECTS = "arcee, empower, float16, infermatic, scale"
+DIALECTS = "arcee, empower, float16, infermatic, openai, scale"
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
         ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
         ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "matching regex"),
         ('[[deployments]]\nname = "a"', "missing required field `model`"),
-        ('[dialect_hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
+        ('[dialect_hosts]\n"a" = "acme"', "invalid enum value 'acme'"),
     ],
 )
 def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, expected: str) -> None:

@@ -41,6 +41,7 @@ def echo_app(
     public_docs: bool = True,
     root_path: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
+    v1_dialect: str = "infermatic",
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
@@ -51,6 +52,7 @@ def echo_app(
         max_body_bytes=max_body_bytes,
         keep_alive_seconds=keep_alive_seconds,
         trusted_proxies=AddressSet.parse(trusted_proxies),
+        v1_dialect=v1_dialect,
         public_docs=public_docs,
         root_path=root_path,
     )

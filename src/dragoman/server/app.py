@@ -30,7 +30,7 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
-from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
+from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, documented_operations, v1_routes
 from dragoman.server.middleware import BelowRootPath, ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName
@@ -245,7 +245,7 @@ class App(WithoutEmptySegments):
             for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
-        self.routes = [*common, *admin_routes, *routes]
+        self.routes = [*common, *admin_routes, *v1_routes(*dialects["openai"]), *routes]
         app = _router(self.routes, lifespan)
         apps_by_host = {
             parse_host_name(host): _router([*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])])
@@ -267,7 +267,9 @@ def _router(
 def _documentation(
     gateway: Gateway, options: HttpOptions, access: AccessControl, *, documents_admin: bool
 ) -> list[BaseRoute]:
-    operations = {**OPERATIONS, "admin": admin.OPERATIONS} if documents_admin else OPERATIONS
+    operations = documented_operations(options.v1_dialect)
+    if documents_admin:
+        operations = {**operations, "admin": admin.OPERATIONS}
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
     return openapi.routes(operations, access, features, options.root_path)
 

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.operation import Operation
+from dragoman.dialects.openai import routes as openai
 from dragoman.dialects.vendors import arcee, empower, float16, infermatic, scale
 from dragoman.gateway.gateway import Gateway
 from dragoman.server.settings import DialectName
@@ -27,6 +28,7 @@ class Dialect(NamedTuple):
 
 DIALECTS: dict[DialectName, Dialect] = {
     "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
+    "openai": Dialect(openai.routes, openai.vendor_routes, openai.OPERATIONS, openai.ENDPOINT_CODECS),
     "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
     "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
     "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
@@ -38,3 +40,17 @@ ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec 
 
 OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
 """The operations of all dialects, for the OpenAPI document."""
+
+
+def v1_routes(gateway: Gateway, options: HttpOptions) -> list[BaseRoute]:
+    """Return the routes under `/v1` that answer before infermatic's, if the settings choose another dialect there."""
+    return openai.v1_routes(gateway, options) if options.v1_dialect == "openai" else []
+
+
+def documented_operations(v1_dialect: str) -> dict[str, tuple[Operation, ...]]:
+    """Return the operations of all dialects, those under `/v1` with the dialect that answers them."""
+    if v1_dialect != "openai":
+        return OPERATIONS
+    taken = {(operation.method, operation.path) for operation in openai.V1_OPERATIONS}
+    others = tuple(each for each in OPERATIONS["infermatic"] if (each.method, each.path) not in taken)
+    return {**OPERATIONS, "infermatic": others, "openai": (*OPERATIONS["openai"], *openai.V1_OPERATIONS)}

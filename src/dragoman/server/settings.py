@@ -32,7 +32,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
 UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
-DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
+DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee", "openai"]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -362,6 +362,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     and is ignored at the beginning of a request's path. Not set: none."""
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
+    v1_dialect: Literal["infermatic", "openai"] = "infermatic"
+    """Dialect that answers chats, texts and models under `/v1`: `openai`, with OpenAI's parameters, answers and errors,
+    or `infermatic`, with those of LiteLLM and vLLM. `openai` always answers under `/openai/v1` too."""
     allowed_hosts: tuple[Text, ...] = ()
     """Without keys: host names under which the server is served, besides those of this machine and of `dialect_hosts`.
     Requests under other names get status 421, since any web page could choose them."""

@@ -145,6 +145,7 @@ def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
         max_body_values=settings.max_body_values,
         keep_alive_seconds=settings.sse_keep_alive_seconds,
         trusted_proxies=proxies,
+        v1_dialect=settings.v1_dialect,
         public_docs=settings.public_docs,
         root_path=settings.root_path or "",
         access_log=settings.access_log,

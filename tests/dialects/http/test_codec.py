@@ -25,6 +25,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "infermatic.chat": CHAT,
     "infermatic.text": TEXT,
     "infermatic.queued_chat": CHAT | {"priority": 3},
+    "openai.chat": CHAT,
+    "openai.text": TEXT,
     "float16.chat": CHAT,
     "float16.text": TEXT,
     "empower.chat": CHAT,

@@ -16,6 +16,7 @@ from dragoman.core.events import (
 )
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
+from dragoman.dialects.openai import codec as openai
 from dragoman.dialects.vendors.arcee import codec as arcee
 from dragoman.dialects.vendors.empower import codec as empower
 from dragoman.dialects.vendors.float16 import codec as float16
@@ -175,6 +176,23 @@ class InfermaticText(TextDialectCase):
         ]
 
 
+class OpenAIChat(ChatDialectCase):
+    name = "openai chat"
+    renders_reasoning = renders_tool_calls = renders_logprobs = True
+
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"logprobs": True, "top_logprobs": 2, **CHAT_BODY, **fields}
+        return openai.decode_chat(json.dumps(body).encode(), decode_context())
+
+
+class OpenAIText(InfermaticText):
+    name = "openai text"
+
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"model": "m", "prompt": "Hi", "logprobs": 2, **fields}
+        return openai.decode_text(json.dumps(body).encode(), decode_context())
+
+
 class Empower(ChatDialectCase):
     name = "empower"
     renders_tool_calls = True
@@ -241,6 +259,8 @@ DIALECT_CASES: list[DialectCase] = [
     Arcee(),
     InfermaticChat(),
     InfermaticText(),
+    OpenAIChat(),
+    OpenAIText(),
     Empower(),
     Float16Chat(),
     Float16Text(),

@@ -1,4 +1,4 @@
-"""Clients of the five dialects with one interface."""
+"""Clients of the dialects with one interface."""
 
 import json
 from abc import ABC, abstractmethod
@@ -22,6 +22,7 @@ class DialectClient(ABC):
     out_of_range_status: ClassVar[int]
     missing_field_status: ClassVar[int]
     overflow_status: ClassVar[int]
+    out_of_balance_status: ClassVar[int] = 402
     supports_stop: ClassVar[bool] = True
     clamps_temperature: ClassVar[bool] = False
 
@@ -73,9 +74,23 @@ class DialectClient(ABC):
 class Infermatic(DialectClient):
     name = "infermatic"
     unknown_model_status = out_of_range_status = missing_field_status = overflow_status = 400
+    out_of_balance_status = 400
 
     def path(self, model: str) -> str:
         return "/v1/chat/completions"
+
+    def is_error(self, document: Any) -> bool:
+        return set(document["error"]) == {"message", "type", "param", "code"}
+
+
+class OpenAI(DialectClient):
+    name = "openai"
+    unknown_model_status = 404
+    out_of_range_status = missing_field_status = overflow_status = 400
+    out_of_balance_status = 429
+
+    def path(self, model: str) -> str:
+        return "/openai/v1/chat/completions"
 
     def is_error(self, document: Any) -> bool:
         return set(document["error"]) == {"message", "type", "param", "code"}
@@ -149,4 +164,4 @@ class Scale(DialectClient):
         return event == "event: error" and "detail" in json.loads(data.removeprefix("data: "))
 
 
-DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), Float16(), Empower(), Arcee(), Scale()]
+DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), OpenAI(), Float16(), Empower(), Arcee(), Scale()]

@@ -38,6 +38,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses whose X-Forwarded-For is trusted."""
     root_path: str = ""
     """Begins the URLs that the server writes, such as `/llm`."""
+    v1_dialect: str = "infermatic"
+    """The dialect that answers chats, texts and models under `/v1`: infermatic or openai."""
     public_docs: bool = True
     """Whether the documentation is shown without a key."""
     access_log: bool = False

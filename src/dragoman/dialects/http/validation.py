@@ -345,3 +345,32 @@ def violations_of(error: BadRequest) -> Iterator[Violation]:
         yield from error.violations
     else:
         yield Violation((error.parameter,) if error.parameter else (), InvalidValue(error.message))
+
+
+class UnsupportedField(NamedTuple):
+    """A field of a request that is refused."""
+
+    reason: str
+    accepted: tuple[object, ...] = ()
+    """Values besides null that have no effect, such as the field's default."""
+
+
+class UnsupportedFields:
+    """Finds the fields of one route in a body."""
+
+    def __init__(self, fields: Mapping[str, UnsupportedField]) -> None:
+        self._fields = fields
+        # Only these fields are decoded. Members of the body that it does not name cost little to skip.
+        sent: type[msgspec.Struct] = msgspec.defstruct("SentFields", [(name, Any, None) for name in fields])
+        self._decode = msgspec.json.Decoder(sent).decode
+        self._absent = sent()
+
+    def check(self, body: bytes) -> None:
+        """Raise BadRequest for the first of the fields with a value that has an effect. The body is a JSON object."""
+        sent = self._decode(body)
+        if sent == self._absent:
+            return
+        for name, field in self._fields.items():
+            value = getattr(sent, name)
+            if value is not None and value not in field.accepted:
+                raise BadRequest(f"{name} is not supported by this server: {field.reason}", name)

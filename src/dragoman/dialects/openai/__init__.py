@@ -1,1 +1,1 @@
-"""Requests and responses in OpenAI's shape, which several dialects share."""
+"""OpenAI's API: a dialect of its own, and the shapes that several others share."""

@@ -10,13 +10,14 @@ from typing import cast
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import MAX_TOKENS
+from dragoman.core.limits import MAX_SEED, MAX_TOKENS
 from dragoman.core.request import (
     AnswerFormat,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     Prompt,
+    SamplingParams,
     TextPrompt,
     TokenPrompt,
     Tool,
@@ -24,6 +25,7 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation
+from dragoman.dialects.openai.sampling import SamplingExtensions
 from dragoman.dialects.openai.wire import (
     MAX_TEMPLATE_BYTES,
     AllowedTools,
@@ -230,6 +232,26 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 def is_token_id(key: str) -> bool:
     """Whether a key of logit_bias can be a token id."""
     return key.isascii() and key.isdecimal() and len(key) < 10
+
+
+def sampling_params(sent: SamplingExtensions) -> SamplingParams:
+    """Convert the parameters that OpenAI's API does not have. Raises BadRequest."""
+    if sent.seed is not None and not -(2**63) <= sent.seed <= MAX_SEED:
+        raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(sent.seed)[:40]}", "seed")
+    for token in sent.logit_bias:
+        if not is_token_id(token):
+            raise BadRequest(f"logit_bias must have token ids as keys, got '{token[:40]}'", "logit_bias")
+    return SamplingParams(
+        min_tokens=sent.min_tokens,
+        top_k=sent.top_k,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else sent.seed & MAX_SEED,
+        stop=stop_strings(sent.stop),
+        stop_token_ids=tuple(sent.stop_token_ids),
+        ignore_eos=sent.ignore_eos,
+    )
 
 
 def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:

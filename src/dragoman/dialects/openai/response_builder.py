@@ -1,5 +1,6 @@
 """Builds responses in OpenAI's shape, for the dialects that differ from it in a few members only."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -8,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.dialects.http.codec import DecodeContext
 from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState, ToolCallState
-from dragoman.dialects.openai.logprobs import chat_token_logprobs
+from dragoman.dialects.openai.logprobs import TextOffsets, chat_token_logprobs, text_logprobs
 from dragoman.dialects.openai.wire import (
     AssistantMessage,
     ChatChoice,
@@ -146,10 +147,15 @@ class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
 
 
 class OpenAITextResponseBuilder(OpenAIResponseBuilder):
-    """Builds a text completion without log-probabilities."""
+    """Builds a text completion."""
 
-    def text_chunk(self, index: int, text: str, _logprobs: Sequence[TokenLogprobs]) -> bytes:
-        return self._document([TextChunkChoice(index, text)])
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__(head)
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
+
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
+        encoded_logprobs = text_logprobs(logprobs, self._offsets[index]) if logprobs else None
+        return self._document([TextChunkChoice(index, text, encoded_logprobs)])
 
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         return [self._document([TextChunkChoice(index, "", finish_reason=reason)])]
@@ -159,17 +165,20 @@ class OpenAITextResponseBuilder(OpenAIResponseBuilder):
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
-        choices = [TextChoice(choice.index, choice.text, None, choice.finish_reason) for choice in self.choices()]
         return _encode(
             TextCompletion(
                 id=head.id,
                 object="text_completion",
                 created=head.created,
                 model=head.model,
-                choices=choices,
+                choices=[self._choice(choice) for choice in self.choices()],
                 usage=completion_usage(usage),
             )
         )
+
+    def _choice(self, choice: ChoiceState) -> TextChoice:
+        encoded_logprobs = text_logprobs(choice.logprobs, TextOffsets()) if self._head.has_logprobs else None
+        return TextChoice(choice.index, choice.text, encoded_logprobs, choice.finish_reason)
 
     def _document(self, choices: list[TextChunkChoice], usage: CompletionUsage | UnsetType = UNSET) -> bytes:
         head = self._head

@@ -5,6 +5,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
+from dragoman.core.request import ReasoningEffort
+from dragoman.dialects.openai.sampling import Probability, SamplingExtensions
+
 MAX_TOOLS = 128
 
 MAX_TOP_LOGPROBS = 20
@@ -231,7 +235,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
 class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: str
 
 
@@ -252,7 +256,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
 class TextChunkChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: str | None = None
 
 
@@ -295,3 +299,91 @@ class ChatChunk(CompletionChunk[ChatChunkChoice], frozen=True, kw_only=True):
 
 class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True):
     pass
+
+
+TokenLimit = Annotated[int, Meta(ge=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+ServiceTier = Literal["auto", "default", "flex", "priority", "scale"]
+"""`priority` goes before all others and `flex` after them."""
+
+
+class CompletionRequest(SamplingExtensions, frozen=True, kw_only=True):
+    """The fields of chat and text completions. Unknown fields are ignored."""
+
+    model: str
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Probability = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    """Only with `stream`."""
+    service_tier: ServiceTier | None = None
+
+
+class AllowedToolChoice(msgspec.Struct, frozen=True):
+    """Allows calls of some tools, or requires a call of one function."""
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    """Required for the type `function`."""
+    allowed_tools: AllowedTools | None = None
+    """Required for the type of this name."""
+
+
+class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: TokenLimit | None = None
+    """None: the rest of the context, which is also the upper limit."""
+    max_tokens: TokenLimit | None = None
+    """The older name; `max_completion_tokens` precedes it."""
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    """Needs `logprobs`."""
+    tools: Tools = msgspec.field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | AllowedToolChoice | None = None
+    """None: `auto` with tools, else `none`."""
+    parallel_tool_calls: bool = True
+    """False: at most one call."""
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | Literal["xhigh", "max"] | None = None
+    """None: the model's own. Only reasoning models use it. `xhigh` and `max` count as `high`."""
+    chat_template_kwargs: TemplateArguments = msgspec.field(default_factory=dict)
+    """Further variables for the chat template."""
+
+
+class TextRequest(CompletionRequest, frozen=True, kw_only=True):
+    prompt: TextCompletionPrompt
+    max_tokens: Annotated[int, Meta(ge=0)] = 16
+    """0 needs `echo`."""
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """At least n. Not in a stream."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """The number of likeliest tokens beside each token."""
+    echo: bool = False
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    object: str
+    data: list[ModelCard]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """`param` is the field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail

@@ -31,6 +31,7 @@ from dragoman.dialects.http.validation import (
     InvalidFields,
     InvalidValue,
     MissingField,
+    UnsupportedFields,
     Violation,
     decode_body,
     raise_violations,
@@ -46,7 +47,6 @@ from dragoman.dialects.openai.response_builder import ResponseHead, response_hea
 from dragoman.dialects.openai.wire import AllowedTools, NamedTool
 from dragoman.dialects.vendors.infermatic import functions, wire
 from dragoman.dialects.vendors.infermatic.parameters import (
-    UnsupportedFields,
     best_of,
     max_tokens,
     opens_turn,

@@ -1,9 +1,6 @@
-"""Checks and converts the parameters of a request: sampling, lengths, candidates, template, and what is refused."""
+"""Checks and converts the parameters of a request: sampling, lengths, candidates, template."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Sequence
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED
@@ -11,28 +8,6 @@ from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, Sa
 from dragoman.dialects.http.validation import Violation
 from dragoman.dialects.openai.parse import is_token_id, parse_messages, stop_strings
 from dragoman.dialects.vendors.infermatic import functions, wire
-from dragoman.dialects.vendors.infermatic.unsupported import UnsupportedField
-
-
-class UnsupportedFields:
-    """Finds the fields of one route in a body."""
-
-    def __init__(self, fields: Mapping[str, UnsupportedField]) -> None:
-        self._fields = fields
-        # Only these fields are decoded. Members of the body that it does not name cost little to skip.
-        sent: type[msgspec.Struct] = msgspec.defstruct("SentFields", [(name, Any, None) for name in fields])
-        self._decode = msgspec.json.Decoder(sent).decode
-        self._absent = sent()
-
-    def check(self, body: bytes) -> None:
-        """Raise BadRequest for the first of the fields with a value that has an effect. The body is a JSON object."""
-        sent = self._decode(body)
-        if sent == self._absent:
-            return
-        for name, field in self._fields.items():
-            value = getattr(sent, name)
-            if value is not None and value not in field.accepted:
-                raise BadRequest(f"{name} is not supported by this server: {field.reason}", name)
 
 
 def parse_conversation(

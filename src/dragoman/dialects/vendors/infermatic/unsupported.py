@@ -3,16 +3,7 @@
 docs/dialects.md lists them together with those that are honoured and those without effect here.
 """
 
-from typing import NamedTuple
-
-
-class UnsupportedField(NamedTuple):
-    """A field of a request that is refused."""
-
-    reason: str
-    accepted: tuple[object, ...] = ()
-    """Values besides null that have no effect, such as the field's default."""
-
+from dragoman.dialects.http.validation import UnsupportedField
 
 _NO_BEAM_SEARCH = "there is no beam search here"
 _NO_TRANSFER = "prompts are computed where they are answered"

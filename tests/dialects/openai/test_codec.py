@@ -1,0 +1,82 @@
+"""What OpenAI's parameters mean to an engine."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, ToolOptions
+from dragoman.dialects.openai.codec import decode_chat, decode_text
+from tests.support.dialects.decode_contexts import decode_context
+
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("read", "write")]
+
+
+def chat(**fields: Any) -> GenerationRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    return decode_chat(json.dumps(body).encode(), decode_context()).requests[0]
+
+
+def text(**fields: Any) -> list[GenerationRequest]:
+    body = {"model": "m", "prompt": "Hi", **fields}
+    return decode_text(json.dumps(body).encode(), decode_context()).requests
+
+
+def tools_of(request: GenerationRequest) -> ToolOptions:
+    assert isinstance(request.prompt, ChatPrompt)
+    assert request.prompt.tools is not None
+    return request.prompt.tools
+
+
+def test_the_defaults_are_openais() -> None:
+    [request] = text()
+    assert (request.sampling.max_tokens, chat().sampling.max_tokens) == (16, None)
+    assert (request.sampling.temperature, request.sampling.top_p, request.n) == (1, 1, 1)
+
+
+def test_the_newer_name_of_the_limit_precedes_the_older() -> None:
+    assert chat(max_tokens=5, max_completion_tokens=7).sampling.max_tokens == 7
+
+
+@pytest.mark.parametrize(("tier", "priority"), [(None, 128), ("default", 128), ("priority", 64), ("flex", 192)])
+def test_a_service_tier_is_a_priority(tier: str | None, priority: int) -> None:
+    assert chat(service_tier=tier).priority == priority
+
+
+def test_allowed_tools_leave_all_tools_in_the_prompt() -> None:
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "write"}}]}
+    options = tools_of(chat(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed}))
+    assert [tool.name for tool in options.tools] == ["read", "write"]
+    assert ([tool.name for tool in options.callable_tools], options.choice) == (["write"], "required")
+
+
+def test_a_named_tool_is_chosen() -> None:
+    choice = {"type": "function", "function": {"name": "read"}}
+    assert tools_of(chat(tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)).name == "read"
+
+
+def test_a_choice_without_its_member_is_refused() -> None:
+    with pytest.raises(BadRequest, match=r"tool_choice\.function"):
+        chat(tools=TOOLS, tool_choice={"type": "function"})
+
+
+def test_several_prompts_are_several_requests() -> None:
+    assert [request.prompt for request in text(prompt=["a", "b"])] == [TextPrompt("a"), TextPrompt("b")]
+
+
+@pytest.mark.parametrize("fields", [{"best_of": 1, "n": 2}, {"best_of": 2, "stream": True}, {"max_tokens": 0}])
+def test_texts_that_cannot_be_answered_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        text(**fields)
+
+
+def test_a_negative_seed_is_read_as_an_unsigned_one() -> None:
+    assert chat(seed=-1).sampling.seed == 2**64 - 1
+
+
+@pytest.mark.parametrize(("sent", "effort"), [("minimal", "minimal"), ("xhigh", "high"), ("max", "high"), (None, None)])
+def test_efforts_above_high_count_as_high(sent: str | None, effort: str | None) -> None:
+    request = chat(reasoning_effort=sent)
+    assert isinstance(request.prompt, ChatPrompt)
+    assert request.prompt.reasoning_effort == effort

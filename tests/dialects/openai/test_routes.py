@@ -1,0 +1,73 @@
+"""Where OpenAI's dialect answers, and that OpenAI's own client works there."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from dragoman.server.app import App
+from dragoman.server.dialects import documented_operations
+from tests.support.apps import client_of, echo_app
+
+BODY = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+async def sdk_of(app: App, path: str, host: str = "server") -> AsyncIterator[AsyncOpenAI]:
+    async with DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app)) as http:
+        yield AsyncOpenAI(base_url=f"http://{host}{path}", api_key="sk-none", http_client=http, max_retries=0)
+
+
+@pytest.fixture(params=["prefix", "host", "v1"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's client before each of the places where the dialect answers."""
+    match request.param:
+        case "prefix":
+            app, path, host = echo_app(), "/openai/v1", "server"
+        case "host":
+            app, path, host = echo_app(hosts={"openai.example": "openai"}), "/v1", "openai.example"
+        case _:
+            app, path, host = echo_app(v1_dialect="openai"), "/v1", "server"
+    async for client in sdk_of(app, path, host):
+        yield client
+
+
+async def test_openais_client_gets_chats_texts_and_models(client: AsyncOpenAI) -> None:
+    chat = await client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "Hello"}])
+    text = await client.completions.create(model="echo", prompt="Hello", echo=True)
+    [model] = (await client.models.list()).data
+    assert (chat.choices[0].message.content, text.choices[0].text) == ("Hello", "HelloHello")
+    assert (model.id, (await client.models.retrieve("acme/parrot")).id) == ("echo", "acme/parrot")
+
+
+async def test_openais_client_raises_its_own_errors(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "Hi"}])
+    assert (unknown.value.code, unknown.value.type) == ("model_not_found", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("gpt-9")
+
+
+async def test_infermatic_answers_under_v1_unless_the_setting_says_otherwise() -> None:
+    for app, status in ((echo_app(), 400), (echo_app(v1_dialect="openai"), 404)):
+        async with client_of(app) as client:
+            assert (await client.post("/v1/chat/completions", json=BODY | {"model": "gpt-9"})).status_code == status
+
+
+async def test_infermatics_other_paths_keep_answering_beside_openais() -> None:
+    async with client_of(echo_app(v1_dialect="openai")) as client:
+        for prefix in ("", "/openai/deployments/echo", "/engines/echo"):
+            response = await client.post(f"{prefix}/chat/completions", json=BODY)
+            assert response.json()["choices"][0]["message"]["content"] == "Hello"
+            assert "x-litellm-call-id" in response.headers
+
+
+@pytest.mark.parametrize("v1_dialect", ["infermatic", "openai"])
+def test_each_path_is_documented_once(v1_dialect: str) -> None:
+    operations: list[Any] = [each for listed in documented_operations(v1_dialect).values() for each in listed]
+    assert len({(each.method, each.path) for each in operations}) == len(operations)
+    tags = {each.path: tag for tag, listed in documented_operations(v1_dialect).items() for each in listed}
+    assert tags["/v1/chat/completions"] == v1_dialect
+    assert tags["/openai/v1/models"] == "openai"
