@@ -286,7 +286,7 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
         ('[[keys]]\nname = "x"\nkey = "short-secret"', "length >= 16"),
         ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
         ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "matching regex"),
-        ('[[deployments]]\nname = "a"', "missing required field `model`"),
+        ('[[deployments]]\nmodel = "a"', "missing required field `name`"),
         ('[dialect_hosts]\n"a" = "acme"', "invalid enum value 'acme'"),
     ],
 )
