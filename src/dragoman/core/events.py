@@ -147,8 +147,19 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
     source: UsageSource = "engine"
 
 
+class Embedding(msgspec.Struct, frozen=True, array_like=True, tag="embedding"):
+    """The vector of one input, or a reranker's score of it, which is a vector of one value.
+
+    A request for embeddings has one for each input, in their order, then its `Usage`.
+    """
+
+    index: int
+    values: bytes
+    """32-bit floats, little-endian."""
+
+
 AnyDelta = Delta | ReasoningDelta | ToolCallDelta
 ChoiceEvent = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Unenforced | Finished
 """An event of one choice, which has its `index`."""
 
-Event = ChoiceEvent | Started | Usage
+Event = ChoiceEvent | Embedding | Started | Usage

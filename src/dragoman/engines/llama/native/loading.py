@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.embedding_context import EmbeddingContext
+from dragoman.engines.llama.native.libraries.binding import ContextOptions, EmbeddingOptions
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import choose_build, load_library
 from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
 from dragoman.engines.llama.native.library_check import is_equivalent, is_independent_of_batch
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend, SingleContextBackend
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.weights.model_kind import read_pooling
 
 
 def load_model(path: Path, setting: str | None, options: ContextOptions) -> Model:
@@ -30,6 +33,11 @@ def load_model(path: Path, setting: str | None, options: ContextOptions) -> Mode
     return Model(load_library(build), path)
 
 
+def load_embedding_model(path: Path, setting: str | None) -> Model:
+    """Load a model for embeddings or reranking, which llama.cpp itself computes. Raises LibraryError or ModelError."""
+    return Model(load_library(setting or LLAMA_CPP), path)
+
+
 def open_backend(model: Model, options: ContextOptions) -> Backend:
     """Open a backend for the model and its adapters. Raises ModelError."""
     if model.has_recurrent_state:
@@ -42,6 +50,24 @@ def open_backend(model: Model, options: ContextOptions) -> Backend:
     if model.library.supports_lora:
         return primary
     return LoraFallbackBackend(primary, lambda: LlamaBackend(Model(load_library(LLAMA_CPP), model.path), options))
+
+
+def open_embedding_context(model: Model, kind: ModelKind, options: ContextOptions) -> EmbeddingContext:
+    """Open a context for embeddings or reranking. Raises ModelError.
+
+    An input has at most `options.context_cells` tokens, and no more than the model was trained for.
+    """
+    if model.has_recurrent_state:
+        raise ModelError(f"{model.path} has a recurrent state; it cannot be served for embeddings or reranking")
+    pooling = read_pooling(model.path, kind)
+    longest = min(model.trained_context_length, options.context_cells)
+    embedding_options = EmbeddingOptions(
+        context_cells=max(longest, options.batch_tokens),
+        batch_tokens=options.batch_tokens if pooling.allows_chunks else max(longest, options.batch_tokens),
+        threads=options.threads,
+        pooling=pooling.type,
+    )
+    return EmbeddingContext(model, embedding_options, longest)
 
 
 def library_files(model: Model) -> tuple[Path, ...]:

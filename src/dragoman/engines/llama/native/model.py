@@ -45,12 +45,15 @@ class Vocabulary:
 
     def tokenize_rendered(self, text: str, literal_offsets: Sequence[int]) -> TokenArray:
         """Tokenize like `tokenize`, but let no character at `literal_offsets` be part of a special token."""
-        framing = self._tokenize(b"", add_special=True, parse_special=False).tolist()
+        first, last = self.framing()
         begins_with_bos = self._adds_bos and self.bos_text and text.startswith(self.bos_text)
         if begins_with_bos and bisect_left(literal_offsets, len(self.bos_text)) == 0:
-            framing = []
-        bos_count = min(int(self._adds_bos), len(framing))
-        tokens = framing[:bos_count]
+            first, last = [], []
+        return np.array(first + self.tokenize_in_place(text, literal_offsets) + last, dtype=np.int32)
+
+    def tokenize_in_place(self, text: str, literal_offsets: Sequence[int]) -> list[int]:
+        """Tokenize like `tokenize_rendered`, and add no special tokens at the beginning and at the end."""
+        tokens: list[int] = []
         for part in self.control_tokens.split(text, literal_offsets):
             if isinstance(part, int):
                 tokens.append(part)
@@ -58,7 +61,19 @@ class Vocabulary:
                 tokens += self.tokenize_plain(part[0].encode())
                 for piece in part[1:]:
                     tokens += self._tokenize_continuation(piece)
-        return np.array(tokens + framing[bos_count:], dtype=np.int32)
+        return tokens
+
+    def framing(self) -> tuple[list[int], list[int]]:
+        """Return the special tokens that the model expects before a text, and those after it."""
+        tokens = self._tokenize(b"", add_special=True, parse_special=False).tolist()
+        first = min(int(self._adds_bos), len(tokens))
+        return tokens[:first], tokens[first:]
+
+    def pair_separator(self) -> list[int]:
+        """Return the special tokens between two texts that the model reads together."""
+        library, vocabulary = self._library, self._vocabulary
+        eos = [library.llama_vocab_eos(vocabulary)] if library.llama_vocab_get_add_eos(vocabulary) else []
+        return eos + ([library.llama_vocab_sep(vocabulary)] if library.llama_vocab_get_add_sep(vocabulary) else [])
 
     def tokenize_plain(self, text: bytes) -> list[int]:
         """Tokenize UTF-8 text without special tokens and without BOS."""
@@ -152,6 +167,8 @@ class Model:
         self._reject_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
         self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
+        self.rerank_template = self._chat_template(b"rerank")
+        """Of a reranker, with `{query}` and `{document}`. None: it reads both with separators."""
         self.chat_template = join_templates(self._chat_template(None), self._chat_template(b"tool_use"))
         """With the file's template for tools, if there is one."""
 

@@ -17,10 +17,17 @@ from dragoman.core import logs
 from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
-from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, DecodeError
+from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Backend, DecodeError
+from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
-from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
-from dragoman.engines.llama.native.model import ModelError
+from dragoman.engines.llama.native.loading import (
+    library_files,
+    load_embedding_model,
+    load_model,
+    open_backend,
+    open_embedding_context,
+)
+from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.server import EngineServer
 from dragoman.engines.llama.weights.digests import DigestComputation
@@ -43,14 +50,13 @@ def main() -> int:
     send_heartbeats_from_thread(lambda: all(server.is_working for server in servers))
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
-        model_path, context = Path(options.model_path), _context_options(options)
-        model = load_model(model_path, options.library, context)
-        with DigestComputation((model_path, *library_files(model))) as digest_computation:
-            backend = open_backend(model, context)
+        model, backend = _load(options)
+        with DigestComputation((model.path, *library_files(model))) as digest_computation:
             adapters = AdapterManager(
                 registry_path(Path(options.socket_path)), options.max_adapters, options.max_adapters_per_owner
             )
-            adapters.restore(backend)
+            if not isinstance(backend, EmbeddingContext):
+                adapters.restore(backend)
             server = EngineServer(model, backend, adapters, options, digest_computation)
             servers.append(server)
             asyncio.run(_serve_until_stopped(server))
@@ -61,6 +67,16 @@ def main() -> int:
         _log.error("decoding_failed", reason=str(error))
         return 1
     return 0
+
+
+def _load(options: EngineOptions) -> tuple[Model, Backend | EmbeddingContext]:
+    """Load the model, and open what computes it. Raises LibraryError or ModelError."""
+    path, context = Path(options.model_path), _context_options(options)
+    if options.kind == "generation":
+        model = load_model(path, options.library, context)
+        return model, open_backend(model, context)
+    model = load_embedding_model(path, options.library)
+    return model, open_embedding_context(model, options.kind, context)
 
 
 def _context_options(options: EngineOptions) -> ContextOptions:

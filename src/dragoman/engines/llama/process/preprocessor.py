@@ -28,62 +28,13 @@ _MAX_TRUNCATED_CONTEXTS = 16
 """A prompt that is to be truncated is tokenized as a whole. It is refused if it would fill the context this often."""
 
 
-class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
-    """What the grammar of a request depends on."""
+class PromptTokenizer:
+    """Tokenizes the prompts of one model. Used by one thread of its own, since that is slow."""
 
-    response_format: AnswerFormat | None
-    tools: ToolOptions | None
-    tool_format: ToolFormatName | None
-    in_channels: bool
-    owner: str
-    """Of the request. The time of building a grammar must not reveal what another owner has sent."""
-
-
-class RequestPreprocessor:
-    """Makes the requests of one model. Used by one thread of its own, since tokenizing and compiling are slow."""
-
-    def __init__(self, model: Model, cells: int, public_prefixes: PublicPrefixes | None = None) -> None:
-        """`cells`: the number of KV cells, which bounds a prompt and its answer together.
-
-        `public_prefixes` are shared by all owners. None: there are none.
-        """
+    def __init__(self, model: Model, context_length: int) -> None:
+        """`context_length` bounds a prompt and its answer together."""
         self._model = model
-        self._public_prefixes = public_prefixes
-        self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
-        self.context_length = min(model.trained_context_length, cells)
-
-    def preprocess(self, key: RequestKey, command: GenerateCommand) -> EngineRequest:
-        """Tokenize and validate a worker's command. Raises BadRequest."""
-        tokens, text = self.tokenize_prompt(command.prompt)
-        available_tokens = self._available_tokens(len(tokens))
-        self._check_token_ids(command)
-        limit = (
-            available_tokens
-            if command.sampling.max_tokens is None
-            else min(command.sampling.max_tokens, available_tokens)
-        )
-        constraint, grammar = self._constraint(command)
-        return EngineRequest(
-            key,
-            tokens,
-            command.sampling,
-            limit,
-            priority=command.priority,
-            echo=text if command.echo else "",
-            logprobs=command.logprobs,
-            prompt_logprobs=command.prompt_logprobs,
-            reports_prompt=command.reports_prompt,
-            bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment)
-            if command.sampling.bad_words
-            else (),
-            constraint=constraint,
-            unenforced=grammar.unenforced,
-            output_format=self._output_format(command.output_format, command.tools, grammar.strings),
-            resume_token_ids=command.resume_token_ids,
-            owner=command.owner,
-            cache_salt=command.cache_salt,
-            public_tokens=0 if self._public_prefixes is None else self._public_prefixes.match(tokens),
-        )
+        self.context_length = context_length
 
     def tokenize_prompt(self, prompt: EnginePrompt) -> tuple[TokenArray, str]:
         """Return the tokens of a prompt and its text. Raises BadRequest."""
@@ -121,18 +72,13 @@ class RequestPreprocessor:
         """Reject a text that certainly does not fit, without tokenizing it."""
         longest = self.context_length * (1 if truncation is None else _MAX_TRUNCATED_CONTEXTS)
         if (min_tokens := self._model.vocabulary.min_token_count(text)) >= longest:
-            raise self._overflow(min_tokens, at_least=True)
+            raise self.overflow(min_tokens, at_least=True)
 
     def _text(self, tokens: TokenArray) -> str:
         return b"".join(map(self._model.vocabulary.piece, tokens.tolist())).decode(errors="replace")
 
-    def _available_tokens(self, prompt_tokens: int) -> int:
-        available_tokens = self.context_length - prompt_tokens
-        if available_tokens < 1:
-            raise self._overflow(prompt_tokens)
-        return available_tokens
-
-    def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
+    def overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
+        """Make the error about a prompt that does not fit."""
         trained = self._model.trained_context_length
         advice = "Shorten the prompt; the model was trained for no longer one."
         if self.context_length < trained:
@@ -141,6 +87,69 @@ class RequestPreprocessor:
                 f"(now {self.context_length}; the model was trained for {trained} tokens)."
             )
         return ContextOverflow(prompt_tokens, self.context_length, advice, at_least=at_least)
+
+
+class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What the grammar of a request depends on."""
+
+    response_format: AnswerFormat | None
+    tools: ToolOptions | None
+    tool_format: ToolFormatName | None
+    in_channels: bool
+    owner: str
+    """Of the request. The time of building a grammar must not reveal what another owner has sent."""
+
+
+class RequestPreprocessor(PromptTokenizer):
+    """Makes the requests of one model. Used by one thread of its own, since tokenizing and compiling are slow."""
+
+    def __init__(self, model: Model, cells: int, public_prefixes: PublicPrefixes | None = None) -> None:
+        """`cells`: the number of KV cells, which bounds a prompt and its answer together.
+
+        `public_prefixes` are shared by all owners. None: there are none.
+        """
+        super().__init__(model, min(model.trained_context_length, cells))
+        self._public_prefixes = public_prefixes
+        self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
+
+    def preprocess(self, key: RequestKey, command: GenerateCommand) -> EngineRequest:
+        """Tokenize and validate a worker's command. Raises BadRequest."""
+        tokens, text = self.tokenize_prompt(command.prompt)
+        available_tokens = self._available_tokens(len(tokens))
+        self._check_token_ids(command)
+        limit = (
+            available_tokens
+            if command.sampling.max_tokens is None
+            else min(command.sampling.max_tokens, available_tokens)
+        )
+        constraint, grammar = self._constraint(command)
+        return EngineRequest(
+            key,
+            tokens,
+            command.sampling,
+            limit,
+            priority=command.priority,
+            echo=text if command.echo else "",
+            logprobs=command.logprobs,
+            prompt_logprobs=command.prompt_logprobs,
+            reports_prompt=command.reports_prompt,
+            bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment)
+            if command.sampling.bad_words
+            else (),
+            constraint=constraint,
+            unenforced=grammar.unenforced,
+            output_format=self._output_format(command.output_format, command.tools, grammar.strings),
+            resume_token_ids=command.resume_token_ids,
+            owner=command.owner,
+            cache_salt=command.cache_salt,
+            public_tokens=0 if self._public_prefixes is None else self._public_prefixes.match(tokens),
+        )
+
+    def _available_tokens(self, prompt_tokens: int) -> int:
+        available_tokens = self.context_length - prompt_tokens
+        if available_tokens < 1:
+            raise self.overflow(prompt_tokens)
+        return available_tokens
 
     def _check_token_ids(self, command: GenerateCommand) -> None:
         size = self._model.vocabulary.size

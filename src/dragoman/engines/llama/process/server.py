@@ -20,12 +20,16 @@ from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.native.backend import Backend
+from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper
+from dragoman.engines.llama.process.workloads import PreparedRequest, Workload, embedding_workload
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
@@ -47,7 +51,7 @@ class EngineServer:
     def __init__(
         self,
         model: Model,
-        backend: Backend,
+        backend: Backend | EmbeddingContext,
         adapters: AdapterManager,
         options: EngineOptions,
         digest_computation: DigestComputation,
@@ -62,20 +66,11 @@ class EngineServer:
         self._check_tool_format()
         self._digest_computation = digest_computation
         self._fingerprint: str | None = None
-        self._preprocessor = RequestPreprocessor(model, backend.cells, self._public_prefixes())
-        batcher = Batcher(
-            backend,
-            model.vocabulary,
-            max_sequences=options.max_sequences,
-            max_batched_tokens=options.max_batched_tokens,
-            host_cache_tokens=options.host_cache_tokens,
-        )
-        self._stepper = Stepper(
-            batcher,
-            max_sequences=options.max_sequences,
-            max_waiting=options.max_waiting,
-            publish=self._publish_from_thread,
-        )
+        if isinstance(backend, EmbeddingContext):
+            self._workload = embedding_workload(model, backend, options, self._publish_from_thread)
+        else:
+            self._workload = self._generation_workload(backend)
+        self._stepper = self._workload.stepper
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._connections: dict[int, _WorkerConnection] = {}
         self._last_activity = time.monotonic()
@@ -93,6 +88,39 @@ class EngineServer:
                 check_tool_format(self._chat_template, self._options.tool_format)
             except ValueError as error:
                 raise ModelError(f"{self._options.model_path} cannot be served: {error}") from error
+
+    def _generation_workload(self, backend: Backend) -> Workload:
+        options = self._options
+        preprocessor = RequestPreprocessor(self._model, backend.cells, self._public_prefixes())
+        batcher = Batcher(
+            backend,
+            self._model.vocabulary,
+            max_sequences=options.max_sequences,
+            max_batched_tokens=options.max_batched_tokens,
+            host_cache_tokens=options.host_cache_tokens,
+        )
+        stepper = Stepper(
+            batcher,
+            max_sequences=options.max_sequences,
+            max_waiting=options.max_waiting,
+            publish=self._publish_from_thread,
+        )
+
+        def prepare(key: RequestKey, command: messages.GenerateCommand | messages.EmbedCommand) -> PreparedRequest:
+            if isinstance(command, messages.EmbedCommand):
+                raise _no_embeddings()
+            request = preprocessor.preprocess(key, command)
+
+            def start() -> None:
+                # Only now: no adapter can be removed between this and the request's place in the queue.
+                if command.adapter is not None:
+                    request.adapter = self._adapters.number_of(command.adapter)
+                seed = command.sampling.seed
+                stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
+
+            return PreparedRequest(start, request.unenforced)
+
+        return Workload(preprocessor, stepper, prepare)
 
     def _public_prefixes(self) -> PublicPrefixes | None:
         if not self._options.shared_prefixes:
@@ -203,7 +231,7 @@ class EngineServer:
         vocabulary = self._model.vocabulary
         replies: list[messages.EngineReply] = [
             messages.Handshake(
-                context_length=self._preprocessor.context_length,
+                context_length=self._workload.tokenizer.context_length,
                 chat_template=self._chat_template,
                 bos_text=vocabulary.bos_text,
                 eos_text=vocabulary.eos_text,
@@ -225,20 +253,22 @@ class EngineServer:
 
     async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
-            case messages.GenerateCommand():
+            case messages.GenerateCommand() | messages.EmbedCommand():
                 self._last_activity = time.monotonic()
                 await self._submit(connection, command)
             case messages.CancelCommand():
                 connection.open_requests.discard(command.number)
                 self._stepper.cancel((connection.number, command.number))
-            case messages.CountTokensCommand() | messages.TokenizeCommand() | messages.DetokenizeCommand():
-                await self._tokenize(connection, command)
             case messages.StatisticsCommand():
                 self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
-            case messages.AddAdapterCommand(number, record):
+            case messages.AddAdapterCommand(number, record) if isinstance(self._stepper, Stepper):
                 self._start_adapter_change(connection, number, self._adapters.add(record, self._stepper))
-            case messages.RemoveAdapterCommand(number, name):
+            case messages.RemoveAdapterCommand(number, name) if isinstance(self._stepper, Stepper):
                 self._start_adapter_change(connection, number, self._adapters.remove(name, self._stepper))
+            case messages.AddAdapterCommand(number) | messages.RemoveAdapterCommand(number):
+                connection.send([messages.error_reply(number, BadRequest("the model takes no adapters", "model"))])
+            case _:
+                await self._tokenize(connection, command)
 
     def _start_adapter_change(
         self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
@@ -268,30 +298,33 @@ class EngineServer:
 
     def _tokenized(self, command: messages.TokenizingCommand) -> messages.EngineReply:
         """Return the reply. Raises BadRequest. Runs on the preprocessor's thread."""
+        tokenizer = self._workload.tokenizer
         match command:
             case messages.CountTokensCommand(number, prompt):
-                return messages.TokenCountReply(number, len(self._preprocessor.tokenize_prompt(prompt)[0]))
+                return messages.TokenCountReply(number, len(tokenizer.tokenize_prompt(prompt)[0]))
+            case messages.CountInputTokensCommand(number, inputs, parameter):
+                if not isinstance(tokenizer, EmbeddingPreprocessor):
+                    raise _no_embeddings()
+                total = sum(map(len, tokenizer.tokenize_inputs(inputs, parameter)))
+                return messages.TokenCountReply(number, total)
             case messages.TokenizeCommand(number, prompt):
-                return messages.TokenizedPromptReply(number, self._preprocessor.prompt_tokens(prompt))
+                return messages.TokenizedPromptReply(number, tokenizer.prompt_tokens(prompt))
             case messages.DetokenizeCommand(number, token_ids):
-                return messages.TextReply(number, self._preprocessor.detokenize(token_ids))
+                return messages.TextReply(number, tokenizer.detokenize(token_ids))
 
-    async def _submit(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
+    async def _submit(
+        self, connection: "_WorkerConnection", command: messages.GenerateCommand | messages.EmbedCommand
+    ) -> None:
+        key = connection.number, command.number
         try:
-            request = await self._loop.run_in_executor(
-                self._tokenizer, self._preprocessor.preprocess, (connection.number, command.number), command
-            )
-            # Only now: no adapter can be removed between this and the request's place in the queue.
-            if command.adapter is not None:
-                request.adapter = self._adapters.number_of(command.adapter)
+            prepared = await self._loop.run_in_executor(self._tokenizer, self._workload.prepare, key, command)
+            prepared.start()
         except (BadRequest, ModelNotFound) as error:
             connection.send([messages.error_reply(command.number, error)])
             return
-        seed = command.sampling.seed
         connection.open_requests.add(command.number)
-        if request.unenforced:
-            connection.send([messages.EventReply(command.number, Unenforced(0, list(request.unenforced)))])
-        self._stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
+        if prepared.unenforced:
+            connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
 
     def _publish_from_thread(self, published: list[RequestOutput]) -> None:
         self._loop.call_soon_threadsafe(self._publish, published)
@@ -333,3 +366,7 @@ class _WorkerConnection:
         self.writer.write(messages.encode(replies))
         if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.writer.transport.abort()
+
+
+def _no_embeddings() -> BadRequest:
+    return BadRequest("The model has no embeddings; it is for text generation", "model")

@@ -4,10 +4,12 @@ import contextlib
 import math
 import queue
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
@@ -23,16 +25,33 @@ _SMOOTHING_FACTOR = 0.2
 """The weight of the newest interval in the mean interval between the ends of two requests."""
 
 
-class Stepper:
-    """Owns a Batcher. `run` is the thread's body; every other method may be called from any thread."""
+class StepBatcher(Protocol):
+    """What the thread needs of a batcher."""
 
-    def __init__(
-        self, batcher: Batcher, *, max_sequences: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
-    ) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        ...
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one batch, and return the output. Raises DecodeError."""
+        ...
+
+    def cancel(self, key: RequestKey) -> None:
+        """Drop the request if it has not ended. It gives no more output."""
+        ...
+
+    def use_idle_time(self) -> bool:
+        """Do one piece of optional work while nothing else is to do. False if there is none."""
+        ...
+
+
+class CommandThread(ABC):
+    """Owns a batcher. `run` is the thread's body; every other method may be called from any thread."""
+
+    def __init__(self, batcher: StepBatcher, *, publish: Callable[[list[RequestOutput]], None]) -> None:
         """`publish` is called from the working thread, once for each step with output."""
-        self._batcher = batcher
-        self._max_sequences = max_sequences
-        self._max_waiting = max_waiting
+        self._steps = batcher
         self._publish = publish
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED_COMMANDS)
         self._pending_outputs: list[RequestOutput] = []
@@ -45,24 +64,9 @@ class Stepper:
         self._last_completion = time.monotonic()
         self._mean_completion_interval = 0.0
 
-    def add(self, request: EngineRequest, n: int, seed: int) -> None:
-        """Queue the request, or publish Overloaded or BadRequest. Blocks only while thousands of commands wait."""
-        self._put(partial(self._add, request, n, seed))
-
     def cancel(self, key: RequestKey) -> None:
         """Drop the request before the next step."""
-        self._put(partial(self._batcher.cancel, key))
-
-    def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
-        """Load an adapter before the next step.
-
-        `on_result` is called from the working thread with the number of the adapter, or the error.
-        """
-        self._put(partial(self._load_adapter, path, scale, on_result))
-
-    def unload_adapter(self, adapter: int) -> None:
-        """Free an adapter when the requests for it that were added so far have ended."""
-        self._put(partial(self._batcher.unload_adapter, adapter))
+        self._put(partial(self._steps.cancel, key))
 
     def request_statistics(self, on_result: Callable[[EngineStatistics], None]) -> None:
         """Call `on_result` from the working thread before the next step."""
@@ -90,7 +94,7 @@ class Stepper:
             self._drop_commands()
 
     def _step(self) -> None:
-        outputs = self._batcher.step()
+        outputs = self._steps.step()
         self._measure_completions(sum(isinstance(output.event, Usage) for output in outputs))
         if published := self._pending_outputs + outputs:
             self._pending_outputs = []
@@ -109,8 +113,8 @@ class Stepper:
                 self._commands.get_nowait()
 
     def _take_commands(self) -> Iterator[Callable[[], None]]:
-        if self._batcher.is_idle:
-            while self._commands.empty() and self._batcher.use_idle_time():
+        if self._steps.is_idle:
+            while self._commands.empty() and self._steps.use_idle_time():
                 pass
             self._busy_since = None
             command = self._commands.get()
@@ -118,6 +122,54 @@ class Stepper:
             yield command
         for _ in range(self._commands.qsize()):
             yield self._commands.get_nowait()
+
+    def _measure_completions(self, completed: int) -> None:
+        if not completed:
+            return
+        now = time.monotonic()
+        interval = (now - self._last_completion) / completed
+        self._mean_completion_interval += _SMOOTHING_FACTOR * (interval - self._mean_completion_interval)
+        self._last_completion = now
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    @abstractmethod
+    def _statistics(self) -> EngineStatistics:
+        """Return the current load."""
+
+    def _overloaded(self, waiting: int) -> Overloaded:
+        """Make the error about a request that so many others keep waiting."""
+        retry_after = math.ceil(self._mean_completion_interval)
+        return Overloaded(f"{waiting} requests are waiting for a slot already", retry_after)
+
+
+class Stepper(CommandThread):
+    """Owns a Batcher."""
+
+    def __init__(
+        self, batcher: Batcher, *, max_sequences: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
+    ) -> None:
+        """`publish` is called from the working thread, once for each step with output."""
+        super().__init__(batcher, publish=publish)
+        self._batcher = batcher
+        self._max_sequences = max_sequences
+        self._max_waiting = max_waiting
+
+    def add(self, request: EngineRequest, n: int, seed: int) -> None:
+        """Queue the request, or publish Overloaded or BadRequest. Blocks only while thousands of commands wait."""
+        self._put(partial(self._add, request, n, seed))
+
+    def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
+        """Load an adapter before the next step.
+
+        `on_result` is called from the working thread with the number of the adapter, or the error.
+        """
+        self._put(partial(self._load_adapter, path, scale, on_result))
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free an adapter when the requests for it that were added so far have ended."""
+        self._put(partial(self._batcher.unload_adapter, adapter))
 
     def _add(self, request: EngineRequest, n: int, seed: int) -> None:
         try:
@@ -139,8 +191,7 @@ class Stepper:
         waiting = waiting_requests(competitors)
         if len(waiting) < self._max_waiting:
             return
-        retry_after = math.ceil(self._mean_completion_interval)
-        error = Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
+        error = self._overloaded(self._max_waiting)
         displaced = request_to_displace(waiting, request)
         if displaced is None:
             raise error
@@ -163,17 +214,6 @@ class Stepper:
             kv_cells_cached=available - cache.allocator.free,
             kv_cells_total=cache.allocator.total,
         )
-
-    def _measure_completions(self, completed: int) -> None:
-        if not completed:
-            return
-        now = time.monotonic()
-        interval = (now - self._last_completion) / completed
-        self._mean_completion_interval += _SMOOTHING_FACTOR * (interval - self._mean_completion_interval)
-        self._last_completion = now
-
-    def _stop(self) -> None:
-        self._stopping = True
 
 
 def waiting_requests(sequences: Iterable[ChoiceSequence]) -> list[list[ChoiceSequence]]:

@@ -1,4 +1,4 @@
-"""The text entries in the metadata of a GGUF file."""
+"""The entries in the metadata of a GGUF file, without its arrays."""
 
 import struct
 from collections.abc import Iterator
@@ -15,8 +15,17 @@ _MAX_TOTAL_TEXT_BYTES = 32 * 2**20
 """Of all text entries of a file, which a client may have made: they are held in memory together."""
 
 
+_LAYOUTS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+"""Value type → its layout, for all types of numbers and truth values."""
+
+
 def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the key and the value of each text entry in a GGUF file's metadata. Raises ModelSourceError.
+    """Yield the key and the value of each text entry in a GGUF file's metadata. Raises ModelSourceError."""
+    return ((key, value) for key, value in read_metadata(path) if isinstance(value, str))
+
+
+def read_metadata(path: Path) -> Iterator[tuple[str, str | float]]:
+    """Yield the key and the value of each entry of a GGUF file's metadata, without arrays. Raises ModelSourceError.
 
     The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
     """
@@ -35,8 +44,12 @@ def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
                     if total > _MAX_TOTAL_TEXT_BYTES:
                         raise ModelSourceError(f"{path.name} has more than {_MAX_TOTAL_TEXT_BYTES} bytes of metadata")
                     yield key, text
+                elif kind == ARRAY:
+                    _skip_array(file)
+                elif kind in _LAYOUTS:
+                    yield key, _read_struct(file, _LAYOUTS[kind])[0]
                 else:
-                    _skip_value(file, kind)
+                    raise struct.error
     except OSError as error:
         raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
     except (struct.error, ValueError) as error:  # ValueError: a position beyond any file
@@ -71,11 +84,8 @@ def _read_text(file: BinaryIO) -> str:
     return file.read(length).decode(errors="replace")
 
 
-def _skip_value(file: BinaryIO, kind: int) -> None:
-    """Skip a value of another type than text."""
-    count = 1
-    if kind == ARRAY:
-        kind, count = _read_struct(file, "<IQ")
+def _skip_array(file: BinaryIO) -> None:
+    kind, count = _read_struct(file, "<IQ")
     if kind == STRING:
         for _ in range(count):
             _read_text(file)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from dragoman.core.adapters import Adapter
+from dragoman.core.embedding import EmbeddingInput
 from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.errors_wire import decode_error, encode_error
 from dragoman.core.events import Event
@@ -80,6 +81,27 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     reports_prompt: bool = False
 
 
+class EmbedCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="embed"):
+    """Compute vectors or scores. The replies are events in any order of the inputs, and Usage in the end."""
+
+    number: int
+    inputs: tuple[EmbeddingInput, ...]
+    parameter: str
+    """As in EmbeddingRequest, like all fields below."""
+    dimensions: int | None
+    activation: bool
+    priority: int
+    owner: str
+
+
+class CountInputTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="count_inputs"):
+    """Count the tokens of all inputs together. The reply is a TokenCountReply or an ErrorReply."""
+
+    number: int
+    inputs: tuple[EmbeddingInput, ...]
+    parameter: str
+
+
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     """Drop the request `number` before the next step. There is no reply."""
 
@@ -107,7 +129,7 @@ class DetokenizeCommand(msgspec.Struct, frozen=True, array_like=True, tag="detok
     token_ids: tuple[int, ...]
 
 
-TokenizingCommand = CountTokensCommand | TokenizeCommand | DetokenizeCommand
+TokenizingCommand = CountTokensCommand | CountInputTokensCommand | TokenizeCommand | DetokenizeCommand
 
 
 class StatisticsCommand(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
@@ -132,7 +154,13 @@ class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="re
 
 
 EngineCommand = (
-    GenerateCommand | CancelCommand | TokenizingCommand | StatisticsCommand | AddAdapterCommand | RemoveAdapterCommand
+    GenerateCommand
+    | EmbedCommand
+    | CancelCommand
+    | TokenizingCommand
+    | StatisticsCommand
+    | AddAdapterCommand
+    | RemoveAdapterCommand
 )
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 
 
@@ -39,6 +40,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None means the one that the chat template shows."""
     shared_prefixes: tuple[str, ...] = ()
     """Texts at the beginning of prompts whose cells all owners share."""
+    kind: ModelKind = "generation"
+    dimensions: tuple[int, ...] = ()
+    """The lengths to which the vectors of a model for embeddings may be cut."""
 
 
 class EngineTimeouts(NamedTuple):

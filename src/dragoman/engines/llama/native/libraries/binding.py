@@ -55,6 +55,18 @@ class ContextOptions(msgspec.Struct, frozen=True):
     """The number of sequence ids. A recurrent state takes memory for each of them."""
 
 
+class EmbeddingOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of a context for embeddings, and what it returns."""
+
+    context_cells: int
+    """The most tokens that the context holds at once."""
+    batch_tokens: int
+    """The most tokens of one decode."""
+    threads: int
+    pooling: int
+    """The enum llama_pooling_type: how the vectors of a sequence's tokens become one."""
+
+
 class Library:
     """A loaded library. Its C functions are attributes under llama.cpp's own names; calls release the GIL."""
 

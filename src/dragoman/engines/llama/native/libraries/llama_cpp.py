@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from dragoman.engines.llama.native.libraries.binding import (
+    MAX_SEQUENCE_IDS,
     CFunction,
     ContextOptions,
     Defaults,
+    EmbeddingOptions,
     Functions,
     Library,
     LibraryError,
@@ -118,6 +120,9 @@ _FUNCTIONS: Functions = {
     "llama_model_get_vocab": CFunction(c_void_p, [c_void_p]),
     "llama_model_n_ctx_train": CFunction(c_int32, [c_void_p]),
     "llama_model_n_swa": CFunction(c_int32, [c_void_p]),
+    "llama_model_n_embd_out": CFunction(c_int32, [c_void_p]),
+    "llama_model_n_cls_out": CFunction(c_uint32, [c_void_p]),
+    "llama_model_cls_label": CFunction(c_char_p, [c_void_p, c_uint32]),
     "llama_model_chat_template": CFunction(c_char_p, [c_void_p, c_char_p]),
     "llama_model_has_encoder": CFunction(c_bool, [c_void_p]),
     "llama_model_is_recurrent": CFunction(c_bool, [c_void_p]),
@@ -139,10 +144,14 @@ _FUNCTIONS: Functions = {
     "llama_set_adapters_lora": CFunction(c_int32, [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]),
     "llama_decode": CFunction(c_int32, [c_void_p, LlamaBatch]),
     "llama_get_logits": CFunction(POINTER(c_float), [c_void_p]),
+    "llama_get_embeddings_seq": CFunction(POINTER(c_float), [c_void_p, c_int32]),
     "llama_vocab_n_tokens": CFunction(c_int32, [c_void_p]),
     "llama_vocab_bos": CFunction(c_int32, [c_void_p]),
     "llama_vocab_eos": CFunction(c_int32, [c_void_p]),
+    "llama_vocab_sep": CFunction(c_int32, [c_void_p]),
     "llama_vocab_get_add_bos": CFunction(c_bool, [c_void_p]),
+    "llama_vocab_get_add_eos": CFunction(c_bool, [c_void_p]),
+    "llama_vocab_get_add_sep": CFunction(c_bool, [c_void_p]),
     "llama_vocab_is_eog": CFunction(c_bool, [c_void_p, c_int32]),
     "llama_vocab_is_control": CFunction(c_bool, [c_void_p, c_int32]),
     "llama_vocab_get_attr": CFunction(c_int32, [c_void_p, c_int32]),
@@ -238,4 +247,21 @@ class LlamaCpp(Library):
             # With K and V of different types ggml uses its one-query attention kernel for every batch. That kernel
             # sums a sequence's own cells in order, wherever they are; the sums of the tiled kernel depend on both.
             params.type_v = _KV_TYPE_BF16
+        return params
+
+    def embedding_params(self, options: EmbeddingOptions) -> Structure:
+        """Make a struct llama_context_params for a context that returns a vector for each sequence of a batch."""
+        params: LlamaContextParams = self.llama_context_default_params()
+        params.n_ctx = options.context_cells
+        # Attention in both directions needs all tokens of a sequence in one physical batch.
+        params.n_batch = params.n_ubatch = options.batch_tokens
+        params.n_seq_max = MAX_SEQUENCE_IDS
+        # All tokens are outputs, whether they are pooled or not.
+        params.n_outputs_max = max(options.batch_tokens, MAX_SEQUENCE_IDS)
+        params.n_threads = params.n_threads_batch = options.threads
+        params.embeddings = True
+        params.pooling_type = options.pooling
+        # Other kernels compute the attention between all sequences of a batch before they drop it.
+        params.flash_attn_type = _FLASH_ATTENTION_ON
+        params.kv_unified = True
         return params

@@ -1,0 +1,1 @@
+"""Embeddings and scores: many inputs in one batch, and no generation."""
