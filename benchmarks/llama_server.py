@@ -12,6 +12,9 @@ import xllamacpp
 
 _ERRORS_ONLY = 1
 
+_EMBEDDING_BATCH = 512
+"""llama-server's own default of a physical batch."""
+
 
 class LlamaServerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the argument of the process."""
@@ -20,6 +23,8 @@ class LlamaServerOptions(msgspec.Struct, frozen=True):
     context_cells: int
     parallel: int
     threads: int
+    embeddings: bool = False
+    """Serve `/v1/embeddings`, and generate nothing."""
 
 
 def main() -> None:
@@ -32,6 +37,10 @@ def main() -> None:
     params.kv_unified = True
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
+    if options.embeddings:
+        params.embedding = True
+        # An input must fit into one physical batch; by default the rest of the batch is the same.
+        params.n_batch = params.n_ubatch = _EMBEDDING_BATCH
     params.verbosity = _ERRORS_ONLY
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

@@ -105,7 +105,7 @@ def test_queue_headers_are_documented_where_there_is_a_queue() -> None:
         documented, undocumented = (
             each[operation.path][operation.method.lower()] for each in (paths, DOCUMENT["paths"])
         )
-        may_be_queued = operation.generates and operation.chunk is not None
+        may_be_queued = operation.generates and (operation.chunk is not None or operation.is_queueable)
         assert ("'Prefer'" in str(documented["parameters"]), "202" in documented["responses"]) == (
             may_be_queued,
             may_be_queued,

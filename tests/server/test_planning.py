@@ -10,6 +10,7 @@ from dragoman.server.engine_plans import EchoPlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings, UpstreamSettings
+from tests.support import minilm
 from tests.support.gguf_files import write_tiny_model
 
 
@@ -152,3 +153,14 @@ def test_a_server_that_cannot_be_asked_for_its_models_stops_the_start() -> None:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(DeploymentError, match=f"^{url}: the server does not list its models: "):
         plan_deployments(Settings(model=url))
+
+
+def test_a_model_is_for_what_its_file_says_unless_embeddings_are_asked_for(tmp_path: Path) -> None:
+    encoder = str(minilm.write_gguf(tmp_path / "minilm.gguf", layers=1))
+    [by_file] = plan_deployments(Settings(model=encoder))
+    assert (by_file.kind, by_file.architecture) == ("embeddings", None)
+    [generating] = plan_deployments(Settings())
+    settings = DeploymentSettings(name="a", model=BUNDLED_ID, engine={"embeddings": True}, dimensions=(64,))
+    [embedding] = plan_deployments(Settings(deployments=(settings,)))
+    assert (generating.kind, embedding.kind) == ("generation", "embeddings")
+    assert llama_plan(embedding).dimensions == (64,)

@@ -59,8 +59,14 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "server/test_supervisor.py",
     ),
     # They start servers and engines of their own.
-    "launches": ("engines/llama/process/test_server.py", "server/test_launch*.py"),
+    "launches": (
+        "engines/llama/process/test_embedding_server.py",
+        "engines/llama/process/test_server.py",
+        "server/test_launch*.py",
+    ),
     # They start what a second worker would have to start again.
+    "conformance/test_embeddings.py": ("conformance/test_embeddings.py",),
+    "engines/llama/embedding/test_model.py": ("engines/llama/embedding/test_model.py",),
     "conformance/test_large_bodies.py": ("conformance/test_large_bodies.py",),
     "server/admin/test_routes.py": ("server/admin/test_routes.py",),
     "server/test_accounting.py": ("server/test_accounting.py",),

@@ -38,6 +38,7 @@ _HELP: Mapping[str, str] = {
     "engine.kv_cache_tokens": "Tokens that all running sequences together may hold in the KV cache.",
     "engine.max_sequences": "Sequences that decode in one batch.",
     "engine.threads": "Threads of an engine. Default: one for each core.",
+    "engine.embeddings": "Serve a model for generation as one for embeddings. Models for embeddings do not need it.",
     "engine.requantize": "auto or never: serve a copy, made once, of a model whose quantisation is slow on this "
     "machine.",
 }

@@ -6,7 +6,7 @@ import msgspec
 
 from dragoman.core.errors import DragomanError
 from dragoman.core.idempotency import IdempotentRequest
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 
@@ -38,7 +38,7 @@ class StoredRequest(
 class JobDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A request to be queued. It is admitted under `stored_request.answer_id`."""
 
-    requests: tuple[GenerationRequest, ...]
+    requests: tuple[Task, ...]
     stored_request: StoredRequest
     priority: int = DEFAULT_PRIORITY
     client_waits: bool = False

@@ -9,12 +9,29 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from dragoman.core.embedding import EmbeddingInput, TextPair
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, Prompt, PromptTruncation, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    Message,
+    Prompt,
+    PromptTruncation,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+)
+from dragoman.core.tasks import Task
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 4096
 """Messages of one conversation."""
+MAX_INPUTS = 2048
+"""Texts of one request for embeddings."""
+MAX_DOCUMENTS = 1000
+"""Documents of one request for reranking."""
+MAX_INPUT_TOKENS = 300_000
+"""Tokens of all inputs of such a request."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 64
@@ -43,6 +60,24 @@ def check_range(parameter: str, value: float, low: float, high: float) -> None:
     """Raise BadRequest naming the parameter, the range and the value, unless low <= value <= high."""
     if not low <= value <= high:
         raise BadRequest(f"{parameter} must be between {low:g} and {high:g}, got {value:g}", parameter)
+
+
+def is_large_task(task: Task) -> bool:
+    """Whether rendering and tokenizing what it asks for may take long, so that its sender is checked first."""
+    if isinstance(task, GenerationRequest):
+        return is_large_prompt(task.prompt)
+    return sum(map(input_characters, task.inputs)) > _LARGE_CHARACTERS
+
+
+def input_characters(each: EmbeddingInput) -> int:
+    """Count the characters of an input, or its token ids."""
+    match each:
+        case TextPair(query, document):
+            return len(query) + len(document)
+        case TextPrompt(text=text):
+            return len(text)
+        case TokenPrompt(token_ids=token_ids):
+            return len(token_ids)
 
 
 def is_large_prompt(prompt: Prompt) -> bool:

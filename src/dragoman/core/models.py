@@ -2,6 +2,8 @@
 
 import msgspec
 
+from dragoman.core.embedding import ModelKind
+
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model or adapter that clients may put into `model`."""
@@ -12,6 +14,9 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """In tokens; None until the engine has reported it."""
     fingerprint: str | None = None
     """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
+    kind: ModelKind = "generation"
+    embedding_dimensions: int | None = None
+    """The values of a whole vector; None until the engine has reported it, and for other models."""
     supports_reasoning: bool = False
     """Whether the model can reason before it answers."""
     tool_format: str | None = None

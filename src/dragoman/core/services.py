@@ -10,7 +10,8 @@ from dragoman.core.events import Event
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.rate_limits import Allowances
-from dragoman.core.request import GenerationRequest, Prompt
+from dragoman.core.request import Prompt
+from dragoman.core.tasks import Task
 from dragoman.core.usage import AccountUsage
 
 
@@ -81,7 +82,7 @@ class GenerationService(VisibleModels, Protocol):
         ...
 
     def preparation_turn(
-        self, requests: Sequence[GenerationRequest], caller: Caller
+        self, requests: Sequence[Task], caller: Caller
     ) -> contextlib.AbstractAsyncContextManager[None]:
         """Prepare and admit the requests within the block, one of an account at a time if they are large.
 
@@ -100,9 +101,7 @@ class GenerationService(VisibleModels, Protocol):
         """Authenticate the caller and return the models that it may know of."""
         ...
 
-    async def generate(
-        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
-    ) -> EventStream:
+    async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> EventStream:
         """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
 
         `streamed`: events are delivered as they come, so that even a request that fails has something to pay for.

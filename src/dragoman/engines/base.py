@@ -1,5 +1,6 @@
 """The interface between the gateway and the engines that run models."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +9,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.capabilities import Capability
+from dragoman.core.embedding import EmbeddingRequest, ModelKind
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
@@ -162,3 +164,27 @@ class Engine(Protocol):
     async def statistics(self) -> EngineStatistics:
         """Return the engine's current load. Raises EngineFailed if the engine does not answer."""
         ...
+
+
+class Embeds(ABC):
+    """What an engine has besides, whose model computes embeddings or scores and generates nothing."""
+
+    model_kind: ModelKind
+    """What the model is for."""
+
+    @property
+    @abstractmethod
+    def embedding_dimensions(self) -> int | None:
+        """The values of a whole vector. None until the engine has reported it, and for a reranker."""
+
+    @abstractmethod
+    async def count_input_tokens(self, request: EmbeddingRequest) -> int:
+        """Count the tokens of all inputs, as `Usage` will report them. Raises as `embed` does."""
+
+    @abstractmethod
+    def embed(self, request: EmbeddingRequest) -> AsyncGenerator[Event]:
+        """Compute all inputs: one `Embedding` for each, in their order, then `Usage`.
+
+        Nothing is sent before all is computed. Requests with a priority from QUEUED on yield to all others. Raises
+        BadRequest naming an input, Overloaded or EngineFailed, and ReplicaFailed as `Engine.generate` does.
+        """

@@ -22,11 +22,12 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.jobs import Job, JobDraft
-from dragoman.core.limits import is_large_prompt
+from dragoman.core.limits import is_large_task
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
-from dragoman.core.request import GenerationRequest, Prompt
+from dragoman.core.request import Prompt
 from dragoman.core.services import EventStream
+from dragoman.core.tasks import Task
 from dragoman.core.turns import Turns
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
@@ -116,8 +117,8 @@ class Gateway:
             PrincipalModels(self._catalog, principal).resolve(model)
 
     @contextlib.asynccontextmanager
-    async def preparation_turn(self, requests: Sequence[GenerationRequest], caller: Caller) -> AsyncGenerator[None]:
-        if not self._admission.was_refused(caller) and not any(is_large_prompt(request.prompt) for request in requests):
+    async def preparation_turn(self, requests: Sequence[Task], caller: Caller) -> AsyncGenerator[None]:
+        if not self._admission.was_refused(caller) and not any(is_large_task(request) for request in requests):
             yield
             return
         async with self._preparation.turn(self._authenticator.turn_owner(caller)):
@@ -149,9 +150,7 @@ class Gateway:
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         return await self._catalog.resolve(model).deployment.tokenizer.detokenize(token_ids)
 
-    async def generate(
-        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
-    ) -> RequestExecution:
+    async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> RequestExecution:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
         timer = self._metrics.start_timer(resolved.metrics_label)
@@ -169,8 +168,7 @@ class Gateway:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         owner = self._owner(reservation.account_id, caller)
-        adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
-        requests = [msgspec.structs.replace(request, adapter=adapter, owner=owner) for request in requests]
+        requests = [resolved.assign(request, owner=owner) for request in requests]
         return RequestExecution(resolved.deployment, requests, reservation, timer, fallbacks)
 
     async def usage_of(self, caller: Caller) -> RecordedUsage:
@@ -259,7 +257,7 @@ class Gateway:
         except ModelNotFound:
             return self._catalog.resolve(model, (await self._authenticate(caller)).owner)
 
-    async def _check_admission(self, requests: Sequence[GenerationRequest], caller: Caller) -> None:
+    async def _check_admission(self, requests: Sequence[Task], caller: Caller) -> None:
         """Refuse requests that would be refused at any size. Raises core.errors."""
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
@@ -272,7 +270,7 @@ class Gateway:
 
     async def _admit(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[Task],
         resolved: ResolvedModel,
         caller: Caller,
         fallback_models: tuple[str, ...] = (),
@@ -287,7 +285,7 @@ class Gateway:
     async def _admit_longer(
         self,
         error: ContextOverflow,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[Task],
         caller: Caller,
         fallbacks: Fallbacks,
         *,
@@ -305,7 +303,7 @@ class Gateway:
         raise error
 
     async def _admission_request(
-        self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
+        self, requests: Sequence[Task], resolved: ResolvedModel, caller: Caller, *, streamed: bool
     ) -> AdmissionRequest:
         for request in requests:
             resolved.deployment.candidates(request)  # Refuses what no replica can do.
@@ -316,7 +314,7 @@ class Gateway:
 
     def _sized_request(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[Task],
         resolved: ResolvedModel,
         caller: Caller,
         *,

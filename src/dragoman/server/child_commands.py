@@ -150,6 +150,8 @@ def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> E
         chat_template=plan.model.chat_template,
         tool_format=plan.tool_format,
         shared_prefixes=plan.shared_prefixes,
+        kind=plan.kind,
+        dimensions=plan.dimensions,
     )
 
 
@@ -183,6 +185,7 @@ def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> Repli
                 architecture=plan.architecture,
                 event_timeout_seconds=plan.engine.event_timeout_seconds,
                 reply_timeout_seconds=plan.engine.reply_timeout_seconds,
+                kind=plan.kind,
             )
 
 

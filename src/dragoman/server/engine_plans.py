@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.output.markup import ToolFormatName
@@ -29,6 +30,10 @@ class LlamaPlan(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str | None = None
     """The architecture that its adapters need. None: it takes no adapters."""
     adapters: tuple[AdapterRecord, ...] = ()
+    kind: ModelKind = "generation"
+    """What the model is for."""
+    dimensions: tuple[int, ...] = ()
+    """Lengths to which the vectors of a model for embeddings may be cut."""
 
     @property
     def on_demand(self) -> bool:

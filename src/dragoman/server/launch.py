@@ -14,6 +14,7 @@ import structlog
 from rich.console import Console
 
 from dragoman.core import logs
+from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
@@ -173,6 +174,17 @@ def _pipe() -> Iterator[tuple[int, int]]:
         os.close(write_fd)
 
 
+_EXAMPLES: dict[ModelKind, tuple[str, str]] = {
+    "generation": (
+        "/v1/chat/completions",
+        '"messages": [{"role": "user", "content": "What is the capital of France?"}]',
+    ),
+    "embeddings": ("/v1/embeddings", '"input": ["The capital of France", "Paris"]'),
+    "rerank": ("/v1/rerank", '"query": "capital of France", "documents": ["Rome is in Italy.", "Paris is in France."]'),
+}
+"""Path and fields of a request to try."""
+
+
 def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: socket.socket) -> None:
     """Print what is served, where, and a request to try."""
     scheme = "http" if settings.ssl_certfile is None else "https"
@@ -186,10 +198,10 @@ def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: soc
     console = Console(highlight=False, soft_wrap=True)
     served = " and ".join(f"[bold]{plan.name}[/bold]{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
     console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{place}[/bold]")
-    question = '[{"role": "user", "content": "What is the capital of France?"}]'
-    body = f'{{"model": "{plans[0].name}", "messages": {question}}}'
+    path, fields = _EXAMPLES[plans[0].kind]
+    body = f'{{"model": "{plans[0].name}", {fields}}}'
     key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
-    console.print(f"\nTry:\n  curl {option}{url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
+    console.print(f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n", markup=False)
 
 
 def _alias_suffix(plan: DeploymentPlan) -> str:

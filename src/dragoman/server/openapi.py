@@ -182,7 +182,7 @@ def _add_optional_headers(
         responses["409"] = _error(409, schemas[operation.error])
     if features.queue:
         parameters.append(_WEBHOOK)
-    if features.queue and operation.chunk is not None:
+    if features.queue and (operation.chunk is not None or operation.is_queueable):
         parameters.append(_PREFER)
         content = {"application/json": {"schema": schemas[QueuedJobBody]}}
         responses["202"] = {

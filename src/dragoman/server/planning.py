@@ -8,11 +8,13 @@ from pathlib import Path
 import msgspec
 
 from dragoman.core.adapters import Adapter
+from dragoman.core.embedding import ModelKind
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.native.libraries.builds import PACKAGED_BUILDS
 from dragoman.engines.llama.weights.adapter_files import resolve_adapter
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.weights.gguf_metadata import architecture
+from dragoman.engines.llama.weights.model_kind import model_kind
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
@@ -70,6 +72,11 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     def architecture(self) -> str | None:
         """The architecture that its adapters need. None: it takes no adapters."""
         return next((engine.architecture for engine in self.engines if isinstance(engine, LlamaPlan)), None)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model is for."""
+        return next((engine.kind for engine in self.engines if isinstance(engine, LlamaPlan)), "generation")
 
     @property
     def adapters(self) -> tuple[AdapterRecord, ...]:
@@ -163,7 +170,8 @@ def _plan_single_model(settings: Settings, *, progress: bool) -> list[Deployment
     if settings.model == ECHO:
         return [DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))]
     file = resolve(settings.model, progress=progress)
-    engine = LlamaPlan(model=file, engine=settings.engine, architecture=_architecture(file))
+    kind = _kind(file, settings.engine)
+    engine = LlamaPlan(model=file, engine=settings.engine, architecture=_architecture(file, kind), kind=kind)
     return [DeploymentPlan(name=file.id, aliases=file.aliases, engines=(engine,))]
 
 
@@ -226,14 +234,18 @@ def _plan_upstream(upstream: UpstreamSettings, deployment: str) -> UpstreamPlan:
 
 
 def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, settings: Settings) -> LlamaPlan:
+    engine = msgspec.convert({**msgspec.to_builtins(settings.engine), **deployment.engine}, EngineSettings)
+    kind = _kind(model, engine)
     return LlamaPlan(
         model=model,
-        engine=msgspec.convert({**msgspec.to_builtins(settings.engine), **deployment.engine}, EngineSettings),
+        engine=engine,
         tool_format=deployment.tool_format,
         load=deployment.load,
         unload_idle_seconds=deployment.unload_idle_seconds,
         shared_prefixes=_shared_prefixes(deployment),
-        architecture=_architecture(model),
+        architecture=_architecture(model, kind),
+        kind=kind,
+        dimensions=deployment.dimensions,
     )
 
 
@@ -256,7 +268,19 @@ def _text_or_file(entry: str) -> str:
     return Path(entry[1:]).expanduser().read_text(encoding="utf-8").removesuffix("\n")
 
 
-def _architecture(model: ModelFile) -> str | None:
+def _kind(model: ModelFile, engine: EngineSettings) -> ModelKind:
+    if engine.embeddings:
+        return "embeddings"
+    try:
+        return model_kind(model.path)
+    except ModelSourceError:
+        return "generation"  # The engine gives a better reason why the file cannot be served.
+
+
+def _architecture(model: ModelFile, kind: ModelKind) -> str | None:
+    """Return the architecture of the model's adapters. None: it takes none."""
+    if kind != "generation":
+        return None
     try:
         return architecture(model.path)
     except ModelSourceError:

@@ -11,6 +11,7 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
+from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.server.settings import SupervisionSettings, UpstreamSettings
@@ -77,7 +78,9 @@ def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings
                 ready=HEARTBEAT_SECONDS + supervision.ready_timeout_seconds,
             )
             wake = None if number is None else partial(os.write, wake_fd, bytes([number]))
-            return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts)
+            if engine.kind == "generation":
+                return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts)
+            return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 
 def _connect_upstream(name: str, upstream: UpstreamSettings, model: str) -> Engine:

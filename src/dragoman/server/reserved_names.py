@@ -3,7 +3,7 @@
 Written down, because importing all routes takes a tenth of a second of each start; a test compares them.
 """
 
-KEPT_FREE = frozenset({"app", "public", "v2", "v3", "v5"})
+KEPT_FREE = frozenset({"app", "public", "v3", "v5"})
 """First parts of paths that later routes may have."""
 
 RESERVED_NAMES = KEPT_FREE | {
@@ -13,6 +13,7 @@ RESERVED_NAMES = KEPT_FREE | {
     "completions",
     "detokenize",
     "docs",
+    "embeddings",
     "empower",
     "engines",
     "health",
@@ -22,8 +23,12 @@ RESERVED_NAMES = KEPT_FREE | {
     "openapi.json",
     "queue",
     "ready",
+    "rerank",
+    "reranking",
+    "score",
     "tokenize",
     "utils",
     "v1",
+    "v2",
     "v4",
 }

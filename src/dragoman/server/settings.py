@@ -59,6 +59,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Time that an engine has to count tokens or to change an adapter."""
     reproducible: bool = False
     """Generate the same tokens for a seed, independent of other requests in the batch."""
+    embeddings: bool = False
+    """Serve a model for generation as one for embeddings, by the vector of the last token. Models whose file says that
+    they are for embeddings or reranking need no setting."""
     requantize: Literal["auto", "never"] = "auto"
     """`auto`: for a model in a quantisation that the packaged libraries are slow with, serve a copy in a faster one,
     made once. `never`: serve every file as it is."""
@@ -267,6 +270,8 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     shared_prefixes: tuple[Text, ...] = ()
     """Beginnings of prompts that all accounts share, such as a common system prompt: the text, or `@` and the path of a
     file. Anybody can find out whether they were used. Everything else is shared within an account only."""
+    dimensions: tuple[Count, ...] = ()
+    """Lengths to which clients may cut the vectors of a model for embeddings that was trained for it (Matryoshka)."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     """Engines that serve the model, each in a process of its own with memory of its own."""
     engine: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.settings import DialectName, EchoSettings, RoutingPolicy, Settings, UpstreamSettings
 
@@ -24,6 +25,8 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True, tag="llama"):
     """The architecture that the model's adapters need. None: it takes no adapters."""
     event_timeout_seconds: float
     reply_timeout_seconds: float
+    kind: ModelKind = "generation"
+    """What the model is for."""
 
 
 class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True, tag="upstream"):

@@ -27,6 +27,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "infermatic.queued_chat": CHAT | {"priority": 3},
     "openai.chat": CHAT,
     "openai.text": TEXT,
+    "infermatic.embeddings": {"model": "parrot", "input": ["Hi", "there"]},
+    "infermatic.rerank": {"model": "parrot", "query": "Hi", "documents": ["there"]},
+    "infermatic.score": {"model": "parrot", "text_1": "Hi", "text_2": "there"},
     "float16.chat": CHAT,
     "float16.text": TEXT,
     "empower.chat": CHAT,
@@ -60,6 +63,7 @@ def test_a_restored_request_renders_the_same_response(name: str) -> None:
     assert (stored.codec, stored.answer_id, stored.created_at) == (name, ID, CREATED)
     assert stream_and_document(restored.decoded) == stream_and_document(received.decoded)
     assert restored.decoded.requests == received.decoded.requests
+    assert restored.decoded.embedding == received.decoded.embedding
     assert restored.decoded.priority == received.decoded.priority
 
 

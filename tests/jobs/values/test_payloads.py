@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.core.embedding import EmbeddingRequest, TextPair
 from dragoman.core.errors import (
     BadRequest,
     ContextOverflow,
@@ -64,6 +65,12 @@ def test_requests_round_trip() -> None:
         ),
         GenerationRequest(model="m", prompt=TokenPrompt((1, 2)), resume_token_ids=((1,), ()), adapter="pirate"),
     )
+    assert unpack_requests(pack_requests(requests)) == requests
+
+
+def test_requests_for_embeddings_round_trip() -> None:
+    inputs = (TextPrompt("a"), TokenPrompt((1, 2)), TextPair("query", "document"))
+    requests = (EmbeddingRequest(model="m", inputs=inputs, dimensions=64, activation=False, priority=3, owner="o"),)
     assert unpack_requests(pack_requests(requests)) == requests
 
 

@@ -3,11 +3,12 @@
 A codec needs the request's bytes only, so an answer can be rendered again at any time and in any process.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from dragoman.core.embedding import EmbeddingRequest
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.events import Event
 from dragoman.core.jobs import DEFAULT_PRIORITY, StoredRequest
@@ -43,7 +44,10 @@ class ResponseBuilder(Protocol):
 class DecodedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request."""
 
-    requests: list[GenerationRequest]
+    requests: Sequence[GenerationRequest] = ()
+    """What is generated, if it asks for text."""
+    embedding: EmbeddingRequest | None = None
+    """What is computed, if it asks for vectors or scores."""
     stream: bool
     builder: ResponseBuilder
     field_names: Mapping[str, str] = {}

@@ -18,10 +18,10 @@ from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound
 from dragoman.core.idempotency import IdempotencyStore, IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft
-from dragoman.core.request import GenerationRequest
 from dragoman.core.services import EventStream
+from dragoman.core.tasks import Task
 from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, EndpointCodec, ReceivedRequest
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, EndpointCodec, ReceivedRequest
 from dragoman.dialects.http.context import RouteContext, read_body
 from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response, preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
@@ -113,18 +113,23 @@ def _is_http_url(text: str) -> bool:
         return False
 
 
+def _tasks(decoded: DecodedRequest) -> Sequence[Task]:
+    """Return what the request asks for, as the gateway takes it."""
+    return decoded.requests if decoded.embedding is None else (decoded.embedding,)
+
+
 class PreparedRequests(NamedTuple):
     """What is generated, and the headers that say what was changed."""
 
-    requests: Sequence[GenerationRequest]
+    requests: Sequence[Task]
     headers: Mapping[str, str] = {}
 
 
-Prepare = Callable[[Sequence[GenerationRequest], Caller], Awaitable[PreparedRequests]]
+Prepare = Callable[[Sequence[Task], Caller], Awaitable[PreparedRequests]]
 """What a dialect does with the decoded requests before they are admitted. Raises core.errors."""
 
 
-async def unchanged(requests: Sequence[GenerationRequest], _caller: Caller) -> PreparedRequests:
+async def unchanged(requests: Sequence[Task], _caller: Caller) -> PreparedRequests:
     """Prepare nothing."""
     return PreparedRequests(requests)
 
@@ -141,7 +146,7 @@ class GenerationCall(msgspec.Struct, frozen=True, kw_only=True):
 
     async def preceding_error(self, error: DragomanError) -> DragomanError:
         """Return the error to report in place of one that admission raised."""
-        model = self.received.decoded.requests[0].model
+        model = _tasks(self.received.decoded)[0].model
         return await preceding_error(self.route.service, self.caller, error, model)
 
     def response_options(self) -> ResponseOptions:
@@ -178,8 +183,8 @@ class DirectResponder:
         async def start() -> EventStream:
             decoded = call.received.decoded
             try:
-                async with call.route.service.preparation_turn(decoded.requests, call.caller):
-                    prepared = await call.prepare(decoded.requests, call.caller)
+                async with call.route.service.preparation_turn(_tasks(decoded), call.caller):
+                    prepared = await call.prepare(_tasks(decoded), call.caller)
                     options.headers.update(prepared.headers)
                     return await call.route.service.generate(prepared.requests, call.caller, streamed=decoded.stream)
             except DragomanError as error:
@@ -216,14 +221,14 @@ class QueuedResponder:
     async def respond(self) -> Response:
         decoded = self._call.received.decoded
         try:
-            async with self._call.route.service.preparation_turn(decoded.requests, self._call.caller):
-                prepared = await self._call.prepare(decoded.requests, self._call.caller)
+            async with self._call.route.service.preparation_turn(_tasks(decoded), self._call.caller):
+                prepared = await self._call.prepare(_tasks(decoded), self._call.caller)
                 job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
         return await self._response(job, prepared.headers)
 
-    async def _submit(self, requests: Sequence[GenerationRequest]) -> Job:
+    async def _submit(self, requests: Sequence[Task]) -> Job:
         draft = JobDraft(
             requests=tuple(requests),
             stored_request=self._call.received.to_stored(),

@@ -30,6 +30,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the stream's terminator is [DONE]."""
     is_always_queued: bool = False
     """Whether its requests are queued even without asking for it."""
+    is_queueable: bool = False
+    """Whether its requests may be queued although its answers are no streams."""
     query: type[msgspec.Struct] | None = None
     example: dict[str, object] | None = None
     """A request body that the model named `{model}` answers with 200."""
@@ -37,4 +39,4 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def generates(self) -> bool:
         """Whether a model answers its requests, now or later."""
-        return self.request is not None and (self.chunk is not None or self.is_always_queued)
+        return self.request is not None and (self.chunk is not None or self.is_always_queued or self.is_queueable)

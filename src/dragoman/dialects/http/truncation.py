@@ -8,6 +8,7 @@ import msgspec
 from dragoman.core.errors import ContextOverflow
 from dragoman.core.request import ChatPrompt, GenerationRequest
 from dragoman.core.services import VisibleModels
+from dragoman.core.tasks import Task
 
 MAX_DEFAULT_RESERVED_TOKENS = 1024
 """Tokens reserved for an answer without `max_tokens`; at most a fifth of the context."""
@@ -51,7 +52,7 @@ class TruncationPlan:
 class FittedRequests(NamedTuple):
     """Requests that fit, and how many messages were dropped from all of them."""
 
-    requests: list[GenerationRequest]
+    requests: list[Task]
     dropped_messages: int
 
 
@@ -61,11 +62,14 @@ class ContextWindowFitter:
     def __init__(self, models: VisibleModels) -> None:
         self._models = models
 
-    async def fit(self, requests: Iterable[GenerationRequest]) -> FittedRequests:
+    async def fit(self, requests: Iterable[Task]) -> FittedRequests:
         """Drop messages of conversations that are too long. Raises PromptTooLong where that is not enough."""
-        fitted: list[GenerationRequest] = []
+        fitted: list[Task] = []
         dropped_messages = 0
         for request in requests:
+            if not isinstance(request, GenerationRequest):
+                fitted.append(request)
+                continue
             fitting, dropped = await self._fit(request)
             fitted.append(fitting)
             dropped_messages += dropped

@@ -205,22 +205,28 @@ def check_chat_template(template: str | None, arguments: TemplateArguments | Non
             violations.append(Violation(("chat_template_kwargs", name), problem))
 
 
-def parse_prompts(prompt: TextCompletionPrompt, *, add_special_tokens: bool = True) -> list[Prompt]:
-    """Convert the one or several prompts of a text completion. Raises BadRequest."""
+def parse_prompts(
+    prompt: TextCompletionPrompt,
+    *,
+    add_special_tokens: bool = True,
+    parameter: str = "prompt",
+    max_prompts: int = MAX_PROMPTS,
+) -> list[TextPrompt | TokenPrompt]:
+    """Convert one or several prompts, which the field `parameter` holds. Raises BadRequest."""
     if isinstance(prompt, str):
         return [TextPrompt(prompt, add_special_tokens=add_special_tokens)]
     if not prompt:
-        raise BadRequest("prompt must hold at least one prompt", "prompt")
+        raise BadRequest(f"{parameter} must hold at least one prompt", parameter)
     if all(isinstance(item, int) for item in prompt):
-        return [_token_prompt(cast("list[int]", prompt))]
-    if len(prompt) > MAX_PROMPTS:
-        raise BadRequest(f"prompt takes at most {MAX_PROMPTS} prompts, got {len(prompt)}", "prompt")
+        return [_token_prompt(cast("list[int]", prompt), parameter)]
+    if len(prompt) > max_prompts:
+        raise BadRequest(f"{parameter} takes at most {max_prompts} prompts, got {len(prompt)}", parameter)
     if all(isinstance(item, str) for item in prompt):
         return [TextPrompt(text, add_special_tokens=add_special_tokens) for text in cast("list[str]", prompt)]
     if all(isinstance(item, list) for item in prompt):
-        return [_token_prompt(token_ids) for token_ids in cast("list[list[int]]", prompt)]
+        return [_token_prompt(token_ids, parameter) for token_ids in cast("list[list[int]]", prompt)]
     raise BadRequest(
-        "prompt must be a string, a list of strings, a list of token ids or a list of lists of them", "prompt"
+        f"{parameter} must be a string, a list of strings, a list of token ids or a list of lists of them", parameter
     )
 
 
@@ -254,8 +260,8 @@ def sampling_params(sent: SamplingExtensions) -> SamplingParams:
     )
 
 
-def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:
+def _token_prompt(token_ids: Sequence[int], parameter: str) -> TokenPrompt:
     for token in token_ids:
         if not 0 <= token <= MAX_TOKENS:
-            raise BadRequest(f"prompt must hold token ids, got {str(token)[:40]}", "prompt")
+            raise BadRequest(f"{parameter} must hold token ids, got {str(token)[:40]}", parameter)
     return TokenPrompt(tuple(token_ids))

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dragoman.core.embedding import EmbeddingRequest
 from dragoman.core.errors import ContextOverflow, ModelLoading
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.gateway.routing.catalog import Deployment
 
 UNBOUNDED_COMPLETION_TOKENS = 4096
@@ -18,13 +19,16 @@ class TokenBounds(NamedTuple):
     max_completion_tokens: int
 
 
-async def token_bounds(deployment: Deployment, requests: Sequence[GenerationRequest]) -> TokenBounds:
+async def token_bounds(deployment: Deployment, requests: Sequence[Task]) -> TokenBounds:
     """Count the tokens of the prompts, and bound those of the answers. Raises core.errors.
 
     Where no engine counts exactly, the counts are estimates, and the engine decides whether a prompt is too long.
     """
     prompt_tokens = max_completion_tokens = 0
     for request in requests:
+        if isinstance(request, EmbeddingRequest):
+            prompt_tokens += await deployment.count_input_tokens(request)
+            continue
         engine = deployment.tokenizer_for(request.prompt)
         count = await engine.count_tokens(request.prompt)
         prompt_tokens += count

@@ -8,7 +8,7 @@ import structlog
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.gateway.admission.reservation import Reservation
 from dragoman.gateway.routing.attempts import ReportAnswer
 from dragoman.gateway.routing.catalog import Deployment
@@ -22,7 +22,7 @@ Answer = Callable[[Deployment], AsyncGenerator[Event]]
 
 async def answer_or_fall_back(
     deployment: Deployment,
-    requests: Sequence[GenerationRequest],
+    requests: Sequence[Task],
     *,
     answer: Answer,
     fallbacks: Fallbacks,

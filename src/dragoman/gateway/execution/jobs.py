@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.gateway.admission.reservation import UNMETERED
 from dragoman.gateway.auth.authenticator import Authenticator
 from dragoman.gateway.auth.static_keys import NO_KEYS
@@ -38,20 +37,21 @@ class GatewayJobExecutor:
         except ModelNotFound:
             return None
 
-    async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
-        await self._catalog.resolve_canonical(model).deployment.tokenizer.count_tokens(requests[0].prompt)
+    async def load_model(self, model: str, requests: Sequence[Task]) -> None:
+        deployment, request = self._catalog.resolve_canonical(model).deployment, requests[0]
+        if isinstance(request, GenerationRequest):
+            await deployment.tokenizer.count_tokens(request.prompt)
+        else:
+            await deployment.count_input_tokens(request)
 
-    def run(self, job: ClaimedJob, requests: Sequence[GenerationRequest]) -> RequestExecution:
+    def run(self, job: ClaimedJob, requests: Sequence[Task]) -> RequestExecution:
         is_paid = job.owner.startswith(ACCOUNT_OWNER_PREFIX)
         owner = job.owner if is_paid else self._authenticator.owner_of_key(job.owner)
         resolved = self._catalog.resolve_canonical(job.model)
         if resolved.adapter is not None and not resolved.adapter.is_visible_to(owner):
             raise ModelNotFound(requests[0].model)
-        adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
         priority = QUEUED_PRIORITY_OFFSET + job.priority
-        queued_requests = [
-            msgspec.structs.replace(request, adapter=adapter, priority=priority, owner=owner) for request in requests
-        ]
+        queued_requests = [resolved.assign(request, owner=owner, priority=priority) for request in requests]
         timer = self._metrics.start_timer(resolved.metrics_label)
         # The queue settles its jobs itself.
         return RequestExecution(resolved.deployment, queued_requests, UNMETERED, timer)

@@ -14,10 +14,21 @@ import msgspec
 
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
-from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Unenforced, Usage, UsageSource
+from dragoman.core.events import (
+    AnyDelta,
+    ChoiceEvent,
+    Delta,
+    Embedding,
+    Event,
+    Started,
+    Unenforced,
+    Usage,
+    UsageSource,
+)
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
-from dragoman.engines.base import Engine
+from dragoman.core.tasks import Task
+from dragoman.engines.base import Embeds, Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
 from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
@@ -57,7 +68,7 @@ class DirectAttempts:
     def end(self) -> None: ...
 
 
-def attempts_of(deployment: Deployment, request: GenerationRequest, report: ReportAnswer | None = None) -> Attempts:
+def attempts_of(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> Attempts:
     """Return the attempts to have a request answered. Raises BadRequest naming what no replica can do."""
     [first, *_] = deployment.candidates(request)
     if deployment.router is None:
@@ -68,9 +79,7 @@ def attempts_of(deployment: Deployment, request: GenerationRequest, report: Repo
     )
 
 
-async def generate(
-    deployment: Deployment, request: GenerationRequest, report: ReportAnswer | None = None
-) -> AsyncGenerator[Event]:
+async def generate(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> AsyncGenerator[Event]:
     """Answer one request by the first attempt that begins to: after its first event, there is no other one.
 
     `report` is called then if there were several replicas, or an upstream. Raises core.errors.
@@ -81,7 +90,7 @@ async def generate(
         opening: list[Event] = []
         has_output = False
         try:
-            async with contextlib.aclosing(engine.generate(request)) as events:
+            async with contextlib.aclosing(_events(engine, request)) as events:
                 async for event in events:
                     if not has_output:
                         if type(event) in _OPENING_EVENTS:
@@ -100,8 +109,15 @@ async def generate(
             attempts.end()
 
 
+def _events(engine: Engine, request: Task) -> AsyncGenerator[Event]:
+    if isinstance(request, GenerationRequest):
+        return engine.generate(request)
+    assert isinstance(engine, Embeds), "the deployment's candidates compute embeddings"
+    return engine.embed(request)
+
+
 def fan_out(
-    deployment: Deployment, requests: Sequence[GenerationRequest], report: ReportAnswer | None = None
+    deployment: Deployment, requests: Sequence[Task], report: ReportAnswer | None = None
 ) -> AsyncGenerator[Event]:
     """Merge the events of all requests into those of one: choices renumbered, usages added."""
     if len(requests) == 1:
@@ -110,13 +126,13 @@ def fan_out(
 
 
 async def _fan_out_concurrently(
-    deployment: Deployment, requests: Sequence[GenerationRequest], report: ReportAnswer | None
+    deployment: Deployment, requests: Sequence[Task], report: ReportAnswer | None
 ) -> AsyncGenerator[Event]:
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
 
-    async def pump(first_index: int, request: GenerationRequest) -> None:
+    async def pump(first_index: int, request: Task) -> None:
         try:
             async with contextlib.aclosing(generate(deployment, request, report)) as events:
                 async for event in events:
@@ -125,7 +141,7 @@ async def _fan_out_concurrently(
         except Exception as error:  # noqa: BLE001 - raised again below, in the task of the request
             await queue.put(error)
 
-    tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
+    tasks = [asyncio.create_task(pump(number * _choices(request), request)) for number, request in enumerate(requests)]
     try:
         while running:
             match await queue.get():
@@ -153,6 +169,10 @@ async def _fan_out_concurrently(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _choices(request: Task) -> int:
+    return request.n if isinstance(request, GenerationRequest) else len(request.inputs)
+
+
 def _with_index_offset(event: Event, first_index: int) -> Event:
     if isinstance(event, Started | Usage):
         return event
@@ -177,16 +197,18 @@ class BestOfSelector:
         self._events: dict[int, list[ChoiceEvent]] = {}
 
     @classmethod
-    def for_requests(cls, requests: Sequence[GenerationRequest]) -> "BestOfSelector | None":
+    def for_requests(cls, requests: Sequence[Task]) -> "BestOfSelector | None":
         """Build the selector for requests that differ in their prompts only; None: every candidate is returned."""
         first_request = requests[0]
+        if not isinstance(first_request, GenerationRequest):
+            return None
         if first_request.best_of is None or first_request.best_of == first_request.n:
             return None
         return cls(first_request.n, first_request.best_of, include_logprobs=first_request.logprobs is not None)
 
     def feed(self, event: Event) -> Iterator[Event]:
         """Return the events to deliver: none of a choice until the usage, which counts all candidates."""
-        if isinstance(event, Started):
+        if isinstance(event, Started | Embedding):
             yield event
             return
         if not isinstance(event, Usage):
@@ -221,7 +243,7 @@ class RequestExecution:
     def __init__(
         self,
         deployment: Deployment,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[Task],
         reservation: Reservation,
         timer: RequestTimer,
         fallbacks: Fallbacks = NO_FALLBACKS,
@@ -270,7 +292,7 @@ class RequestExecution:
         if answered_by.is_upstream:
             self._reservation.observe_upstream()
 
-    def _answer(self, deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    def _answer(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         if self._fallbacks is NO_FALLBACKS:
             return fan_out(deployment, requests, self._note_answer)
         return answer_or_fall_back(
@@ -282,12 +304,13 @@ class RequestExecution:
             report=self._note_answer,
         )
 
-    async def _generate(self, deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    async def _generate(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         self._started = True
         selector = BestOfSelector.for_requests(requests)
-        candidates = requests if selector is None else [candidates_request(request) for request in requests]
+        if selector is not None:
+            requests = [candidates_request(request) for request in requests if isinstance(request, GenerationRequest)]
         try:
-            async with contextlib.aclosing(self._answer(deployment, candidates)) as events:
+            async with contextlib.aclosing(self._answer(deployment, requests)) as events:
                 async for event in events:
                     self._observe(event)
                     if selector is None:

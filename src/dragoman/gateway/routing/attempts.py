@@ -9,7 +9,7 @@ import structlog
 
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.engines.base import Engine
 from dragoman.gateway.routing import health
 from dragoman.gateway.routing.described_request import describe
@@ -61,7 +61,7 @@ class RoutedAttempts:
         self,
         deployment: str,
         router: Router,
-        request: GenerationRequest,
+        request: Task,
         *,
         able: Callable[[], Sequence[Replica]],
         max_attempts: int,

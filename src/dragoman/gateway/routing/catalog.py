@@ -7,10 +7,12 @@ import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
 from dragoman.core.capabilities import missing_need, needs_beyond
+from dragoman.core.embedding import EmbeddingRequest, ModelKind, TextPair
 from dragoman.core.errors import BadRequest, ModelNotFound
 from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.engines.base import AdapterHost, Engine
+from dragoman.core.tasks import Task
+from dragoman.engines.base import AdapterHost, Embeds, Engine
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.gateway.routing.policies import PolicyName
 from dragoman.gateway.routing.replica import Replica
@@ -98,29 +100,53 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
         return hosts[0] if len(hosts) == 1 else ReplicatedAdapters(hosts)
 
     @property
+    def kind(self) -> ModelKind:
+        """What the model is for."""
+        engine = self.engines[0]
+        return engine.model_kind if isinstance(engine, Embeds) else "generation"
+
+    @property
+    def embedding_dimensions(self) -> int | None:
+        """The values of a whole vector. None: not known yet, or the model is no model for embeddings."""
+        engine = self.engines[0]
+        return engine.embedding_dimensions if isinstance(engine, Embeds) else None
+
+    @property
     def tokenizer(self) -> Engine:
         """The engine that counts tokens and shows them."""
         return _best_tokenizer(self.engines)
 
     def tokenizer_for(self, prompt: Prompt) -> Engine:
         """Return the engine that counts the tokens of this prompt. Raises BadRequest as `candidates` does."""
+        if self.kind != "generation":
+            return self.tokenizer
         candidates = self.candidates(GenerationRequest(model=self.name, prompt=prompt))
         return _best_tokenizer([replica.engine for replica in candidates])
 
-    def candidates(self, request: GenerationRequest) -> list[Replica]:
+    async def count_input_tokens(self, request: EmbeddingRequest) -> int:
+        """Count the tokens of all inputs. Raises core.errors."""
+        engine = self.candidates(request)[0].engine
+        assert isinstance(engine, Embeds), "candidates compute embeddings"
+        return await engine.count_input_tokens(request)
+
+    def candidates(self, request: Task) -> list[Replica]:
         """Return the replicas that can answer the request, in the order in which to try them.
 
         Raises BadRequest naming what none of them can do.
         """
+        if (needed := _needed_kind(request)) != self.kind:
+            raise BadRequest(f"The model '{self.name}' {_LACKS[needed]}; it is for {_PURPOSES[self.kind]}", "model")
         able = self.able_replicas(request)
-        if not able:
+        if not able and isinstance(request, GenerationRequest):
             need = missing_need(request, self.replicas[0].engine.capabilities)
             assert need is not None, "a replica without a missing need is able"
             raise BadRequest(f"The model '{self.name}' does not support {need.description}", need.parameter)
         return able if len(able) == 1 else sorted(able, key=lambda replica: not replica.engine.ready)
 
-    def able_replicas(self, request: GenerationRequest) -> list[Replica]:
+    def able_replicas(self, request: Task) -> list[Replica]:
         """Return the replicas that can answer the request."""
+        if _needed_kind(request) != self.kind:
+            return []
         return [replica for replica in self.replicas if _can_answer(replica.engine, request)]
 
 
@@ -129,7 +155,28 @@ def _best_tokenizer(engines: Sequence[Engine]) -> Engine:
     return max(engines, key=lambda engine: ("exact_token_counts" in engine.capabilities, engine.ready))
 
 
-def _can_answer(engine: Engine, request: GenerationRequest) -> bool:
+_LACKS: dict[ModelKind, str] = {
+    "generation": "generates no text",
+    "embeddings": "has no embeddings",
+    "rerank": "does not rerank",
+}
+
+_PURPOSES: dict[ModelKind, str] = {
+    "generation": "text generation",
+    "embeddings": "embeddings",
+    "rerank": "reranking",
+}
+
+
+def _needed_kind(request: Task) -> ModelKind:
+    if isinstance(request, GenerationRequest):
+        return "generation"
+    return "rerank" if isinstance(request.inputs[0], TextPair) else "embeddings"
+
+
+def _can_answer(engine: Engine, request: Task) -> bool:
+    if not isinstance(request, GenerationRequest):
+        return True
     return not any(test(request) for _, test in needs_beyond(engine.capabilities))
 
 
@@ -159,6 +206,15 @@ class ResolvedModel(NamedTuple):
         """Changes exactly when answers may. None: not known yet."""
         base, adapter = self.deployment.fingerprint, self.adapter
         return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
+
+    def assign(self, request: Task, *, owner: str, priority: int | None = None) -> Task:
+        """Return the request as it is computed: with the adapter, for an owner, and with another priority if set."""
+        request = msgspec.structs.replace(request, owner=owner)
+        if priority is not None:
+            request = msgspec.structs.replace(request, priority=priority)
+        if self.adapter is None or not isinstance(request, GenerationRequest):
+            return request
+        return msgspec.structs.replace(request, adapter=self.adapter.qualified_name)
 
 
 class Catalog:
@@ -258,6 +314,8 @@ def _base_model(deployment: Deployment) -> ServedModel:
         fingerprint=deployment.fingerprint,
         supports_reasoning=deployment.supports_reasoning,
         tool_format=deployment.tool_format,
+        kind=deployment.kind,
+        embedding_dimensions=deployment.embedding_dimensions,
     )
 
 

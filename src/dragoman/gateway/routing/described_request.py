@@ -3,7 +3,9 @@
 import hashlib
 from typing import NamedTuple
 
+from dragoman.core.limits import input_characters
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt, TokenPrompt
+from dragoman.core.tasks import Task
 from dragoman.gateway.routing.policies import RoutingRequest
 from dragoman.gateway.routing.prefix_tree import hash_text, hash_tokens
 
@@ -22,8 +24,10 @@ class DescribedRequest(NamedTuple):
     """Of its prompt and its expected answers, an estimate."""
 
 
-def describe(request: GenerationRequest, *, with_blocks: bool) -> DescribedRequest:
+def describe(request: Task, *, with_blocks: bool) -> DescribedRequest:
     """Describe a request. `with_blocks`: with the hashes of its prompt, of which no two owners have equal ones."""
+    if not isinstance(request, GenerationRequest):
+        return DescribedRequest(RoutingRequest(), sum(map(input_characters, request.inputs)) // CHARACTERS_PER_TOKEN)
     prompt, adapter = request.prompt, request.adapter or ""
     salt = f"{len(request.owner)}:{request.owner}{request.cache_salt}"
     if isinstance(prompt, TokenPrompt):

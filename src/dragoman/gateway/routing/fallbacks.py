@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from dragoman.core.errors import ContextOverflow, DragomanError, EngineFailed, Overloaded
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.gateway.routing.catalog import Catalog, Deployment, ResolvedModel
 
 
@@ -21,9 +21,7 @@ class Fallbacks(NamedTuple):
         """The names of all of them."""
         return tuple(dict.fromkeys(each.name for each in (*self.on_failure, *self.on_overflow)))
 
-    def after(
-        self, error: DragomanError, requests: Sequence[GenerationRequest], excluded: Collection[str]
-    ) -> Deployment | None:
+    def after(self, error: DragomanError, requests: Sequence[Task], excluded: Collection[str]) -> Deployment | None:
         """Return the deployment to try after this error, which can do what the requests need. None: there is none."""
         if isinstance(error, ContextOverflow):
             candidates = self.on_overflow
@@ -49,6 +47,6 @@ def fallbacks_of(resolved: ResolvedModel, catalog: Catalog) -> Fallbacks:
     )
 
 
-def can_answer(deployment: Deployment, requests: Sequence[GenerationRequest]) -> bool:
+def can_answer(deployment: Deployment, requests: Sequence[Task]) -> bool:
     """Whether some replica of the deployment can answer each of the requests."""
     return all(deployment.able_replicas(request) for request in requests)

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.core.embedding import EmbeddingRequest
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.errors_wire import STORED_ERRORS, decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 
 _PLAIN, _DEFLATED = b"\0", b"\1"
 """The first byte of a payload: plain or deflated."""
@@ -21,19 +23,29 @@ _ZLIB_LEVEL = 1
 """Text shrinks to a third, in a tenth of the time of the highest level."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_requests_decoder = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...])
+
+
+class _StoredEmbeddings(msgspec.Struct, frozen=True):
+    """Tells requests for embeddings from those for answers, which are stored as an array."""
+
+    embeddings: tuple[EmbeddingRequest, ...]
+
+
+_requests_decoder = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...] | _StoredEmbeddings)
 _stored_request_decoder = msgspec.msgpack.Decoder(StoredRequest)
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
 
 
-def pack_requests(requests: tuple[GenerationRequest, ...]) -> bytes:
-    """Encode requests for `unpack_requests`."""
-    return _compress(_encode(requests))
+def pack_requests(requests: tuple[Task, ...]) -> bytes:
+    """Encode requests of one kind for `unpack_requests`."""
+    embeddings = tuple(request for request in requests if isinstance(request, EmbeddingRequest))
+    return _compress(_encode(_StoredEmbeddings(embeddings) if embeddings else requests))
 
 
-def unpack_requests(payload: bytes) -> tuple[GenerationRequest, ...]:
+def unpack_requests(payload: bytes) -> tuple[Task, ...]:
     """Decode the result of `pack_requests`."""
-    return _requests_decoder.decode(_decompress(payload))
+    stored = _requests_decoder.decode(_decompress(payload))
+    return stored.embeddings if isinstance(stored, _StoredEmbeddings) else stored
 
 
 def pack_stored_request(stored_request: StoredRequest) -> bytes:

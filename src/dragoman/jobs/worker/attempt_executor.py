@@ -10,7 +10,7 @@ import structlog
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded
 from dragoman.core.events import Event, Usage
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.jobs.storage.reader import JobReader
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.payloads import unpack_requests
@@ -70,7 +70,7 @@ class AttemptExecutor:
             _log.exception("job_failed_unexpectedly", job=job.id)
             return JobResult("failed", error=EngineFailed("The server failed to run the request"))
 
-    async def _execute(self, attempt: RunningAttempt, requests: Sequence[GenerationRequest]) -> JobResult:
+    async def _execute(self, attempt: RunningAttempt, requests: Sequence[Task]) -> JobResult:
         job = attempt.job
         attempt.is_resumable = can_resume(requests)
         stored = await self._load_events(job)
@@ -89,9 +89,7 @@ class AttemptExecutor:
                 return JobResult("failed", error=EngineFailed(message))
         return await self._generate(attempt, requests, ReplayFilter(stored))
 
-    async def _generate(
-        self, attempt: RunningAttempt, requests: Sequence[GenerationRequest], stored: ReplayFilter
-    ) -> JobResult:
+    async def _generate(self, attempt: RunningAttempt, requests: Sequence[Task], stored: ReplayFilter) -> JobResult:
         attempt.execution = self._executor.run(attempt.job, requests)
         usage: Usage | None = None
         async with contextlib.aclosing(attempt.execution) as events:
@@ -113,7 +111,7 @@ class AttemptExecutor:
                 events += batch.events[len(events) - batch.first :]
         return events
 
-    async def _load_fingerprint(self, model: str, requests: Sequence[GenerationRequest]) -> str:
+    async def _load_fingerprint(self, model: str, requests: Sequence[Task]) -> str:
         """Return the model's fingerprint, loading the model if needed. Raises core.errors."""
         if self._executor.fingerprint(model) is None:
             await self._executor.load_model(model, requests)

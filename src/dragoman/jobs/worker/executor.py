@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from dragoman.core.events import Event
-from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 from dragoman.jobs.values.rows import ClaimedJob
 
 
@@ -36,11 +36,11 @@ class JobExecutor(Protocol):
         """Return the model's fingerprint. None: it is not known yet, or the model is gone."""
         ...
 
-    async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
+    async def load_model(self, model: str, requests: Sequence[Task]) -> None:
         """Load the model, as running the requests would. Raises core.errors."""
         ...
 
-    def run(self, job: ClaimedJob, requests: Sequence[GenerationRequest]) -> JobExecution:
+    def run(self, job: ClaimedJob, requests: Sequence[Task]) -> JobExecution:
         """Run the job's requests, with lower priority than requests that are not queued.
 
         Raises core.errors, from this call or from the events.

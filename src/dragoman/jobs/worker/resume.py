@@ -8,16 +8,24 @@ import msgspec
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import AnyDelta, Event, Started, Usage
 from dragoman.core.request import GenerationRequest
+from dragoman.core.tasks import Task
 
 
-def can_resume(requests: Sequence[GenerationRequest]) -> bool:
-    """Whether an engine can resume the answers: log-probabilities and candidates of best_of cannot be restored."""
+def can_resume(requests: Sequence[Task]) -> bool:
+    """Whether an engine can resume the answers: log-probabilities and candidates of best_of cannot be restored.
+
+    Vectors come all at once.
+    """
     return all(
-        request.logprobs is None and request.prompt_logprobs is None and request.best_of is None for request in requests
+        isinstance(request, GenerationRequest)
+        and request.logprobs is None
+        and request.prompt_logprobs is None
+        and request.best_of is None
+        for request in requests
     )
 
 
-def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
+def resumed_requests(requests: Sequence[Task], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
     """Return the requests with the tokens that their answers have so far."""
     tokens: defaultdict[int, list[int]] = defaultdict(list)
     for event in stored:
@@ -26,6 +34,7 @@ def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Eve
     resumed: list[GenerationRequest] = []
     index = 0
     for request in requests:
+        assert isinstance(request, GenerationRequest), "no other can resume"
         choices = tuple(tuple(tokens[index + choice]) for choice in range(request.n))
         resumed.append(msgspec.structs.replace(request, resume_token_ids=choices if any(choices) else ()))
         index += request.n

@@ -16,6 +16,8 @@ from dragoman.core.events import Embedding, Event, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt, TokenPrompt
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
+from dragoman.gateway.execution.request_execution import generate
+from dragoman.gateway.routing.catalog import Deployment
 from tests.support import minilm
 from tests.support.models import THREADS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -71,12 +73,16 @@ async def client(options: EngineOptions) -> AsyncIterator[LlamaEmbeddingEngine]:
         await engine.close()
 
 
+async def collect(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
 async def embed(engine: LlamaEmbeddingEngine, inputs: tuple[EmbeddingInput, ...]) -> list[Event]:
-    return [event async for event in engine.embed(EmbeddingRequest(model="minilm", inputs=inputs))]
+    return await collect(engine.embed(EmbeddingRequest(model="minilm", inputs=inputs)))
 
 
 async def wait_until_begun(engine: LlamaEmbeddingEngine) -> None:
-    await engine.count_input_tokens((TextPrompt("a"),), "input")  # It is connected now.
+    await engine.count_input_tokens(EmbeddingRequest(model="minilm", inputs=(TextPrompt("a"),)))  # It is connected now.
     while not (await engine.statistics()).waiting:
         pass
 
@@ -93,21 +99,25 @@ async def test_the_process_embeds_counts_and_refuses_by_name(options: EngineOpti
         values = [np.frombuffer(event.values, dtype="<f4") for event in vectors if isinstance(event, Embedding)]
         assert [float(np.linalg.norm(vector)) for vector in values] == [pytest.approx(1)] * 3
         assert usage == Usage(6 + 3 + 3, 0, 0)
-        assert await engine.count_input_tokens(inputs, "input") == 12
-        assert engine.context_length == 512
+        assert await engine.count_input_tokens(EmbeddingRequest(model="minilm", inputs=inputs)) == 12
+        assert (engine.context_length, engine.embedding_dimensions) == (512, minilm.WIDTH)
         with pytest.raises(BadRequest, match=r"input\[1\] has 513 tokens"):
             await embed(engine, (TextPrompt("fine"), TokenPrompt((1,) * 513)))
         with pytest.raises(BadRequest, match="The model generates no text"):
-            _ = [event async for event in engine.generate(GenerationRequest(model="minilm", prompt=TextPrompt("a")))]
+            await collect(engine.generate(GenerationRequest(model="minilm", prompt=TextPrompt("a"))))
 
 
 async def test_a_request_whose_process_is_killed_is_answered_by_the_next_one(options: EngineOptions) -> None:
     async with client(options) as engine:
         async with process(options):
-            answer = asyncio.create_task(embed(engine, MANY))
+            deployment = Deployment.of("minilm", (), engine)
+            events = generate(deployment, EmbeddingRequest(model="minilm", inputs=MANY))
+            answer = asyncio.create_task(collect(events))
             await wait_until_begun(engine)
         async with process(options):
-            assert len(await answer) == len(MANY) + 1
+            *vectors, usage = await answer
+            assert [event.index for event in vectors if isinstance(event, Embedding)] == list(range(len(MANY)))
+            assert usage == Usage(102 * len(MANY), 0, 0)
 
 
 async def test_a_cancelled_request_is_dropped(options: EngineOptions) -> None:

@@ -385,11 +385,11 @@ def read_key(headers: Headers) -> str | None:
 
 def model_card(model: ServedModel, name: str) -> wire.ModelCard:
     """Return a model under the name that the client used."""
+    length = UNSET if model.context_length is None else model.context_length
+    if model.kind != "generation":
+        width = UNSET if model.embedding_dimensions is None else model.embedding_dimensions
+        return wire.ModelCard(name, capabilities=[model.kind], max_model_len=length, embedding_dimensions=width)
     if model.tool_format is None:
         return wire.ModelCard(name)
-    return wire.ModelCard(
-        name,
-        tool_format=model.tool_format,
-        supports_reasoning=model.supports_reasoning,
-        max_model_len=UNSET if model.context_length is None else model.context_length,
-    )
+    reasons = model.supports_reasoning
+    return wire.ModelCard(name, tool_format=model.tool_format, supports_reasoning=reasons, max_model_len=length)

@@ -20,7 +20,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import JobBody, JobEvent, QueuedJobBody, job_routes
 from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
-from dragoman.dialects.vendors.infermatic import codec, errors, tokenization, wire
+from dragoman.dialects.vendors.infermatic import codec, embeddings, errors, tokenization, wire
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
@@ -81,6 +81,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         *job_routes(msgspec.structs.replace(route, read_account=selected_account), _LOOKUP_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
         *tokenization.tokenization_routes(route),
+        *embeddings.embedding_routes(route),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
     ]
@@ -94,7 +95,7 @@ _CHAT = EndpointCodec("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
 _TEXT = EndpointCodec("infermatic.text", codec.decode_text, _TEXT_ERRORS)
 _QUEUED_CHAT = EndpointCodec("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
 
-ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT)
+ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT, *embeddings.ENDPOINT_CODECS)
 
 
 _ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
@@ -193,6 +194,7 @@ OPERATIONS = (
         example=_EXAMPLE_COUNT,
     ),
     *tokenization.OPERATIONS,
+    *embeddings.OPERATIONS,
     *(
         operation
         for prefix in ("/v1", "")

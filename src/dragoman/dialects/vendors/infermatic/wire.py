@@ -331,7 +331,7 @@ class TokenCounterErrorBody(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """`created` and `owned_by` are the constants LiteLLM sends. The last three are absent until the model is loaded."""
+    """`created` and `owned_by` are the constants LiteLLM sends. The rest is absent until the model is loaded."""
 
     id: str
     object: str = "model"
@@ -342,7 +342,11 @@ class ModelCard(msgspec.Struct, frozen=True):
     supports_reasoning: bool | UnsetType = UNSET
     """Whether the model can reason before it answers."""
     max_model_len: int | UnsetType = UNSET
-    """The model's context, in tokens, under vLLM's name."""
+    """The model's context, in tokens, under vLLM's name. The most tokens of an input of a model for embeddings."""
+    capabilities: list[str] | UnsetType = UNSET
+    """`embeddings` or `rerank`. Absent for models that generate."""
+    embedding_dimensions: int | UnsetType = UNSET
+    """The values of a vector."""
 
 
 class ModelList(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.request import GenerationRequest
 from dragoman.core.services import QueueService, VisibleModels
+from dragoman.core.tasks import Task
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
 from dragoman.dialects.http.generation import PreparedRequests, respond
@@ -43,7 +43,7 @@ def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
 def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     route = _route_context(service, options)
 
-    async def fit(requests: Sequence[GenerationRequest], caller: Caller) -> PreparedRequests:
+    async def fit(requests: Sequence[Task], caller: Caller) -> PreparedRequests:
         models: VisibleModels = service
         if service.find_model(requests[0].model) is None:
             models = await service.visible_to(caller)  # It may be an adapter of the caller's own.

@@ -9,7 +9,7 @@ import numpy as np
 
 from dragoman.core.embedding import EmbeddingInput, TextPair
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import check_token_ids
+from dragoman.core.limits import MAX_INPUT_TOKENS, check_token_ids
 from dragoman.core.request import PromptTruncation, TextPrompt, TokenPrompt
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import RequestKey
@@ -53,6 +53,8 @@ class EmbeddingPreprocessor(PromptTokenizer):
                 )
                 raise BadRequest(f"{name} {reason}", parameter)
             tokenized.append(np.array(tokens, dtype=np.int32))
+        if (total := sum(map(len, tokenized))) > MAX_INPUT_TOKENS:
+            raise BadRequest(f"{parameter} has {total} tokens together, and may have {MAX_INPUT_TOKENS}", parameter)
         return tokenized
 
     def _tokenize(self, each: EmbeddingInput, name: str) -> Sequence[int]:

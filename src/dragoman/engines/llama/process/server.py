@@ -237,6 +237,7 @@ class EngineServer:
                 eos_text=vocabulary.eos_text,
                 special_texts=vocabulary.control_tokens.texts,
                 tool_format=self._options.tool_format,
+                embedding_dimensions=self._workload.embedding_dimensions,
             )
         ]
         if self._fingerprint is not None:

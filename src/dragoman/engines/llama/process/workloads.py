@@ -35,6 +35,8 @@ class Workload(NamedTuple):
     stepper: CommandThread
     prepare: Callable[[RequestKey, GenerateCommand | EmbedCommand], PreparedRequest]
     """Tokenize and validate a command. Called from the tokenizer's thread. Raises BadRequest."""
+    embedding_dimensions: int | None = None
+    """The values of a whole vector."""
 
 
 def embedding_workload(
@@ -59,4 +61,4 @@ def embedding_workload(
         job = preprocessor.preprocess(key, command)
         return PreparedRequest(lambda: stepper.add(job))
 
-    return Workload(preprocessor, stepper, prepare)
+    return Workload(preprocessor, stepper, prepare, context.width if options.kind == "embeddings" else None)

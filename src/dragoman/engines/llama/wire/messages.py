@@ -174,6 +174,8 @@ class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     special_texts: SpecialTokenTexts = SpecialTokenTexts()
     tool_format: ToolFormatName | None = None
     """None: the chat template shows it."""
+    embedding_dimensions: int | None = None
+    """As in Embeds."""
 
 
 class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
