@@ -164,3 +164,13 @@ def test_a_model_is_for_what_its_file_says_unless_embeddings_are_asked_for(tmp_p
     [embedding] = plan_deployments(Settings(deployments=(settings,)))
     assert (generating.kind, embedding.kind) == ("generation", "embeddings")
     assert llama_plan(embedding).dimensions == (64,)
+
+
+def test_the_purpose_of_upstreams_is_set_and_that_of_a_file_is_checked() -> None:
+    upstream = UpstreamSettings(url="http://gpu:8000")
+    [planned] = plan_deployments(
+        Settings(deployments=(DeploymentSettings(name="a", upstreams=(upstream,), purpose="rerank"),))
+    )
+    assert planned.kind == "rerank"
+    with pytest.raises(DeploymentError, match="a cannot be for rerank: its model is for generation"):
+        plan_deployments(Settings(deployments=(DeploymentSettings(name="a", model=BUNDLED_ID, purpose="rerank"),)))

@@ -177,7 +177,7 @@ def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> Repli
         case EchoPlan():
             return EchoOptions(echo=plan.echo, tool_format=plan.tool_format)
         case UpstreamPlan():
-            return UpstreamOptions(upstream=plan.upstream, model=plan.model)
+            return UpstreamOptions(upstream=plan.upstream, model=plan.model, kind=plan.kind)
         case LlamaPlan():
             return LlamaOptions(
                 socket=str(files.engine_socket(number)),

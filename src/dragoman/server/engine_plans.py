@@ -47,6 +47,8 @@ class UpstreamPlan(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSettings
     model: str
     """What it calls the model."""
+    kind: ModelKind = "generation"
+    """What the model is for."""
 
 
 EnginePlan = EchoPlan | LlamaPlan | UpstreamPlan

@@ -76,7 +76,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> ModelKind:
         """What the model is for."""
-        return next((engine.kind for engine in self.engines if isinstance(engine, LlamaPlan)), "generation")
+        return next((engine.kind for engine in self.engines if not isinstance(engine, EchoPlan)), "generation")
 
     @property
     def adapters(self) -> tuple[AdapterRecord, ...]:
@@ -198,13 +198,14 @@ def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, prog
             "choose another name, or leave float16 out of its dialects"
         )
     model, own_engines = _plan_own_engines(deployment, settings, progress=progress)
+    kind = next((each.kind for each in own_engines if isinstance(each, LlamaPlan)), deployment.purpose or "generation")
     model_names = (model.id, *model.aliases) if model else ()
     aliases = dict.fromkeys(name for name in (*deployment.aliases, *model_names) if name != deployment.name)
     return DeploymentPlan(
         name=deployment.name,
         aliases=tuple(aliases),
         dialects=deployment.dialects,
-        engines=(*own_engines, *(_plan_upstream(each, deployment.name) for each in deployment.upstreams)),
+        engines=(*own_engines, *(_plan_upstream(each, deployment.name, kind) for each in deployment.upstreams)),
         route=deployment.route,
         attempts=deployment.attempts,
         fallbacks=deployment.fallbacks,
@@ -225,17 +226,22 @@ def _plan_own_engines(
     return model, (_plan_llama_engine(model, deployment, settings),) * deployment.replicas
 
 
-def _plan_upstream(upstream: UpstreamSettings, deployment: str) -> UpstreamPlan:
+def _plan_upstream(upstream: UpstreamSettings, deployment: str, kind: ModelKind) -> UpstreamPlan:
     try:
         UpstreamAddress.parse(upstream.url)
     except ValueError as error:
         raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
-    return UpstreamPlan(upstream=upstream, model=upstream.model or deployment)
+    return UpstreamPlan(upstream=upstream, model=upstream.model or deployment, kind=kind)
 
 
 def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, settings: Settings) -> LlamaPlan:
     engine = msgspec.convert({**msgspec.to_builtins(settings.engine), **deployment.engine}, EngineSettings)
     kind = _kind(model, engine)
+    if deployment.purpose not in (None, kind, "embeddings"):
+        raise DeploymentError(
+            f"the deployment {deployment.name} cannot be for {deployment.purpose}: its model is for {kind}"
+        )
+    kind = deployment.purpose or kind
     return LlamaPlan(
         model=model,
         engine=engine,

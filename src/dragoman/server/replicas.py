@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dragoman.core.child_process import HEARTBEAT_SECONDS
+from dragoman.core.embedding import ModelKind
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
@@ -63,7 +64,7 @@ def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) ->
 def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
     match engine:
         case UpstreamOptions(upstream=upstream):
-            return _connect_upstream(name, upstream, engine.model)
+            return _connect_upstream(name, upstream, engine.model, engine.kind)
         case EchoOptions(echo=echo):
             return EchoEngine(
                 tokens_per_second=echo.tokens_per_second,
@@ -83,9 +84,10 @@ def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 
-def _connect_upstream(name: str, upstream: UpstreamSettings, model: str) -> Engine:
+def _connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Engine:
     # A server without upstreams need not load their client.
     from dragoman.core.secret_text import SecretText
+    from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine
     from dragoman.engines.upstream.engine import UpstreamEngine
     from dragoman.engines.upstream.http_client import UpstreamClient
     from dragoman.engines.upstream.http_request import UpstreamAddress
@@ -97,4 +99,6 @@ def _connect_upstream(name: str, upstream: UpstreamSettings, model: str) -> Engi
         timeouts=UpstreamTimeouts(**msgspec.structs.asdict(upstream.timeouts)),
         max_connections=upstream.concurrency + SPARE_CONNECTIONS,
     )
-    return UpstreamEngine(name, client, model=model, kind=upstream.kind)
+    if model_kind == "generation":
+        return UpstreamEngine(name, client, model=model, kind=upstream.kind)
+    return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=upstream.kind)

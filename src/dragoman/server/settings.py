@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 
 DEFAULT_DATABASE = "sqlite"
@@ -270,6 +271,8 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     shared_prefixes: tuple[Text, ...] = ()
     """Beginnings of prompts that all accounts share, such as a common system prompt: the text, or `@` and the path of a
     file. Anybody can find out whether they were used. Everything else is shared within an account only."""
+    purpose: ModelKind | None = None
+    """What the model is for. Not set: what its file says; for upstreams alone, `generation`."""
     dimensions: tuple[Count, ...] = ()
     """Lengths to which clients may cut the vectors of a model for embeddings that was trained for it (Matryoshka)."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1

@@ -34,6 +34,8 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True, tag="upstream")
 
     upstream: UpstreamSettings
     model: str
+    kind: ModelKind = "generation"
+    """What the model is for."""
 
 
 ReplicaOptions = EchoOptions | LlamaOptions | UpstreamOptions

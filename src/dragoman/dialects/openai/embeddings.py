@@ -214,4 +214,5 @@ def json_numbers(values: bytes) -> list[float]:
     digits = (_SIGNIFICANT_DIGITS - 1 - magnitudes).astype(np.int64)
     scale = _POWERS[np.abs(digits)]
     rounded = np.where(digits < 0, np.round(floats / scale) * scale, np.round(floats * scale) / scale)
-    return [float(value) for value in rounded]
+    numbers: list[float] = rounded.tolist()
+    return numbers
