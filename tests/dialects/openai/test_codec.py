@@ -20,7 +20,7 @@ def chat(**fields: Any) -> GenerationRequest:
 
 def text(**fields: Any) -> list[GenerationRequest]:
     body = {"model": "m", "prompt": "Hi", **fields}
-    return decode_text(json.dumps(body).encode(), decode_context()).requests
+    return list(decode_text(json.dumps(body).encode(), decode_context()).requests)
 
 
 def tools_of(request: GenerationRequest) -> ToolOptions:

@@ -16,7 +16,6 @@ from dragoman.core.request import (
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
-    Prompt,
     SamplingParams,
     TextPrompt,
     TokenPrompt,
