@@ -13,10 +13,21 @@ from prometheus_client.core import Metric
 
 from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics
+from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.metrics import RoutingMetrics
+from dragoman.gateway.routing.replica import Replica
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.storage.reader import QueueDepth
-from dragoman.server.metrics import EngineCollector, EngineState, QueueCollector, SettingsCollector, SettingsState
+from dragoman.server.metrics import (
+    EngineCollector,
+    EngineState,
+    QueueCollector,
+    ReplicaCollector,
+    SettingsCollector,
+    SettingsState,
+)
 from dragoman.server.renamed_metrics import RENAMED_METRICS
 from dragoman.server.vllm_metrics import CACHE_INFO_NAME, KV_USAGE_NAMES, VLLM_NAMES
 from tools.generated import replace_part, write_or_check
@@ -35,15 +46,26 @@ def registry() -> CollectorRegistry:
     for _ in range(2):
         timer.observe_tokens(0, 1)
     timer.observe_usage(Usage(prompt_tokens=1, completion_tokens=1, cached_tokens=0))
+    timer.observe_usage(Usage(prompt_tokens=1, completion_tokens=1, cached_tokens=0, source="upstream"))
     timer.end("ok", 1)
+    routing = RoutingMetrics(made)
+    routing.observe_first_token(_MODEL, "model/0", seconds=1.0, matched_blocks=0)
+    for had_output, result in ((True, "ok"), (False, "failed")):
+        routing.observe_end(_MODEL, "model/0", result, had_output=had_output)
+    routing.observe_ejection(_MODEL, "model/0")
     queue = QueueMetrics(made)
     queue.count_attempt(_MODEL, None)
     queue.count_delivery("delivered")
     statistics = EngineStatistics(running=0, waiting=0, kv_cells_used=0, kv_cells_cached=0, kv_cells_total=1)
     made.register(EngineCollector([EngineState(_MODEL, statistics, has_failed=False)]))
     made.register(QueueCollector({_MODEL: QueueDepth()}))
+    made.register(ReplicaCollector([_deployment()]))
     made.register(SettingsCollector(SettingsState(1, certificate_expires_at=0.0)))
     return made
+
+
+def _deployment() -> Deployment:
+    return Deployment(name=_MODEL, replicas=tuple(Replica(f"{_MODEL}/{number}", EchoEngine()) for number in range(2)))
 
 
 def updated(document: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
+from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.context import Caller
 from dragoman.core.events import Event
 from dragoman.core.jobs import Job, JobDraft
@@ -45,6 +46,11 @@ class EventStream(Protocol):
     @property
     def allowances(self) -> Allowances:
         """What is left of the key's limits per minute, this request counted."""
+        ...
+
+    @property
+    def answered_by(self) -> AnsweredBy | None:
+        """The server that answers, from the first event on. None: there was nothing to choose, or it is not known."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Event]:

@@ -25,6 +25,7 @@ from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
+from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
@@ -117,6 +118,7 @@ class AppServices:
         """See build_app."""
         registry = CollectorRegistry()
         request_metrics = RequestMetrics(registry)
+        _count_attempts(catalog, registry)
         self._accounting = accounting
         self._catalog = catalog
         self._gateway = Gateway(
@@ -186,6 +188,14 @@ class ReloadableApp:
     def drain(self) -> None:
         """Refuse new requests from now on."""
         self._app.drain()
+
+
+def _count_attempts(catalog: Catalog, registry: CollectorRegistry) -> None:
+    routers = [deployment.router for deployment in catalog.deployments if deployment.router is not None]
+    if routers:
+        routing_metrics = RoutingMetrics(registry)
+        for router in routers:
+            router.metrics = routing_metrics
 
 
 def _queue_opener(

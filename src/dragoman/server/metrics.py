@@ -70,6 +70,7 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
         state_registry.register(QueueCollector(depths))
         if sources.settings is not None:
             state_registry.register(SettingsCollector(sources.settings))
+        state_registry.register(ReplicaCollector(sources.catalog.deployments))
         shown = _shown_labels(access.models_of(viewer), sources.catalog)
         collectors: list[Collector] = [WithDeprecatedNames(each, shown) for each in (counts, state_registry)]
         if sources.vllm_names:
@@ -188,6 +189,34 @@ class SettingsCollector(Collector):
                 "When the certificate of TLS expires, in seconds since 1970",
                 value=self._state.certificate_expires_at,
             )
+
+
+class ReplicaCollector(Collector):
+    """What the answering worker's routers know of their replicas, as gauges."""
+
+    def __init__(self, deployments: Sequence[Deployment]) -> None:
+        self._deployments = deployments
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["model", "upstream"]
+        in_flight = GaugeMetricFamily(
+            "dragoman_upstream_in_flight", "Requests of the worker that answers here", labels=labels
+        )
+        ejected = GaugeMetricFamily(
+            "dragoman_upstream_ejected", "Whether the worker that answers here leaves it out", labels=labels
+        )
+        budget = GaugeMetricFamily(
+            "dragoman_upstream_retry_budget", "Further attempts that the worker allows now", labels=["model"]
+        )
+        for deployment in self._deployments:
+            if (router := deployment.router) is None:
+                continue
+            budget.add_metric([deployment.name], router.budget.remaining)
+            for replica in deployment.replicas:
+                names = [deployment.name, replica.name]
+                in_flight.add_metric(names, router.leases.in_flight(replica.name).requests)
+                ejected.add_metric(names, router.health.is_ejected(replica.name))
+        yield from (in_flight, ejected, budget)
 
 
 class QueueCollector(Collector):

@@ -22,6 +22,13 @@ from dragoman.dialects.http.errors import InternalError, error_response, rate_li
 UNENFORCED_HEADER = "x-dragoman-unenforced"
 """Names the keywords of the request's schemas that are not enforced."""
 
+DEPLOYMENT_HEADER, UPSTREAM_HEADER, ATTEMPTS_HEADER = (
+    "x-dragoman-deployment",
+    "x-dragoman-upstream",
+    "x-dragoman-attempts",
+)
+"""Which server has answered, where there are several."""
+
 _MAX_REPORTED_LENGTH = 2_000
 _HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
@@ -59,6 +66,7 @@ class GenerationResponse(Response):
         self._start_generation = start
         self._options = options
         self._frames = frames or sse.Frames()
+        self._events: EventStream | None = None
         self._stream_started = False
         self._stream_ended = False
         self._write_lock = asyncio.Lock()
@@ -97,6 +105,7 @@ class GenerationResponse(Response):
                         self._report_unenforced(event)
                     for _ in self._options.decoded.builder.feed(event):
                         pass
+            self._add_source()
             response = Response(self._options.decoded.builder.build(), 200, self._options.headers, "application/json")
             self.is_final = True
         except DragomanError as error:
@@ -130,6 +139,7 @@ class GenerationResponse(Response):
         async with contextlib.aclosing(await self._start_generation()) as generation:
             if generation.allowances != NO_LIMITS:
                 self._options.headers.update(rate_limit_headers(generation.allowances))
+            self._events = generation
             yield generation
 
     def _encode(self, events: Iterable[sse.SseEvent]) -> bytes:
@@ -167,8 +177,16 @@ class GenerationResponse(Response):
 
     async def _send_start(self, send: Send, status: int, headers: dict[str, str]) -> None:
         self._stream_started = True
+        self._add_source()
         raw = [(key.encode(), value.encode()) for key, value in (self._options.headers | headers).items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
+
+    def _add_source(self) -> None:
+        """Add the headers that say which server has answered."""
+        if self._events is not None and (answered_by := self._events.answered_by) is not None:
+            self._options.headers[DEPLOYMENT_HEADER] = answered_by.deployment
+            self._options.headers[UPSTREAM_HEADER] = answered_by.replica
+            self._options.headers[ATTEMPTS_HEADER] = str(answered_by.attempts)
 
     async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
         async with self._write_lock:

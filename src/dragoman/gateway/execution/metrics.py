@@ -5,13 +5,16 @@ from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from dragoman.core.events import Usage
+from dragoman.core.events import Usage, UsageSource
 
 RequestResult = Literal["ok", "refused", "failed", "cancelled"]
 
 _TIME_TO_FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+_OTHERS_COUNTED: tuple[UsageSource, ...] = ("upstream", "partial", "estimated")
 
 
 class _ModelMetrics(NamedTuple):
@@ -24,6 +27,7 @@ class _ModelMetrics(NamedTuple):
     time_to_first_token: Histogram
     inter_token: Histogram
     duration: Histogram
+    usage_sources: dict[UsageSource, Counter]
 
 
 class RequestMetrics:
@@ -66,6 +70,12 @@ class RequestMetrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
+        self._usage_sources = Counter(
+            "dragoman_upstream_usage_source",
+            "Answers of other servers, by who counted their tokens: upstream, partial or estimated",
+            ("model", "source"),
+            registry=registry,
+        )
         self._by_model: dict[str, _ModelMetrics] = {}
 
     def start_timer(self, model: str) -> "RequestTimer":
@@ -84,6 +94,7 @@ class RequestMetrics:
             time_to_first_token=self._time_to_first_token.labels(model),
             inter_token=self._inter_token.labels(model),
             duration=self._duration.labels(model),
+            usage_sources={source: self._usage_sources.labels(model, source) for source in _OTHERS_COUNTED},
         )
 
 
@@ -108,6 +119,8 @@ class RequestTimer:
         """Count the prompt tokens of an answered request."""
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
         self._metrics.cached_tokens.inc(usage.cached_tokens)
+        if usage.source != "engine":
+            self._metrics.usage_sources[usage.source].inc()
 
     def end(self, result: RequestResult, generated_tokens: int = 0) -> None:
         """Count the request and the tokens that were generated for it."""

@@ -20,6 +20,9 @@ from dragoman.gateway.routing.router import Router
 UNKNOWN_RETRY_SECONDS = 5
 """After which a client may try again if nobody knows when a replica can take a request."""
 
+_CANCELLED = "cancelled"
+"""The result of an attempt that was neither completed nor failed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -83,7 +86,10 @@ class RoutedAttempts:
         self._error: DragomanError | None = None
         self._lease: ReplicaLease | None = None
         self._attempt: health.Attempt | None = None
+        self._matched_blocks = 0
+        self._began_at = 0.0
         self._has_output = False
+        self._result = _CANCELLED
         router.budget.record_request()
 
     async def begin(self) -> Engine:
@@ -102,7 +108,8 @@ class RoutedAttempts:
         except BaseException:
             self.end()
             raise
-        self._wait_left -= loop.time() - began_at
+        self._began_at = loop.time()
+        self._wait_left -= self._began_at - began_at
         self.count += 1
         replica, _ = self._current()
         self._tried.add(replica.name)
@@ -114,6 +121,9 @@ class RoutedAttempts:
         self._has_output = True
         if self._report is not None:
             self._report(AnsweredBy(self._deployment, replica.name, self.count, replica.is_upstream))
+        if (metrics := self._router.metrics) is not None:
+            seconds = asyncio.get_running_loop().time() - self._began_at
+            metrics.observe_first_token(self._deployment, replica.name, seconds, self._matched_blocks)
         if self._request.blocks:
             self._router.prefixes.record(replica.name, self._request.blocks)
         if attempt.is_trial:
@@ -124,6 +134,7 @@ class RoutedAttempts:
     def succeed(self) -> None:
         """Note the end of the answer."""
         self._current()[1].succeed()
+        self._result = "ok"
 
     def fail(self, error: DragomanError) -> None:
         """Note how the attempt ended. Raises what the client is to see, unless there shall be another attempt."""
@@ -136,6 +147,9 @@ class RoutedAttempts:
         """Give the place back. An attempt without a result says nothing about the replica."""
         attempt, lease = self._attempt, self._lease
         self._attempt = self._lease = None
+        if lease is not None and self._router.metrics is not None:
+            self._router.metrics.observe_end(self._deployment, lease.replica, self._result, had_output=self._has_output)
+            self._result = _CANCELLED
         if attempt is not None:
             attempt.abandon()
         if lease is not None:
@@ -149,6 +163,7 @@ class RoutedAttempts:
         if choice is None:
             return None
         self.replica = next(replica for replica in able if replica.name == choice.id)
+        self._matched_blocks = choice.matched_blocks
         # In the same step as the lease: nobody else may begin the one attempt that a half-open replica allows.
         self._attempt = self._router.health.begin(choice.id)
         return choice.id
@@ -157,6 +172,8 @@ class RoutedAttempts:
         """Report to the replica's health, and keep those away whom it would refuse."""
         replica, attempt = self._current()
         router = self._router
+        was_ejected = router.health.is_ejected(replica.name)
+        self._result = error.fault if isinstance(error, ReplicaFailed) else _result_of(error)
         match error:
             case ReplicaFailed(fault="limited", retry_after=seconds):
                 router.pause(replica.name, seconds)
@@ -170,7 +187,15 @@ class RoutedAttempts:
                 pass
             case _:
                 attempt.succeed()
+        if not was_ejected and router.health.is_ejected(replica.name):
+            self._report_ejection(replica, error)
         router.wake_when_back(replica.name)
+
+    def _report_ejection(self, replica: Replica, error: DragomanError) -> None:
+        seconds = self._router.health.returns_in(replica.name)
+        _log.warning("replica_ejected", replica=replica.name, reason=error.message, seconds=seconds)
+        if self._router.metrics is not None:
+            self._router.metrics.observe_ejection(self._deployment, replica.name)
 
     def _current(self) -> tuple[Replica, health.Attempt]:
         assert self.replica is not None, "an attempt has begun"
@@ -204,3 +229,10 @@ class RoutedAttempts:
         if isinstance(error, ReplicaFailed) and error.fault == "limited":
             return Overloaded("The model's servers are rate limited", retry_after=math.ceil(error.retry_after))
         return error
+
+
+def _result_of(error: DragomanError) -> str:
+    """Return what metrics call the end of an attempt with this error."""
+    if isinstance(error, EngineFailed):
+        return "failed"
+    return "overloaded" if isinstance(error, Overloaded) else "refused_request"

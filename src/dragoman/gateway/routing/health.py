@@ -108,6 +108,10 @@ class DeploymentHealth:
         """Return the state in which a replica is now."""
         return self._replicas[replica].state
 
+    def is_ejected(self, replica: str) -> bool:
+        """Whether a replica is left out for its failures now."""
+        return self.knows(replica) and self.state(replica) == "ejected"
+
     def may_attempt(self, replica: str) -> bool:
         """Whether an attempt may begin now."""
         health = self._replicas[replica]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from dragoman.gateway.routing.health import DeploymentHealth
 from dragoman.gateway.routing.leases import ReplicaLeases
+from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.policies import Choice, PolicyName, ReplicaLoad, RoutingRequest, choose
 from dragoman.gateway.routing.prefix_tree import PrefixTree
 from dragoman.gateway.routing.recent_counts import Clock
@@ -30,6 +31,8 @@ class Router:
     ) -> None:
         """`source` of None is seeded by the operating system, so that workers choose differently."""
         self.wait_seconds = wait_seconds
+        self.metrics: RoutingMetrics | None = None
+        """Set before the first request; None: nothing is counted."""
         self.health = DeploymentHealth(clock)
         self.leases = ReplicaLeases()
         self.prefixes = PrefixTree()

@@ -166,6 +166,8 @@ class EventBroker:
 class JobStream:
     """Implements core.services.EventStream."""
 
+    answered_by = None
+
     def __init__(self, events: AsyncGenerator[Event]) -> None:
         self._events = events
 
