@@ -34,6 +34,7 @@ EXAMPLES: tuple[DragomanError, ...] = (
     errors.ModelNotFound("parrot"),
     errors.ModelNotAllowed("parrot"),
     errors.JobNotFound("job_1"),
+    errors.RequestTimedOut("Too late"),
     errors.JobTimedOut("Late"),
     errors.JobCancelled("job_1"),
     errors.BodyTooLarge(1000),

@@ -19,6 +19,7 @@ DragomanError
 ├── ModelNotFound             no deployment has this name
 │   └── ModelNotAllowed       the key may not use the model; the gateway reports ModelNotFound
 ├── JobNotFound               no job has this id, its result was removed, or another owner has it
+├── RequestTimedOut           the answer was not complete when its client's deadline passed
 ├── JobTimedOut               the job waited in the queue for longer than its client waits
 ├── JobCancelled              the job was cancelled
 ├── BodyTooLarge              the HTTP body exceeds the configured limit
@@ -266,6 +267,10 @@ class JobNotFound(DragomanError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job '{job_id}' not found")
         self.job_id = job_id
+
+
+class RequestTimedOut(DragomanError):
+    """The answer was not complete within the time that its client had set."""
 
 
 class JobTimedOut(DragomanError):

@@ -169,7 +169,9 @@ class Gateway:
             raise
         owner = self._owner(reservation.account_id, caller)
         requests = [resolved.assign(request, owner=owner) for request in requests]
-        return RequestExecution(resolved.deployment, requests, reservation, timer, fallbacks)
+        return RequestExecution(
+            resolved.deployment, requests, reservation, timer, fallbacks=fallbacks, deadline=caller.deadline
+        )
 
     async def usage_of(self, caller: Caller) -> RecordedUsage:
         billing_account = (await self._authenticate(caller)).billing_account

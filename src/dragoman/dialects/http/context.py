@@ -1,5 +1,7 @@
 """The context of a dialect's routes: caller, limits of a request, and errors before the first byte."""
 
+import re
+import time
 from collections.abc import Awaitable, Callable, Container, Mapping
 
 import msgspec
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from dragoman.core.addresses import NO_ADDRESSES, parse_address
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import (
+    BadRequest,
     BodyTooLarge,
     DragomanError,
     Unauthenticated,
@@ -21,6 +24,11 @@ from dragoman.dialects.http.content_encoding import BodyDecompressor
 from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response
 
 DEFAULT_MAX_BODY_VALUES = 250_000
+
+TIMEOUT_HEADER = "x-request-timeout"
+"""The seconds in which the client wants the whole answer."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 _IDENTITY = "identity"
 """The Content-Encoding of a body as it is."""
@@ -69,7 +77,7 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
     """Read the account that the request selects to pay; None: the key's own."""
 
     def caller(self, request: Request, request_id: str) -> Caller:
-        """Return the caller. Raises Unauthenticated for a malformed header."""
+        """Return the caller. Raises Unauthenticated or BadRequest for a malformed header."""
         headers = request.headers
         key = self.read_key(headers) if self.service.needs_key else None
         return Caller(
@@ -77,7 +85,18 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
             key=key,
             address=client_address(request, self.options.trusted_proxies),
             account=self.read_account(headers),
+            deadline=_deadline(headers),
         )
+
+
+def _deadline(headers: Headers) -> float | None:
+    """Return when the time is over that the client gives for the answer."""
+    if (sent := headers.get(TIMEOUT_HEADER)) is None:
+        return None
+    # Not float(): it accepts signs, exponents, infinity and NaN.
+    if _SECONDS.fullmatch(sent) is None:
+        raise BadRequest(f"{TIMEOUT_HEADER} must be a number of seconds, such as 30 or 2.5")
+    return time.monotonic() + float(sent)
 
 
 async def authenticated(

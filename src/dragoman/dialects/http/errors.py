@@ -28,6 +28,7 @@ from dragoman.core.errors import (
     NoAccount,
     Overloaded,
     RateLimited,
+    RequestTimedOut,
     Unauthenticated,
     UnsupportedEncoding,
 )
@@ -83,6 +84,7 @@ _SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     ModelNotFound: ErrorRule(status=404, parameter="model", code="model_not_found"),
     JobNotFound: ErrorRule(status=404, code="job_not_found"),
     NoAccount: ErrorRule(status=404),
+    RequestTimedOut: ErrorRule(status=408, kind="timeout_error", code="timeout"),
     JobTimedOut: ErrorRule(status=408, kind="timeout_error", code="timeout"),
     IdempotencyConflict: ErrorRule(status=409, kind="idempotency_error", code="idempotency_key_in_use"),
     JobCancelled: ErrorRule(status=410, kind="cancelled", code="job_cancelled"),

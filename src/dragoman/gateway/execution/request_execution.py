@@ -30,6 +30,7 @@ from dragoman.core.request import GenerationRequest
 from dragoman.core.tasks import Task
 from dragoman.engines.base import Embeds, Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
+from dragoman.gateway.execution.deadlines import before_deadline
 from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 from dragoman.gateway.routing.attempts import Attempts, ReportAnswer, RoutedAttempts
@@ -246,12 +247,16 @@ class RequestExecution:
         requests: Sequence[Task],
         reservation: Reservation,
         timer: RequestTimer,
+        *,
         fallbacks: Fallbacks = NO_FALLBACKS,
+        deadline: float | None = None,
     ) -> None:
+        """`deadline`: when the answer must be complete, in seconds of time.monotonic; None: any time."""
         self.generated_tokens = 0
         """Of all choices and candidates so far."""
         self.answered_by: AnsweredBy | None = None
         self._fallbacks = fallbacks
+        self._deadline = deadline
         self._reservation = reservation
         self._timer = timer
         self._started = False
@@ -293,6 +298,10 @@ class RequestExecution:
             self._reservation.observe_upstream()
 
     def _answer(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
+        events = self._answer_or_fall_back(deployment, requests)
+        return events if self._deadline is None else before_deadline(events, self._deadline)
+
+    def _answer_or_fall_back(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         if self._fallbacks is NO_FALLBACKS:
             return fan_out(deployment, requests, self._note_answer)
         return answer_or_fall_back(
