@@ -63,7 +63,7 @@ class FailurePoint(NamedTuple):
 class BreakingEcho(EchoEngine):
     """Fails each run at the next failure point; runs after the last point succeed."""
 
-    def __init__(self, *failure_points: FailurePoint, fingerprint: str = "echo") -> None:
+    def __init__(self, *failure_points: FailurePoint, fingerprint: str | None = "echo") -> None:
         super().__init__()
         self.fingerprint = fingerprint
         self.received_requests: list[GenerationRequest] = []

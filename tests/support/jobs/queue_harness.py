@@ -162,11 +162,11 @@ async def queue_server(
     harness: QueueHarness,
     journals: Path,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Deployment | None = None,
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
 ) -> AsyncIterator[QueueServer]:
-    """Run a server over the harness's database."""
+    """Run a server over the harness's database, with one engine or with the replicas of a deployment."""
     registry = CollectorRegistry()
     async with running_queue(
         harness.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
@@ -178,7 +178,7 @@ async def queue_server(
 async def running_queue(
     url: str,
     journals: Path,
-    engine: Engine,
+    engine: Engine | Deployment,
     registry: CollectorRegistry,
     *,
     options: QueueOptions | None = None,
@@ -187,7 +187,7 @@ async def running_queue(
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
     """Run a gateway and a queue with connections of their own, so that servers share the database only."""
     database = Database(url)
-    catalog = Catalog([Deployment.of(MODEL, (), engine)])
+    catalog = Catalog([engine if isinstance(engine, Deployment) else Deployment.of(MODEL, (), engine)])
     metrics = RequestMetrics(registry)
     connection = LedgerConnection(
         AccountsOptions(database=database, journals=journals, transport=transport), new_process_id()

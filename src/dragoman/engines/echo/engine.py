@@ -86,7 +86,7 @@ class EchoEngine:
         self._started = False
         self.context_length = context_length
         self.tool_format = tool_format
-        self.fingerprint = fingerprint("echo", __version__, tokens_per_second, context_length, tool_format)
+        self.fingerprint: str | None = fingerprint("echo", __version__, tokens_per_second, context_length, tool_format)
 
     async def start(self) -> None:
         self._started = True

@@ -71,6 +71,7 @@ def settlement_of(row: OpenJobRow, result: JobResult) -> Settlement:
         cached_tokens=cached,
         completion_tokens=completion,
         result=_SETTLEMENT_RESULTS[result.state],
+        usage_source="engine" if usage is None else usage.source,
     )
 
 

@@ -1,0 +1,68 @@
+"""Queued jobs on other servers, which cannot resume an answer: its tokens are not known, and the model may change."""
+
+from pathlib import Path
+
+import pytest
+
+from dragoman.core.errors import EngineFailed, ReplicaFailed
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
+from tests.support.echo_engines import BreakingEcho, FailurePoint
+from tests.support.jobs.queue_harness import QueueHarness, queue_server, text_of, wait_until
+from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
+from tests.support.metered import MODEL
+
+TEXT = "the answer"
+DIED = EngineFailed("The upstream failed while it was answering")
+REFUSED = ReplicaFailed("The upstream cannot be reached", "refused")
+
+
+def upstreams(*engines: BreakingEcho) -> Deployment:
+    for engine in engines:
+        engine.fingerprint = None
+    replicas = tuple(Replica(f"{MODEL}/{number}", each, is_upstream=True) for number, each in enumerate(engines))
+    return Deployment(name=MODEL, replicas=replicas, route="first")
+
+
+async def test_a_job_goes_to_the_next_upstream_if_one_fails_before_its_first_token(
+    harness: QueueHarness, journals: Path
+) -> None:
+    first, second = BreakingEcho(FailurePoint(0, REFUSED)), BreakingEcho()
+    async with queue_server(harness, journals, engine=upstreams(first, second)) as server:
+        job = await server.submit(TEXT)
+        assert text_of(await server.read(job.id)) == TEXT
+    assert len(second.received_requests) == 1
+    assert harness.job_row(job.id).attempts == 1, "for the queue it is one attempt"
+    harness.assert_settled()
+
+
+async def test_a_job_whose_upstream_dies_starts_from_nothing_while_nobody_has_read_of_its_answer(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = BreakingEcho(FailurePoint(5, DIED))
+    async with queue_server(harness, journals, engine=upstreams(engine)) as server:
+        job = await server.submit(TEXT)
+        await wait_until(lambda: harness.job_row(job.id).state == "finished")
+        assert text_of(await server.read(job.id)) == TEXT
+    assert [request.resume_token_ids for request in engine.received_requests] == [(), ()]
+    harness.assert_settled()
+    [used] = harness.usage
+    assert used.charge == len(TEXT) * PROMPT_PRICE + used.completion_tokens * COMPLETION_PRICE
+
+
+async def test_a_job_whose_upstream_dies_fails_once_somebody_may_have_read_a_part(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = BreakingEcho(FailurePoint(5))
+    deployment = upstreams(engine)
+    async with queue_server(harness, journals, engine=deployment) as server:
+        job = await server.submit(TEXT)
+        async with server.open_stream(job.id) as events:
+            await anext(events)
+            await wait_until(lambda: harness.job_row(job.id).completion_tokens == 5)
+            async with queue_server(harness, journals, engine=upstreams(BreakingEcho())):
+                harness.update_job(job.id, lease_until=0)
+                with pytest.raises(EngineFailed, match="cannot go on"):
+                    async for _ in events:
+                        pass
+    harness.assert_settled()
