@@ -111,6 +111,63 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (("dragoman_engine_up{$s}", "{{model}} answers"), ("dragoman_engine_failed{$s}", "{{model}} cannot load")),
         ),
     ),
+    "Upstreams": (
+        Panel(
+            "Answers and failed attempts",
+            "short",
+            (
+                (
+                    "sum by (upstream, outcome) (rate(dragoman_upstream_requests_total{$s}[$r]))",
+                    "{{upstream}} {{outcome}}",
+                ),
+                (
+                    "sum by (upstream, reason) (rate(dragoman_upstream_attempts_total{$s}[$r]))",
+                    "{{upstream}} not begun, {{reason}}",
+                ),
+                (
+                    "sum by (upstream) (rate(dragoman_upstream_ejections_total{$s}[$r]))",
+                    "{{upstream}} ejected",
+                ),
+            ),
+        ),
+        Panel(
+            "Time to first token",
+            "s",
+            (
+                (
+                    "histogram_quantile(0.95, sum by (upstream, le)"
+                    " (rate(dragoman_upstream_first_token_seconds_bucket{$s}[$r])))",
+                    "{{upstream}} p95",
+                ),
+            ),
+        ),
+        Panel(
+            "State",
+            "short",
+            (
+                ("sum by (upstream) (dragoman_upstream_in_flight{$s})", "{{upstream}} in flight"),
+                ("max by (upstream) (dragoman_upstream_ejected{$s})", "{{upstream}} left out"),
+                ("min by (model) (dragoman_upstream_retry_budget{$s})", "{{model}} retries left"),
+            ),
+        ),
+    ),
+    "Upstreams' tokens": (
+        Panel(
+            "Prompt tokens known to be cached",
+            "short",
+            (("sum by (upstream) (rate(dragoman_upstream_prefix_hit_tokens_total{$s}[$r]))", "{{upstream}}"),),
+        ),
+        Panel(
+            "Answers, by who counted",
+            "short",
+            (
+                (
+                    "sum by (model, source) (rate(dragoman_upstream_usage_source_total{$s}[$r]))",
+                    "{{model}} {{source}}",
+                ),
+            ),
+        ),
+    ),
     "Queue": (
         Panel(
             "Jobs",
