@@ -14,7 +14,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
@@ -32,7 +32,15 @@ from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, documented_operations, v1_routes
-from dragoman.server.middleware import BelowRootPath, ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
+from dragoman.server.middleware import (
+    BelowRootPath,
+    ByHost,
+    HostGuard,
+    NewestApp,
+    ResponseBorder,
+    WithoutEmptySegments,
+    with_cors,
+)
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName
 
@@ -164,6 +172,11 @@ class AppServices:
             lifespan=self._lifespan,
         )
 
+    def retire(self) -> None:
+        """Leave queued requests to other servers from now on."""
+        if self._metrics_sources.queue is not None:
+            self._metrics_sources.queue.drain()
+
     def _admin_routes(self, access: AccessControl) -> list[BaseRoute]:
         assert self._accounting is not None
         directory = self._metrics_sources.directory
@@ -171,23 +184,24 @@ class AppServices:
         return admin.routes(self._accounting.database_thread, access, self._catalog, server_folder)
 
 
-class ReloadableApp:
-    """The app with the newest options. A request that has begun keeps the app that it began with."""
+class ReloadableApp(NewestApp["App"]):
+    """The app with the newest options."""
 
     def __init__(self, services: AppServices, live: LiveOptions) -> None:
+        super().__init__(services.app(live))
         self._services = services
-        self._app = services.app(live)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
     def reload(self, live: LiveOptions) -> None:
         """Serve requests that begin from now on with these options."""
-        self._app = self._services.app(live)
+        self.app = self._services.app(live)
+
+    def retire(self) -> None:
+        """Leave queued requests to other servers from now on."""
+        self._services.retire()
 
     def drain(self) -> None:
         """Refuse new requests from now on."""
-        self._app.drain()
+        self.app.drain()
 
 
 def _count_attempts(catalog: Catalog, registry: CollectorRegistry) -> None:

@@ -1,7 +1,10 @@
 """The control socket of a running server, in its runtime folder, which only its user can enter.
 
-Its name holds the number of the server's process. One line is a command, and one line of JSON the answer. The only
-command is `reload`.
+Its name holds the number of the server's process. One line is a command, and one line of JSON the answer:
+
+- `reload` reads the settings again.
+- `listener` answers with the listening socket itself, for a server that takes over (SCM_RIGHTS of unix(7)).
+- `retire` stops the server once its running requests have ended: another one accepts on its socket.
 """
 
 import asyncio
@@ -9,16 +12,30 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from dragoman.server.reloading import Reloader, ReloadRefused, ReloadResult
 
-_RELOAD = b"reload\n"
+_RELOAD, _LISTENER, _RETIRE = b"reload\n", b"listener\n", b"retire\n"
 _ANSWER_SECONDS = 30.0
+_MAX_COMMAND_BYTES = 64
 _MAX_ANSWER_BYTES = 1024 * 1024
+
+
+class ControlledServer(NamedTuple):
+    """What the commands act on."""
+
+    reloader: Reloader
+    listener: socket.socket
+    retire: Callable[[], None]
+
+
+class TakeOverFailed(Exception):
+    """There is no server to take over from. The message is one line for people."""
 
 
 class _Refusal(msgspec.Struct, frozen=True, tag="refused"):
@@ -30,21 +47,33 @@ class _Made(msgspec.Struct, frozen=True, tag="made"):
 
 
 @contextlib.asynccontextmanager
-async def control_socket(folder: Path, reloader: Reloader) -> AsyncIterator[None]:
-    """Answer commands within the block."""
+async def control_socket(folder: Path, server: ControlledServer) -> AsyncIterator[None]:
+    """Answer commands within the block, one after the other."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(folder / f"control-{os.getpid()}.sock"))
+        control.listen()
+        control.setblocking(False)
+        answering = asyncio.create_task(_answer_all(control, server))
+        try:
+            yield
+        finally:
+            answering.cancel()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(ConnectionError, TimeoutError, ValueError):
+
+async def _answer_all(control: socket.socket, server: ControlledServer) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        connection, _ = await loop.sock_accept(control)
+        with connection, contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_ANSWER_SECONDS):
-                if await reader.readline() == _RELOAD:
-                    writer.write(msgspec.json.encode(await _reload(reloader)) + b"\n")
-                    await writer.drain()
-
-    server = await asyncio.start_unix_server(answer, folder / f"control-{os.getpid()}.sock")
-    try:
-        yield
-    finally:
-        server.close()
+                command = await loop.sock_recv(connection, _MAX_COMMAND_BYTES)
+                if command == _RELOAD:
+                    await loop.sock_sendall(connection, msgspec.json.encode(await _reload(server.reloader)) + b"\n")
+                elif command == _LISTENER:
+                    socket.send_fds(connection, [b"{}\n"], [server.listener.fileno()])
+                elif command == _RETIRE:
+                    server.retire()
+                    await loop.sock_sendall(connection, b"{}\n")
 
 
 async def _reload(reloader: Reloader) -> _Made | _Refusal:
@@ -57,18 +86,46 @@ async def _reload(reloader: Reloader) -> _Made | _Refusal:
 def request_reload(folder: Path) -> ReloadResult:
     """Have the server with this runtime folder reload its settings. Blocks. Raises ReloadRefused."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_ANSWER_SECONDS)
-            connection.connect(str(_socket_in(folder)))
-            connection.sendall(_RELOAD)
-            with connection.makefile("rb") as answers:
-                line = answers.readline(_MAX_ANSWER_BYTES)
+        with _sent(folder, _RELOAD) as connection, connection.makefile("rb") as answers:
+            line = answers.readline(_MAX_ANSWER_BYTES)
         answer: _Made | _Refusal = msgspec.json.decode(line, type=_Made | _Refusal)
     except (OSError, msgspec.DecodeError) as error:
         raise ReloadRefused(f"the server's parent process does not answer: {error}") from error
     if isinstance(answer, _Refusal):
         raise ReloadRefused(answer.reason)
     return answer.result
+
+
+def receive_listener(folder: Path) -> socket.socket:
+    """Return the listening socket of the server with this runtime folder. Blocks. Raises TakeOverFailed."""
+    try:
+        with _sent(folder, _LISTENER) as connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, _MAX_COMMAND_BYTES, 1)
+        return socket.socket(fileno=descriptors[0])
+    except (OSError, IndexError) as error:
+        raise TakeOverFailed(f"the server does not hand over its socket: {error}") from error
+
+
+def request_retirement(folder: Path) -> None:
+    """Have the server with this runtime folder stop accepting, and end with its running requests. Blocks.
+
+    Raises OSError.
+    """
+    with _sent(folder, _RETIRE) as connection:
+        connection.recv(_MAX_COMMAND_BYTES)
+
+
+def _sent(folder: Path, command: bytes) -> socket.socket:
+    """Return a connection on which the command has been sent. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_ANSWER_SECONDS)
+        connection.connect(str(_socket_in(folder)))
+        connection.sendall(command)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def server_process(folder: Path) -> int | None:

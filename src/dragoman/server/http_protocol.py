@@ -32,6 +32,9 @@ MIN_BODY_BYTES_PER_SECOND = 1000
 RESERVED_DESCRIPTORS = 128
 """File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
 
+_RETIRED_IDLE_SECONDS = 3.0
+"""Time that an idle connection stays open when another server has taken over: its client may be about to use it."""
+
 _WARNING_SECONDS = 10.0
 """Refused connections are logged at most so often."""
 
@@ -118,6 +121,12 @@ def change_bounds(protocol: type[asyncio.Protocol], settings: HttpSettings, trus
     )
 
 
+def retire_connections(protocol: type[asyncio.Protocol]) -> None:
+    """Close connections after the response to their next request. `protocol` was made by bounded_protocol."""
+    assert issubclass(protocol, BoundedHttpProtocol)
+    protocol.is_retiring = True
+
+
 class _AnyLength(int):
     """A content length that every body has: the end of the connection is the end of the body."""
 
@@ -187,6 +196,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     settings: HttpSettings
     open_connections: OpenConnections
+    is_retiring = False
+    """Whether connections are closed after their next response."""
 
     url = b""
     _address = ""
@@ -268,6 +279,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._use_host_of_target()
         super().on_headers_complete()
         self.headers = []  # Trailers go here, and nothing reads them.
+        if self.is_retiring:
+            self.cycle.keep_alive = False
         if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = _AnyLength()
@@ -278,6 +291,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Replace the Host header by the host of a target in absolute form, which precedes it (RFC 9112, 3.2.2)."""
         if match := _ABSOLUTE_FORM.match(self.url):
             self.headers[:] = [(name, match[1] if name == b"host" else value) for name, value in self.headers]
+
+    def close_if_idle(self) -> None:
+        """Close the connection after some seconds, unless a request runs or begins until then."""
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = self.loop.call_later(_RETIRED_IDLE_SECONDS, self.timeout_keep_alive_handler)
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

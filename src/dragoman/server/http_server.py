@@ -1,6 +1,7 @@
 """The HTTP server of one worker: uvicorn on the socket that the parent has opened, with TLS if it is set."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import sys
@@ -12,11 +13,12 @@ from typing import cast
 import uvicorn
 
 from dragoman.core.garbage_collection import freeze_startup_objects
-from dragoman.server.http_protocol import change_bounds
+from dragoman.server.http_protocol import BoundedHttpProtocol, change_bounds, retire_connections
 from dragoman.server.settings import Settings
 from dragoman.server.tls import load_certificate
 
 _STARTUP_FAILED = 3
+_RETIREMENT_PAUSE_SECONDS = 0.1
 
 
 class HttpServer(uvicorn.Server):
@@ -30,6 +32,7 @@ class HttpServer(uvicorn.Server):
         self._drain = drain
         self._tls = tls
         self._handshake_seconds = None if tls is None else handshake_seconds
+        self._retirement: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the app and accept connections. Exits if the app cannot start.
@@ -68,6 +71,27 @@ class HttpServer(uvicorn.Server):
         change_bounds(self.config.http_protocol_class, settings.http, trusted_proxies)
         self.config.timeout_keep_alive = settings.http.keep_alive_seconds
         self.config.timeout_graceful_shutdown = max(1, round(settings.drain_seconds))
+
+    def retire(self) -> None:
+        """Accept no connection any more, close each after its response or when it is idle, and then exit.
+
+        Another process accepts on the same socket. What is still open after the time for running requests is cut off.
+        """
+        for server in self.servers:
+            server.close()
+        retire_connections(self.config.http_protocol_class)
+        for connection in self.server_state.connections:
+            if isinstance(connection, BoundedHttpProtocol):
+                connection.close_if_idle()
+        self._retirement = asyncio.create_task(self._exit_without_connections())
+
+    async def _exit_without_connections(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while self.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for that
+                    await asyncio.sleep(_RETIREMENT_PAUSE_SECONDS)
+        self._drain()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain()

@@ -6,9 +6,11 @@ import functools
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 from rich.console import Console
@@ -26,11 +28,18 @@ from dragoman.server.child_commands import (
     numbered_engines,
     worker_command,
 )
-from dragoman.server.control import control_socket
+from dragoman.server.control import (
+    ControlledServer,
+    TakeOverFailed,
+    control_socket,
+    receive_listener,
+    request_retirement,
+    server_process,
+)
 from dragoman.server.listening import listen, take_activated_socket, with_address_of
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
 from dragoman.server.reloading import Reloader, ReloadRefused
-from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError
+from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError, folders_in_use
 from dragoman.server.server_processes import ServerProcesses
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings, has_keys, prepare_database
@@ -42,29 +51,47 @@ _log = structlog.get_logger(__name__)
 _EXIT_STARTUP_FAILED = 2
 
 
-def serve(settings: Settings, deprecated: Mapping[str, str], read: Callable[[], Settings] | None = None) -> int:
+class _Listening(NamedTuple):
+    """The socket of the server, and what becomes of it."""
+
+    listener: socket.socket
+    predecessor: Path | None
+    """The runtime folder of the server that this one takes over from."""
+    handed_over: threading.Event
+    """Set when another server has taken over from this one."""
+
+
+def serve(
+    settings: Settings,
+    deprecated: Mapping[str, str],
+    read: Callable[[], Settings] | None = None,
+    take_over: int | None = None,
+) -> int:
     """Serve until SIGTERM or Ctrl-C. Return the exit status: 0, or 2 after one line on standard error.
 
     `deprecated` are the old spellings of settings that were used → the current ones. `read` reads the settings again,
-    for reloads; None: they stay what they are.
+    for reloads; None: they stay what they are. `take_over` is the process of a server whose socket is used, and which
+    is stopped once this one is ready.
     """
     read = read or (lambda: settings)
     logs.configure(settings.log_level, settings.log_format)
     if deprecated:
         _log.warning("deprecated_settings", renamed=dict(deprecated))
     try:
-        activated = take_activated_socket(os.environ)
-        if activated is not None:
-            settings = with_address_of(activated, settings)
-            read = functools.partial(_read_with_address, activated, read)
+        predecessor = None if take_over is None else _folder_of(take_over)
+        given = take_activated_socket(os.environ) if predecessor is None else receive_listener(predecessor)
+        if given is not None:
+            settings = with_address_of(given, settings)
+            read = functools.partial(_read_with_address, given, read)
         check_settings(settings)
         accounts = prepare_database(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
-        with activated or listen(settings) as listener:
-            _run(settings, plans, accounts, listener, read)
+        handed_over = threading.Event()
+        with given or listen(settings, handed_over.is_set) as listener:
+            _run(settings, plans, accounts, _Listening(listener, predecessor, handed_over), read)
     except (
         *(ModelSourceError, ChildFailed, DeploymentError),
-        *(AccountsUnavailable, StartupError, RuntimeFolderError),
+        *(AccountsUnavailable, StartupError, RuntimeFolderError, TakeOverFailed),
     ) as error:
         _print_line(str(error))
         return _EXIT_STARTUP_FAILED
@@ -75,7 +102,7 @@ def _run(
     settings: Settings,
     plans: Sequence[DeploymentPlan],
     accounts: AccountsLocation | None,
-    listener: socket.socket,
+    listening: _Listening,
     read: Callable[[], Settings],
 ) -> None:
     manager = ServiceManager.take(os.environ)
@@ -83,7 +110,7 @@ def _run(
         RuntimeFolder.create() as folder,
         _pipe() as (wake_read_fd, wake_write_fd),
     ):
-        files = ServerFiles(listener, folder.path, wake_write_fd)
+        files = ServerFiles(listening.listener, folder.path, wake_write_fd)
         engines = numbered_engines(plans)
         for engine in engines:
             if engine.plan.adapters:
@@ -104,19 +131,29 @@ def _run(
         )
 
         def announce() -> None:
-            _announce(settings, plans, listener)
+            _announce(settings, plans, listening.listener)
             manager.report_ready()
+            if listening.predecessor is not None:
+                _retire(listening.predecessor)
+
+        def retire() -> None:
+            listening.handed_over.set()
+            processes.retire()
 
         async def apply(settings: Settings, generation: int) -> list[str]:
             logs.configure(settings.log_level, settings.log_format)
             return await processes.reload(worker(settings, generation), settings.drain_seconds)
 
-        reloader = Reloader(settings, read, apply)
-        asyncio.run(_supervise(processes, manager, reloader, folder.path, announce))
+        controlled = ControlledServer(Reloader(settings, read, apply), listening.listener, retire)
+        asyncio.run(_supervise(processes, manager, controlled, folder.path, announce))
 
 
 async def _supervise(
-    processes: ServerProcesses, manager: ServiceManager, reloader: Reloader, folder: Path, on_ready: Callable[[], None]
+    processes: ServerProcesses,
+    manager: ServiceManager,
+    controlled: ControlledServer,
+    folder: Path,
+    on_ready: Callable[[], None],
 ) -> None:
     hung_up = asyncio.Event()
 
@@ -125,15 +162,30 @@ async def _supervise(
             hung_up.clear()
             manager.report_reloading()
             with contextlib.suppress(ReloadRefused):  # It is logged.
-                await reloader.reload()
+                await controlled.reloader.reload()
             manager.report_ready()
 
-    async with manager.watched(), control_socket(folder, reloader):
+    async with manager.watched(), control_socket(folder, controlled):
         reloading = asyncio.create_task(reload_at_hangup())
         try:
             await processes.run(on_ready=on_ready, on_stop=manager.report_stopping, on_hangup=hung_up.set)
         finally:
             reloading.cancel()
+
+
+def _folder_of(process: int) -> Path:
+    """Return the runtime folder of a server of this user. Raises TakeOverFailed."""
+    for folder in folders_in_use():
+        if server_process(folder) == process:
+            return folder
+    raise TakeOverFailed(f"process {process} is no server of this user")
+
+
+def _retire(predecessor: Path) -> None:
+    try:
+        request_retirement(predecessor)
+    except OSError as error:
+        _log.warning("predecessor_not_stopped", reason=str(error))
 
 
 def _read_with_address(listener: socket.socket, read: Callable[[], Settings]) -> Settings:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 
 import msgspec
@@ -47,10 +47,13 @@ def with_address_of(listener: socket.socket, settings: Settings) -> Settings:
 
 
 @contextlib.contextmanager
-def listen(settings: Settings) -> Iterator[socket.socket]:
-    """Listen on the settings' Unix socket or port within the block. Raises StartupError."""
+def listen(settings: Settings, is_handed_over: Callable[[], bool] = lambda: False) -> Iterator[socket.socket]:
+    """Listen on the settings' Unix socket or port within the block. Raises StartupError.
+
+    At its end the Unix socket is removed, unless it `is_handed_over` to another server.
+    """
     if settings.uds is not None:
-        with _listen_on_path(Path(settings.uds).expanduser()) as listener:
+        with _listen_on_path(Path(settings.uds).expanduser(), is_handed_over) as listener:
             yield listener
         return
     with _listen_on_port(settings.host, settings.port) as listener:
@@ -72,7 +75,7 @@ def _listen_on_port(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _listen_on_path(path: Path) -> Iterator[socket.socket]:
+def _listen_on_path(path: Path, is_handed_over: Callable[[], bool]) -> Iterator[socket.socket]:
     """Listen on a Unix socket, and remove its file at the end unless another server has replaced it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
@@ -88,7 +91,7 @@ def _listen_on_path(path: Path) -> Iterator[socket.socket]:
             yield listener
         finally:
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == own:
+                if path.stat().st_ino == own and not is_handed_over():
                     path.unlink()
 
 

@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 from collections.abc import Container, Mapping
+from typing import Generic, TypeVar
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
@@ -27,6 +28,19 @@ _LOGGED_PATH_CHARACTERS = 256
 _SLASHES = re.compile("/+")
 
 _log = structlog.get_logger(__name__)
+
+
+AnyApp = TypeVar("AnyApp", bound=ASGIApp)
+
+
+class NewestApp(Generic[AnyApp]):
+    """Passes requests to an app that may be replaced. A request that has begun keeps the app that it began with."""
+
+    def __init__(self, app: AnyApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
 
 class WithoutEmptySegments:

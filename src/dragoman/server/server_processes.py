@@ -11,6 +11,7 @@ import structlog
 
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
+from dragoman.server.worker_options import RETIRE_LINE
 
 _MAX_WAKE_REQUESTS = 4096
 """Requests to load a deployment that are read in one go."""
@@ -18,6 +19,9 @@ _MAX_WAKE_REQUESTS = 4096
 _FOLDER_CHECK_SECONDS = 1.0
 
 _RELOAD_SECONDS = 10.0
+
+_RETIREMENT_MARGIN_SECONDS = 5.0
+"""Beyond the time for running requests: workers notice with a delay that connections have ended."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +54,14 @@ class ServerProcesses:
         self._lazy = lazy
         self._wake_fd = wake_fd
         self._drain_seconds = drain_seconds
+        self._stop_requested = asyncio.Event()
+        self._is_retiring = False
+
+    def retire(self) -> None:
+        """Stop once the running requests have ended: another server accepts on the socket."""
+        _log.info("retiring", reason="another server has taken over")
+        self._is_retiring = True
+        self._stop_requested.set()
 
     async def reload(self, command: ChildCommand, drain_seconds: float) -> list[str]:
         """Send all workers the options of `command`, with which later ones start. Return what went wrong.
@@ -82,7 +94,7 @@ class ServerProcesses:
         The signals are SIGTERM and SIGINT, and SIGHUP if the terminal is gone; `on_hangup` is called at any other. A
         SIGHUP that is ignored already, as below nohup, stays ignored.
         """
-        stop_requested = asyncio.Event()
+        stop_requested = self._stop_requested
         had_terminal = _has_terminal()
         loop = asyncio.get_running_loop()
 
@@ -108,6 +120,9 @@ class ServerProcesses:
             await stop_requested.wait()
             on_stop()
         finally:
+            if self._is_retiring:
+                seconds = self._drain_seconds + _RETIREMENT_MARGIN_SECONDS
+                await asyncio.gather(*(worker.retire(RETIRE_LINE, seconds) for worker in self._workers))
             await asyncio.gather(*(worker.stop(self._drain_seconds) for worker in self._workers))
             await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
             folder_check.cancel()

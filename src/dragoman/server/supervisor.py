@@ -128,6 +128,18 @@ class Child:
             self._reply = None
             ended.cancel()
 
+    async def retire(self, line: bytes, timeout_seconds: float) -> None:
+        """Write a line at which the process ends by itself, and wait until it has. It is not started again."""
+        self._stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None, "spawned with a pipe"
+        process.stdin.write(line)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await process.wait()
+
     async def stop(self, grace_seconds: float = 0.0) -> None:
         """Send SIGTERM, then SIGKILL after `grace_seconds` and a margin. Return when the process has exited."""
         self._stopping = True

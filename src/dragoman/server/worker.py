@@ -42,7 +42,7 @@ from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options
 from dragoman.server.replicas import build_deployment
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
-from dragoman.server.worker_options import WorkerOptions
+from dragoman.server.worker_options import RETIRE_LINE, WorkerOptions
 
 _RECORD_TIMEOUT_SECONDS = 0.5
 """Time that a request without accounts waits for its record to be written."""
@@ -164,7 +164,11 @@ async def _serve(server: HttpServer, app: ReloadableApp, listening_fd: int) -> N
             server.should_exit = True
         *lines, unfinished = (unfinished + received).split(b"\n")
         for line in lines:
-            _reload(line, app, server)
+            if line + b"\n" == RETIRE_LINE:
+                app.retire()
+                server.retire()
+            else:
+                _reload(line, app, server)
 
     loop.add_reader(sys.stdin.fileno(), read_standard_input)
     os.set_blocking(sys.stdout.fileno(), False)

@@ -41,6 +41,10 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True, tag="upstream")
 ReplicaOptions = EchoOptions | LlamaOptions | UpstreamOptions
 
 
+RETIRE_LINE = b"retire\n"
+"""On a worker's standard input: accept nothing any more, and end when the open connections have ended."""
+
+
 class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as a worker serves it."""
 
