@@ -14,7 +14,9 @@ from dragoman.conformance.promises import PROMISES, PromiseResult, ServerUnderTe
 from dragoman.conformance.report import REPORTS
 from tests.support.server import RunningServer
 
-OURS = [name for name in PROFILES if name != "openai"]
+OURS = {name: profile.base for name, profile in PROFILES.items()} | {"openai": "http://HOST/openai/v1"}
+"""Dialect → its base URL here."""
+
 KEY = "correct-horse-battery-staple"
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -22,7 +24,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 @pytest.mark.parametrize("dialect", OURS)
 def test_our_own_server_keeps_all_promises(echo_server: RunningServer, dialect: str) -> None:
-    base = PROFILES[dialect].base.replace("http://HOST", echo_server.url)
+    base = OURS[dialect].replace("http://HOST", echo_server.url)
     result = CliRunner().invoke(app, ["conformance", base, "--dialect", dialect, "--model", "echo", "--report", "json"])
     results = [PromiseResult(**each) for each in json.loads(result.stdout)["results"]]
     assert [each for each in results if each.state == "failed"] == []

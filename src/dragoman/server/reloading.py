@@ -17,7 +17,7 @@ from dragoman.server.start_checks import StartupError, check_settings
 
 LIVE_SETTINGS = frozenset(
     {
-        *("log_level", "log_format", "access_log", "public_docs", "drain_seconds"),
+        *("log_level", "log_format", "access_log", "public_docs", "v1_dialect", "drain_seconds"),
         *("max_body_bytes", "max_body_values", "sse_keep_alive_seconds"),
         *("api_key", "keys", "admin.keys", "allow_adapter_registration", "max_adapter_registrations_per_minute"),
         *("dialect_hosts", "allowed_hosts", "allowed_origins", "trusted_proxies", "allow_unauthenticated"),
