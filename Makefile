@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check check-deployment dist format lock clean
+.PHONY: help setup serve test check check-deployment dist docs format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +37,16 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/python -m tools.schema_tables --check
 	$(BIN)/python -m tools.metrics_tables --check
 	$(BIN)/python -m tools.grafana_board --check
+	$(BIN)/python -m tools.links
 	$(BIN)/python -m tools.structure
 
 check-deployment: $(DEV_READY) ## Lint the Dockerfile, render the Helm chart and check compose.yaml
 	@$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with-requirements requirements/deployment.txt \
 		python -m tools.deployment
+
+docs: $(DEV_READY) ## Build the documents as a web site in site/
+	@$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with-requirements requirements/docs.txt \
+		python -m tools.docs_site
 
 format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/ruff check --fix-only
@@ -60,9 +65,10 @@ lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versio
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) $(ARGS) requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) $(ARGS) requirements/deployment.in -o requirements/deployment.txt
+	$(COMPILE) $(ARGS) requirements/docs.in -o requirements/docs.txt
 
 clean: ## Remove .venv and every cache
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
