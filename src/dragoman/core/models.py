@@ -17,6 +17,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     kind: ModelKind = "generation"
     embedding_dimensions: int | None = None
     """The values of a whole vector; None until the engine has reported it, and for other models."""
+    takes_images: bool = False
+    """Whether its messages may hold images."""
     supports_reasoning: bool = False
     """Whether the model can reason before it answers."""
     tool_format: str | None = None

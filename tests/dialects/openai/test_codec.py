@@ -1,13 +1,18 @@
 """What OpenAI's parameters mean to an engine."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, ToolOptions
+from dragoman.core.models import ServedModel
+from dragoman.core.request import ChatPrompt, GenerationRequest, ImagePart, TextPrompt, ToolOptions
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
+from dragoman.dialects.http.validation import InvalidFields
 from dragoman.dialects.openai.codec import decode_chat, decode_text
+from dragoman.dialects.vendors.infermatic.codec import decode_chat as infermatic_decode_chat
 from tests.support.dialects.decode_contexts import decode_context
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("read", "write")]
@@ -80,3 +85,16 @@ def test_efforts_above_high_count_as_high(sent: str | None, effort: str | None) 
     request = chat(reasoning_effort=sent)
     assert isinstance(request.prompt, ChatPrompt)
     assert request.prompt.reasoning_effort == effort
+
+
+@pytest.mark.parametrize("decode", [decode_chat, infermatic_decode_chat])
+def test_a_chat_takes_images_for_models_that_do(decode: Callable[[bytes, DecodeContext], DecodedRequest]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [image]}]}).encode()
+    seeing = ServedModel(id="m", aliases=(), context_length=None, takes_images=True)
+    [request] = decode(body, decode_context([seeing])).requests
+    assert isinstance(request.prompt, ChatPrompt)
+    assert request.prompt.messages[0].images == (ImagePart("data:image/png;base64,AA"),)
+    with pytest.raises(InvalidFields) as caught:
+        decode(body, decode_context([ServedModel(id="m", aliases=(), context_length=None)]))
+    assert [violation.path for violation in caught.value.violations] == [("messages", 0, "content", 0, "type")]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import Message, TextPrompt, TokenPrompt, ToolCall
+from dragoman.core.request import ImagePart, Message, TextPart, TextPrompt, TokenPrompt, ToolCall
 from dragoman.dialects.http.validation import (
     InvalidFields,
     InvalidValue,
@@ -73,6 +73,37 @@ def test_a_call_without_arguments_has_none() -> None:
 def test_a_tool_answers_a_call() -> None:
     answer = {"role": "tool", "content": "12:00", "tool_call_id": "call_0"}
     assert conversation(answer) == (Message(role="tool", content="12:00", tool_call_id="call_0"),)
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}}
+
+
+def test_images_are_parts_of_messages_to_models_that_take_them() -> None:
+    content = [{"type": "text", "text": "What is it?"}, IMAGE]
+    sent = msgspec.convert([{"role": "user", "content": content}], list[ChatMessage])
+    violations: list[Violation] = []
+    [message] = parse_messages(sent, violations, images=True)
+    assert not violations
+    assert message.content == (TextPart("What is it?"), ImagePart("data:image/png;base64,AA", "low"))
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "reason"),
+    [
+        ("user", {"type": "image_url"}, "messages[0].content[0].image_url is required"),
+        (
+            "user",
+            {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}},
+            "messages[0].content[0].image_url.url: Images are taken as data: URLs only, since this server fetches none",
+        ),
+        ("system", IMAGE, "messages[0].content[0].type: This model takes text only, got type 'image_url'"),
+    ],
+)
+def test_an_image_that_cannot_be_taken_is_named(role: str, part: dict[str, Any], reason: str) -> None:
+    sent = msgspec.convert([{"role": role, "content": [part]}], list[ChatMessage])
+    violations: list[Violation] = []
+    parse_messages(sent, violations, images=True)
+    assert [describe(found.field, found.problem) for found in violations] == [reason]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from dragoman.dialects.openai.parse import (
     parse_response_format,
     parse_tools,
     sampling_params,
+    takes_images,
 )
 from dragoman.dialects.openai.response_builder import (
     OpenAIChatResponseBuilder,
@@ -73,7 +74,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     _check_new(sent, body, context, _UNSUPPORTED_IN_CHATS)
     violations: list[Violation] = []
     prompt = ChatPrompt(
-        messages=parse_messages(sent.messages, violations),
+        messages=parse_messages(sent.messages, violations, images=takes_images(sent.model, context)),
         tools=_tools(sent, violations),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template_arguments=sent.chat_template_kwargs,

@@ -13,16 +13,20 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED, MAX_TOKENS
 from dragoman.core.request import (
     AnswerFormat,
+    ImagePart,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
+    Part,
     SamplingParams,
+    TextPart,
     TextPrompt,
     TokenPrompt,
     Tool,
     ToolCall,
     ToolOptions,
 )
+from dragoman.dialects.http.codec import DecodeContext
 from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation
 from dragoman.dialects.openai.sampling import SamplingExtensions
 from dragoman.dialects.openai.wire import (
@@ -52,12 +56,25 @@ RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
 """Variables that the server itself passes to every template."""
 
 
-def parse_messages(messages: Iterable[ChatMessage], violations: list[Violation]) -> tuple[Message, ...]:
-    """Convert a conversation."""
-    return tuple(_parse_message(message, ("messages", index), violations) for index, message in enumerate(messages))
+def takes_images(model: str, context: DecodeContext) -> bool:
+    """Whether messages to the model may hold images. A restored request was admitted with what it has."""
+    if context.find_model is None:
+        return True
+    served = context.find_model(model)
+    return served is not None and served.takes_images
 
 
-def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Violation]) -> Message:
+def parse_messages(
+    messages: Iterable[ChatMessage], violations: list[Violation], *, images: bool = False
+) -> tuple[Message, ...]:
+    """Convert a conversation, with images if they are allowed."""
+    return tuple(
+        _parse_message(message, ("messages", index), violations, images=images)
+        for index, message in enumerate(messages)
+    )
+
+
+def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Violation], *, images: bool) -> Message:
     if message.tool_calls and message.role != "assistant":
         problem = InvalidValue("Only an assistant's message has tool calls")
         violations.append(Violation((*path, "tool_calls"), problem))
@@ -66,7 +83,9 @@ def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Viola
     content = message.content or ""
     return Message(
         role="system" if message.role == "developer" else message.role,
-        content=content if isinstance(content, str) else _parse_parts(content, (*path, "content"), violations),
+        content=content
+        if isinstance(content, str)
+        else _parse_parts(content, (*path, "content"), violations, images=images and message.role == "user"),
         name=message.name,
         tool_calls=tuple(
             ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
@@ -76,14 +95,31 @@ def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Viola
     )
 
 
-def _parse_parts(parts: Iterable[ContentPart], path: FieldPath, violations: list[Violation]) -> str:
+def _parse_parts(
+    parts: Sequence[ContentPart], path: FieldPath, violations: list[Violation], *, images: bool
+) -> str | tuple[Part, ...]:
     for index, part in enumerate(parts):
-        if part.type != "text":
+        if part.type == "image_url" and images:
+            _check_image(part, (*path, index), violations)
+        elif part.type != "text":
             problem = InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
             violations.append(Violation((*path, index, "type"), problem))
         elif part.text is None:
             violations.append(Violation((*path, index, "text"), MissingField()))
-    return "".join(part.text or "" for part in parts)
+    if not any(part.image_url for part in parts):
+        return "".join(part.text or "" for part in parts)
+    return tuple(
+        TextPart(part.text or "") if part.image_url is None else ImagePart(part.image_url.url, part.image_url.detail)
+        for part in parts
+    )
+
+
+def _check_image(part: ContentPart, path: FieldPath, violations: list[Violation]) -> None:
+    if part.image_url is None:
+        violations.append(Violation((*path, "image_url"), MissingField()))
+    elif not part.image_url.url.startswith("data:image/"):
+        problem = InvalidValue("Images are taken as data: URLs only, since this server fetches none")
+        violations.append(Violation((*path, "image_url", "url"), problem))
 
 
 def parse_tools(

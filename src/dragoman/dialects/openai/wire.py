@@ -29,11 +29,18 @@ TemplateArguments = dict[str, Any]
 TextCompletionPrompt = str | list[str | int | list[int]]
 
 
+class ImageAddress(msgspec.Struct, frozen=True):
+    url: str
+    """Of the scheme `data`."""
+    detail: Literal["low", "high", "auto"] | None = None
+
+
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content. Only the type `text` is supported."""
+    """One part of a message's content: of the type `text`, or `image_url` for models that take images."""
 
     type: str
     text: str | None = None
+    image_url: ImageAddress | None = None
 
 
 class AssistantFunctionCall(msgspec.Struct, frozen=True):

@@ -312,6 +312,7 @@ def _base_model(deployment: Deployment) -> ServedModel:
         aliases=deployment.aliases,
         context_length=deployment.context_length,
         fingerprint=deployment.fingerprint,
+        takes_images=any("images" in engine.capabilities for engine in deployment.engines),
         supports_reasoning=deployment.supports_reasoning,
         tool_format=deployment.tool_format,
         kind=deployment.kind,

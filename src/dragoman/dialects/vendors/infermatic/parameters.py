@@ -11,11 +11,12 @@ from dragoman.dialects.vendors.infermatic import functions, wire
 
 
 def parse_conversation(
-    messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation]
+    messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation], *, images: bool = False
 ) -> tuple[Message, ...]:
-    """Convert a conversation, which may have calls and results of functions."""
+    """Convert a conversation, which may have calls and results of functions, and images if they are allowed."""
     has_functions = any(message.function_call is not None or message.role == "function" for message in messages)
-    return parse_messages(functions.with_tool_messages(messages) if has_functions else messages, violations)
+    converted = functions.with_tool_messages(messages) if has_functions else messages
+    return parse_messages(converted, violations, images=images)
 
 
 def sampling_params(sent: wire.CompletionRequest) -> SamplingParams:
