@@ -2,7 +2,8 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-DAY_MILLISECONDS = 86_400_000
+HOUR_MILLISECONDS = 3_600_000
+DAY_MILLISECONDS = 24 * HOUR_MILLISECONDS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -87,3 +87,13 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
                 typer.echo(f"{word}  {number:>4}  {name}")
     if state.pending or state.unknown:
         raise typer.Exit(FAILURE)
+
+
+@app.command("rebuild-usage")
+def rebuild_usage(database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Sum the usage of hours and days anew from the settled requests. Running servers wait meanwhile."""
+    from dragoman.accounts.administration.usage_reports import rebuild_usage_sums
+
+    with open_database(database, config) as accounts_database:
+        rows = rebuild_usage_sums(accounts_database)
+    typer.echo(f"{rows} sums of hours")

@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import Column, Connection, Select, func, select
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import accounts, daily_usage, holds, keys, movements, usage
+from dragoman.accounts.database.tables import accounts, daily_usage, holds, hourly_usage, keys, movements, usage
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 
 _RUNNING = holds.c.process_id != QUEUE_PROCESS_ID
@@ -43,6 +43,8 @@ def _check_accounts(connection: Connection) -> list[Discrepancy]:
     found += _compare(connection, "charges by usage", column.charges, charged)
     charged_by_day = _sum_by(daily_usage.c.account_id, daily_usage.c.charge)
     found += _compare(connection, "charges by day", column.charges, charged_by_day)
+    charged_by_hour = _sum_by(hourly_usage.c.account_id, hourly_usage.c.charge)
+    found += _compare(connection, "charges by hour", column.charges, charged_by_hour)
     return [each for each in found if each.stored != each.computed]
 
 

@@ -45,6 +45,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     charge: int
     usage_source: UsageSource | None = None
     """Who counted the tokens. None: an engine of this server, before that was recorded."""
+    first_token_ms: int | None = None
+    """From the admission. None: there was no token, or nobody measured it."""
 
 
 class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):

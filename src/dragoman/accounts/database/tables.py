@@ -132,10 +132,12 @@ usage = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("charge", BigInteger, nullable=False),
     Column("usage_source", String),
+    Column("first_token_ms", BigInteger),
 )
 """One row for each settled request; rows are only ever added. Requests of an open server have no account and key.
 
-`usage_source` is core.events.UsageSource; NULL: the engine of this server counted."""
+`usage_source` is core.events.UsageSource; NULL: the engine of this server counted. `first_token_ms` counts from the
+admission; NULL: there was no token, or nobody measured it."""
 
 daily_usage = Table(
     "daily_usage",
@@ -149,8 +151,34 @@ daily_usage = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("charge", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
 )
-"""Sums of `usage` by the day of settlement; account and key are 0 where they are NULL in `usage`."""
+"""Sums of `usage` by the day of settlement; account and key are 0 where they are NULL in `usage`. `errors` counts the
+requests that failed or crashed."""
+
+FIRST_TOKEN_BOUNDS_MS = (25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600)
+"""Upper bounds of the classes that times to the first token are counted in; one more class has all others."""
+
+FIRST_TOKEN_CLASSES = tuple(f"first_token_{number}" for number in range(len(FIRST_TOKEN_BOUNDS_MS) + 1))
+
+hourly_usage = Table(
+    "hourly_usage",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("account_id", BigInteger, primary_key=True),
+    Column("key_id", BigInteger, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("dialect", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in FIRST_TOKEN_CLASSES),
+)
+"""Sums of `usage` by the hour of settlement, in hours since 1970; otherwise as `daily_usage`. `first_token_…` count the
+requests by the class of FIRST_TOKEN_BOUNDS_MS that their time to the first token is in."""
 
 rate_buckets = Table(
     "rate_buckets",
@@ -244,6 +272,20 @@ job_events = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 """The events of a job's answer so far, several to a row; `first` is the index of the first one, from 0."""
+
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("key_digest", String, nullable=False),
+    Column("sealed_key", LargeBinary),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+"""A row for each person who is signed in to the console. `digest` is that of the secret in the browser's cookie, and
+`key_digest` that of the key which signed in: the session ends with it. `sealed_key` is an API key that only the secret
+opens, see server/console/sessions.py."""
 
 changes = Table(
     "changes",

@@ -5,6 +5,7 @@ The transaction first reads and locks the rows. Decisions then change the states
 requests arrived, so that the second request sees what the first was given. Finally the changes are written.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -12,15 +13,22 @@ import msgspec
 
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.database.statements import Statement
+from dragoman.accounts.database.tables import FIRST_TOKEN_BOUNDS_MS, FIRST_TOKEN_CLASSES
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
 from dragoman.accounts.ledger.operations import Admitted
 from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, Bucket, RateLimits, RateWindow
 from dragoman.accounts.ledger.rows import HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
-from dragoman.accounts.times import DAY_MILLISECONDS
+from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
 from dragoman.core.money import check_amount
 
 _MAX_SECOND = 2**63 - 1
+
+_ERRORS = frozenset({"failed", "crashed"})
+"""Results that count as errors in the sums of usage."""
+
+_DAILY_SUMS = 6
+_HOURLY_SUMS = _DAILY_SUMS + len(FIRST_TOKEN_CLASSES)
 
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -89,6 +97,7 @@ class LedgerBatch:
         self._movements: list[MovementRow] = []
         self._usage: list[UsageRow] = []
         self._daily: dict[tuple[int, int, str, int], list[int]] = {}
+        self._hourly: dict[tuple[int, int, int, str, str], list[int]] = {}
         self._corrections: dict[tuple[int, int], int] = {}
         """Tokens to add to the bucket of a key and a second."""
 
@@ -205,7 +214,7 @@ class LedgerBatch:
         del self.holds[hold.request_id]
         self._removed_holds.append(hold.request_id)
         self._usage.append(usage_row)
-        self._add_daily(usage_row)
+        self._add_to_sums(usage_row)
         charge = usage_row.charge
         if hold.key_id is not None:
             self._release_key_hold(self.keys[hold.key_id], hold, usage_row)
@@ -224,7 +233,9 @@ class LedgerBatch:
         session.add(statements.add_holds, self._new_holds)
         session.add(statements.add_movements, self._movements)
         session.add(statements.add_usage, self._usage)
+        # In sorted order, so that no two transactions wait for each other.
         session.write_many(statements.add_daily, [(*key, *sums) for key, sums in sorted(self._daily.items())])
+        session.write_many(statements.add_hourly, [(*key, *sums) for key, sums in sorted(self._hourly.items())])
         if self._removed_holds:
             session.write(statements.remove_holds, session.list_parameter(self._removed_holds))
         keys = [key for key in self.keys.values() if key.changed]
@@ -269,13 +280,26 @@ class LedgerBatch:
             bucket = key.row.id, hold.counted_second
             self._corrections[bucket] = self._corrections.get(bucket, 0) + unused
 
-    def _add_daily(self, usage_row: UsageRow) -> None:
-        day = usage_row.settled_at // DAY_MILLISECONDS
-        sums = self._daily.setdefault(
-            (usage_row.account_id or 0, usage_row.key_id or 0, usage_row.model, day), [0, 0, 0, 0, 0]
-        )
-        added = (1, usage_row.prompt_tokens, usage_row.cached_tokens, usage_row.completion_tokens, usage_row.charge)
-        sums[:] = [before + more for before, more in zip(sums, added, strict=True)]
+    def _add_to_sums(self, row: UsageRow) -> None:
+        """Add the request to the sums of its day and of its hour."""
+        account_id, key_id = row.account_id or 0, row.key_id or 0
+        of_day = account_id, key_id, row.model, row.settled_at // DAY_MILLISECONDS
+        of_hour = row.settled_at // HOUR_MILLISECONDS, account_id, key_id, row.model, row.dialect
+        day, hour = self._daily.get(of_day), self._hourly.get(of_hour)
+        if day is None:
+            day = self._daily[of_day] = [0] * _DAILY_SUMS
+        if hour is None:
+            hour = self._hourly[of_hour] = [0] * _HOURLY_SUMS
+        error = row.result in _ERRORS
+        for sums in (day, hour):
+            sums[0] += 1
+            sums[1] += row.prompt_tokens
+            sums[2] += row.cached_tokens
+            sums[3] += row.completion_tokens
+            sums[4] += row.charge
+            sums[5] += error
+        if row.first_token_ms is not None:
+            hour[_DAILY_SUMS + bisect_left(FIRST_TOKEN_BOUNDS_MS, row.first_token_ms)] += 1
 
     def _record_movement(self, hold: HoldRow, kind: str, balance: int, holds: int, charges: int) -> None:
         assert hold.account_id is not None

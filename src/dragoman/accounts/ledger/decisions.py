@@ -135,6 +135,7 @@ def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled
         completion_tokens=settlement.completion_tokens,
         charge=charge,
         usage_source=settlement.usage_source,
+        first_token_ms=settlement.first_token_ms,
     )
     batch.end_hold(hold, usage_row)
     return Settled(hold.request_id, charge, settlement.result)

@@ -31,9 +31,11 @@ from dragoman.accounts.database.statements import (
     update,
 )
 from dragoman.accounts.database.tables import (
+    FIRST_TOKEN_CLASSES,
     accounts,
     daily_usage,
     holds,
+    hourly_usage,
     key_accounts,
     keys,
     movements,
@@ -44,7 +46,10 @@ from dragoman.accounts.database.tables import (
 from dragoman.accounts.ledger.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
 
 _DAILY_KEY = ("account_id", "key_id", "model", "day")
-_DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+# In the order in which batch.py adds them up.
+_DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge", "errors")
+_HOURLY_KEY = ("hour", "account_id", "key_id", "model", "dialect")
+_HOURLY_SUMS = (*_DAILY_SUMS, *FIRST_TOKEN_CLASSES)
 
 
 class LedgerStatements:
@@ -66,6 +71,7 @@ class LedgerStatements:
         self.add_movements = insert_many(dialect, movements, MovementRow._fields)
         self.add_usage = insert_many(dialect, usage, UsageRow._fields)
         self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
+        self.add_hourly = _upsert_sums(dialect, hourly_usage, _HOURLY_KEY, _HOURLY_SUMS)
         self.remove_holds = _remove_holds(dialect)
         self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
         self.change_key = update(dialect, keys, ("spent", "held", "running"))

@@ -71,6 +71,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="se
     """Which of the admitted fallback models answered, counted from 1. 0: the model of the admission."""
     usage_source: UsageSource = "engine"
     """Who counted the tokens."""
+    first_token_ms: int | None = None
+    """Milliseconds from the admission to the first token. None: there was none, or nobody measured it."""
 
     @classmethod
     def uncharged(cls, request_id: str, result: SettlementResult) -> Self:

@@ -45,6 +45,7 @@ class UsageRow(NamedTuple):
     completion_tokens: int
     charge: int
     usage_source: str | None = None
+    first_token_ms: int | None = None
 
 
 class MovementRow(NamedTuple):

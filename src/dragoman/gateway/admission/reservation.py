@@ -6,6 +6,7 @@ settled a moment later only. Until then the journal has what is to be charged.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
@@ -110,11 +111,15 @@ class LedgerReservation:
         self._slot = slot
         self._settle = settle
         self._generated_tokens = 0
+        self._opened_at = time.monotonic()
+        self._first_token_ms: int | None = None
         self._usage: Usage | None = None
         self._is_settled = False
 
     def observe_tokens(self, generated_tokens: int) -> None:
         self._generated_tokens = generated_tokens
+        if self._first_token_ms is None:
+            self._first_token_ms = round((time.monotonic() - self._opened_at) * 1000)
         if not self._is_buffered:
             self._slot.record(self._prompt_tokens, 0, generated_tokens)
 
@@ -154,6 +159,7 @@ class LedgerReservation:
             result=reason,
             fallback=self._fallback,
             usage_source=source,
+            first_token_ms=self._first_token_ms,
         )
 
 

@@ -24,6 +24,7 @@ from dragoman.accounts.database.migrations import (
     m0005_adapters,
     m0006_shares,
     m0007_fallbacks,
+    m0008_console,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -84,6 +85,7 @@ MIGRATIONS = (
     Migration(5, "adapters", m0005_adapters.apply),
     Migration(6, "shares", m0006_shares.apply),
     Migration(7, "fallbacks", m0007_fallbacks.apply, requires=6),
+    Migration(8, "console", m0008_console.apply, requires=7),
 )
 
 

@@ -1,0 +1,254 @@
+"""Reports for people: pages of requests, and sums of usage over time.
+
+No query reads more rows than a page needs, however many requests are stored: pages continue after the last row of the
+one before, and sums are read from tables that every settlement adds to.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select, text
+from sqlalchemy.sql.expression import literal_column
+
+from dragoman.accounts.administration.usage import UsageRecord
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import (
+    FIRST_TOKEN_BOUNDS_MS,
+    FIRST_TOKEN_CLASSES,
+    daily_usage,
+    hourly_usage,
+    usage,
+)
+from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
+
+SCANNED_ROWS = 10_000
+"""Rows that one page searches for conditions without an index. The next page continues behind them."""
+
+_SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+
+_IS_ERROR = "result IN ('failed', 'crashed')"
+"""The condition of the index usage_errors."""
+
+Grouping = Literal["model", "key_id", "account_id", "dialect"]
+
+
+class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects requests. None: any."""
+
+    account_id: int | None = None
+    key_id: int | None = None
+    model: str | None = None
+    dialect: str | None = None
+    errors: bool = False
+    """Only requests that failed or crashed."""
+    min_seconds: float | None = None
+    """Only requests that took at least as long, from admission to settlement."""
+
+
+class RequestPage(msgspec.Struct, frozen=True):
+    """Requests, newest first."""
+
+    rows: list[UsageRecord]
+    next: int | None
+    """The next page's `before`. None: this is the last page."""
+
+
+class UsagePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests of one hour or day, and of one group."""
+
+    at: int
+    """The beginning of the hour or day, in milliseconds since 1970 (UTC)."""
+    group: str | int | None
+    """A model, dialect, or the id of a key or account (0: without). None: all requests."""
+    requests: int
+    errors: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
+    first_tokens: tuple[int, ...] = ()
+    """Requests by the class of their time to the first token, see FIRST_TOKEN_BOUNDS_MS. Only of hours."""
+
+
+def list_requests(
+    database: Database,
+    request_filter: RequestFilter,
+    *,
+    before: int | None = None,
+    limit: int = 50,
+    scanned_rows: int = SCANNED_ROWS,
+) -> RequestPage:
+    """List up to `limit` requests; `before` is the `next` of the previous page.
+
+    Account, key and errors have an index. For the other conditions, `scanned_rows` are searched for one page, so a page
+    may have few rows, or none, and still a `next`.
+    """
+    indexed = _indexed_rows(request_filter, before)
+    rest = _unindexed_conditions(request_filter)
+    if rest:
+        indexed = indexed.limit(scanned_rows)
+    scanned = indexed.subquery("usage")
+    query = select(scanned).where(*(text(condition) for condition in rest)).order_by(scanned.c.id.desc())
+    with database.read() as connection:
+        parameters = {
+            "model": request_filter.model,
+            "dialect": request_filter.dialect,
+            "milliseconds": round((request_filter.min_seconds or 0) * 1000),
+        }
+        used = {name: value for name, value in parameters.items() if any(f":{name}" in each for each in rest)}
+        found = connection.execute(query.limit(limit + 1), used).all()
+        next_before = found[limit - 1].id if len(found) > limit else None
+        if next_before is None and rest:
+            ids = _indexed_rows(request_filter, before).with_only_columns(usage.c.id)
+            next_before = connection.execute(ids.offset(scanned_rows - 1).limit(1)).scalar_one_or_none()
+    rows = [msgspec.convert(row, UsageRecord, from_attributes=True) for row in found[:limit]]
+    return RequestPage(rows, next_before)
+
+
+def find_request(database: Database, request_id: str, account_id: int | None = None) -> UsageRecord | None:
+    """Return the settled request with this id, and of this account if one is given. None: there is none."""
+    query = select(usage).where(usage.c.request_id == request_id)
+    if account_id is not None:
+        query = query.where(usage.c.account_id == account_id)
+    if not request_id.isascii() or "\0" in request_id:
+        return None
+    with database.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else msgspec.convert(row, UsageRecord, from_attributes=True)
+
+
+def usage_by_hour(
+    database: Database, first: int, last: int, request_filter: RequestFilter, group: Grouping | None = None
+) -> list[UsagePoint]:
+    """Sum the hours `first` to `last`, in hours since 1970, earliest first. `errors` and `min_seconds` do not count."""
+    column = hourly_usage.c
+    names = (*_SUMS, *FIRST_TOKEN_CLASSES)
+    query = _sums_over_time(hourly_usage, "hour", names, group).where(column.hour.between(first, last))
+    with database.read() as connection:
+        rows = connection.execute(_filtered_sums(query, hourly_usage, request_filter)).all()
+    return [_point(row, HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+def usage_by_day(
+    database: Database, first: int, last: int, request_filter: RequestFilter, group: Grouping | None = None
+) -> list[UsagePoint]:
+    """Sum the days `first` to `last`, in days since 1970, earliest first. Days are not separated by dialect.
+
+    Raises ValueError for a dialect as filter or group.
+    """
+    if group == "dialect" or request_filter.dialect is not None:
+        raise ValueError("days are not summed by dialect; ask for hours")
+    query = _sums_over_time(daily_usage, "day", _SUMS, group).where(daily_usage.c.day.between(first, last))
+    with database.read() as connection:
+        rows = connection.execute(_filtered_sums(query, daily_usage, request_filter)).all()
+    return [_point(row, DAY_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+def percentile_ms(classes: Sequence[int], fraction: float) -> float | None:
+    """Estimate a percentile of times to the first token, in milliseconds, by linear interpolation within its class.
+
+    The last class has no upper bound; its lower one is returned. None: nothing was measured.
+    """
+    total = sum(classes)
+    if not total:
+        return None
+    rank, lower = fraction * total, 0
+    for count, upper in zip(classes, FIRST_TOKEN_BOUNDS_MS, strict=False):
+        if count and rank <= count:
+            return lower + (upper - lower) * max(rank, 0) / count
+        rank -= count
+        lower = upper
+    return float(lower)
+
+
+def add_classes(points: Sequence[UsagePoint]) -> tuple[int, ...]:
+    """Add the classes of several points up."""
+    return tuple(map(sum, zip(*(point.first_tokens for point in points), strict=True)))
+
+
+def rebuild_usage_sums(database: Database) -> int:
+    """Compute the sums by hour and by day anew from the settled requests. Return the number of hours' rows.
+
+    Settlements wait meanwhile; SQLite's refuse requests if it takes longer than they may wait.
+    """
+    with database.write() as connection:
+        if not database.is_sqlite:
+            connection.exec_driver_sql("LOCK TABLE daily_usage, hourly_usage IN EXCLUSIVE MODE")
+        for table, unit in ((daily_usage, DAY_MILLISECONDS), (hourly_usage, HOUR_MILLISECONDS)):
+            connection.execute(delete(table))
+            key = {column.name: _key_value(column.name, unit) for column in table.primary_key}
+            sums = {column.name: _sum_value(column.name) for column in table.c if column.name not in key}
+            values = {**key, **sums}
+            connection.execute(
+                insert(table).from_select(
+                    list(values),
+                    select(*(value.label(name) for name, value in values.items())).group_by(*key.values()),
+                )
+            )
+        return int(connection.execute(select(func.count()).select_from(hourly_usage)).scalar_one())
+
+
+def _indexed_rows(request_filter: RequestFilter, before: int | None) -> Select[Any]:
+    query = select(usage).order_by(usage.c.id.desc())
+    if before is not None:
+        query = query.where(usage.c.id < before)
+    if request_filter.key_id is not None:
+        query = query.where(usage.c.key_id == request_filter.key_id)
+    if request_filter.account_id is not None:
+        query = query.where(usage.c.account_id == request_filter.account_id)
+    return query.where(text(f"usage.{_IS_ERROR}")) if request_filter.errors else query
+
+
+def _unindexed_conditions(request_filter: RequestFilter) -> list[str]:
+    conditions = {
+        "model = :model": request_filter.model,
+        "dialect = :dialect": request_filter.dialect,
+        "settled_at - admitted_at >= :milliseconds": request_filter.min_seconds,
+    }
+    return [condition for condition, value in conditions.items() if value is not None]
+
+
+def _sums_over_time(table: Table, unit: str, names: Sequence[str], group: Grouping | None) -> Select[Any]:
+    grouped = [table.c[unit], *([] if group is None else [table.c[group]])]
+    sums = [func.sum(table.c[name]).label(name) for name in names]
+    labels = [table.c[unit].label("unit"), *(column.label("group") for column in grouped[1:])]
+    return select(*labels, *sums).group_by(*grouped).order_by(*grouped)
+
+
+def _filtered_sums(query: Select[Any], table: Table, request_filter: RequestFilter) -> Select[Any]:
+    for name in ("account_id", "key_id", "model", "dialect"):
+        value = getattr(request_filter, name)
+        if value is not None:
+            query = query.where(table.c[name] == value)
+    return query
+
+
+def _point(row: Any, unit: int, *, grouped: bool) -> UsagePoint:
+    # PostgreSQL's sums are decimals.
+    sums = {name: int(getattr(row, name)) for name in _SUMS}
+    classes = tuple(int(getattr(row, name)) for name in FIRST_TOKEN_CLASSES if hasattr(row, name))
+    return UsagePoint(at=row.unit * unit, group=row.group if grouped else None, first_tokens=classes, **sums)
+
+
+def _key_value(name: str, unit: int) -> ColumnElement[Any]:
+    if name in ("hour", "day"):
+        return literal_column(f"usage.settled_at / {unit}")
+    return func.coalesce(usage.c[name], literal_column("0")) if name in ("account_id", "key_id") else usage.c[name]
+
+
+def _sum_value(name: str) -> ColumnElement[Any]:
+    if name == "requests":
+        return func.count()
+    if name == "errors":
+        return _count_where(_IS_ERROR)
+    if name in FIRST_TOKEN_CLASSES:
+        number = FIRST_TOKEN_CLASSES.index(name)
+        lower = f"first_token_ms > {FIRST_TOKEN_BOUNDS_MS[number - 1]}" if number else "first_token_ms IS NOT NULL"
+        upper = f" AND first_token_ms <= {FIRST_TOKEN_BOUNDS_MS[number]}" if name != FIRST_TOKEN_CLASSES[-1] else ""
+        return _count_where(lower + upper)
+    return func.sum(usage.c[name])
+
+
+def _count_where(condition: str) -> ColumnElement[Any]:
+    return literal_column(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)")
