@@ -5,6 +5,7 @@
 """
 
 import ast
+import inspect as inspect_module
 import itertools
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ import msgspec
 from msgspec import inspect
 
 from dragoman.cli.serving_options import SETTINGS_WITH_OPTION
-from dragoman.server import settings
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
 from dragoman.server.settings import Settings
 from dragoman.server.settings_loading import FILE_ONLY, environment_variable, flag
@@ -63,7 +63,7 @@ def tables(struct: type[msgspec.Struct] = Settings, name: str = "", *, is_array:
 
 def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
     """Return the docstring of each field of one of the settings' structs."""
-    module = ast.parse(Path(settings.__file__).read_text(encoding="utf-8"))
+    module = ast.parse(inspect_module.getsource(sys.modules[struct.__module__]))
     [body] = [node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == struct.__name__]
     found = {}
     for field, documentation in itertools.pairwise(body):

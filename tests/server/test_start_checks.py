@@ -1,5 +1,6 @@
 import pytest
 
+from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.settings import DeploymentSettings, KeySettings, Settings
 from dragoman.server.start_checks import StartupError, check_settings
 
@@ -26,6 +27,16 @@ def test_hosts_and_origins_that_cannot_be_meant_are_refused(settings: Settings, 
 
 def test_a_server_with_keys_may_allow_every_origin() -> None:
     check_settings(Settings(allowed_origins=("*",), keys=(KeySettings(name="a", key="sk-0123456789abcdef"),)))
+
+
+@pytest.mark.parametrize("path", ["/v1", "/admin/x", "/assistant"])
+def test_a_path_of_the_console_that_hides_routes_is_refused(path: str) -> None:
+    deployments = (DeploymentSettings(name="assistant", model="echo"),)
+    with pytest.raises(StartupError, match=r"^console.base_path"):
+        check_settings(Settings(console=ConsoleSettings(base_path=path), deployments=deployments))
+    with pytest.raises(StartupError, match=r"^console.hosts"):
+        check_settings(Settings(console=ConsoleSettings(hosts=("http://a",))))
+    check_settings(Settings(console=ConsoleSettings(base_path="/console/x", hosts=("a.example",))))
 
 
 @pytest.mark.parametrize("path", ["llm", "/llm/", "/", "//llm", "/a b", "/v1", "/queue/x", "/assistant", "http://a"])

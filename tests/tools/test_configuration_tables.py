@@ -18,7 +18,8 @@ def test_the_document_is_up_to_date() -> None:
 
 def test_the_tables_of_the_file_are_found_with_those_inside_them() -> None:
     assert {table.header for table in TABLES if table.name} == {
-        *("[http]", "[accounts]", "[admin]", "[queue]", "[supervision]", "[engine]", "[echo]", "[metrics]"),
+        *("[http]", "[console]", "[accounts]", "[admin]", "[queue]"),
+        *("[supervision]", "[engine]", "[echo]", "[metrics]"),
         *("[[deployments]]", "[[deployments.upstreams]]", "[deployments.upstreams.timeouts]"),
         *("[[adapters]]", "[[keys]]", "[[admin.keys]]"),
     }

@@ -1,5 +1,6 @@
 """The composition root of an HTTP worker: engines, gateway, dialects, one ASGI app."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
@@ -31,6 +34,8 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
+from dragoman.server.console import Console, ConsoleOptions
+from dragoman.server.console.services import ConsoleServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, documented_operations, v1_routes
 from dragoman.server.middleware import (
     BelowRootPath,
@@ -42,7 +47,7 @@ from dragoman.server.middleware import (
     with_cors,
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
-from dragoman.server.settings import DialectName
+from dragoman.server.settings import DialectName, Settings
 
 NO_HOSTS: Mapping[str, DialectName] = {}
 
@@ -61,6 +66,8 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None: there are no reloads."""
     vllm_metrics: bool = False
     """Whether metrics are exported under vLLM's names too."""
+    console: Settings | None = None
+    """The settings in effect, without secrets, which the console shows. None: there is no console."""
 
 
 def build_app(
@@ -78,6 +85,7 @@ def build_app(
     queue: JobQueue | None = None,
     origin_policy: OriginPolicy = SERVE_ALL,
     ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS,
+    console: ConsoleOptions | None = None,
 ) -> "App":
     """Build the app over the catalog's engines, which start and close with it.
 
@@ -89,6 +97,7 @@ def build_app(
     - `origin_policy` decides under which host names, and to which web pages, requests are served.
     - Each part has `ready_timeout_seconds` to answer /ready.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
+    - `console` makes the pages of /console. None: there are none.
     """
     live = LiveOptions(
         http=options,
@@ -98,6 +107,7 @@ def build_app(
         origin_policy=origin_policy,
         registration_rules=registration_rules,
         ready_timeout_seconds=ready_timeout_seconds,
+        console=None if console is None else console.settings,
     )
     services = AppServices(
         catalog,
@@ -106,6 +116,7 @@ def build_app(
         accounting=accounting,
         adapter_store=adapter_store,
         queue=queue,
+        console_database=None if console is None else console.database,
     )
     return services.app(live)
 
@@ -122,12 +133,14 @@ class AppServices:
         accounting: AccountingServices | None,
         adapter_store: AdapterStore | None,
         queue: JobQueue | None,
+        console_database: Database | None = None,
     ) -> None:
-        """See build_app."""
+        """See build_app. The console reads `console_database`, that of the accounts or of the records."""
         registry = CollectorRegistry()
         request_metrics = RequestMetrics(registry)
         _count_attempts(catalog, registry)
         self._accounting = accounting
+        self._console_thread = None if console_database is None else DatabaseThread(console_database)
         self._catalog = catalog
         self._gateway = Gateway(
             catalog,
@@ -145,6 +158,7 @@ class AppServices:
             catalog=catalog,
             admission=admission if accounting is None else accounting,
             open_queue=_queue_opener(queue, self._executor, registry),
+            console_thread=self._console_thread,
         )
 
     def app(self, live: LiveOptions) -> "App":
@@ -159,23 +173,47 @@ class AppServices:
         access = AccessControl(gateway, options, live.admin_keys)
         sources = self._metrics_sources._replace(settings=live.state, vllm_names=live.vllm_metrics)
         check = None if accounting is None else accounting.is_answering
+        readiness = health.ReadinessCheck(self._catalog, check, live.ready_timeout_seconds)
         has_admin = accounting is not None and live.admin_keys.needs_key
         return App(
             gateway,
             sources,
             options,
-            health.ReadinessCheck(self._catalog, check, live.ready_timeout_seconds),
+            readiness,
             hosts=live.hosts,
             origin_policy=live.origin_policy,
             admin_routes=self._admin_routes(access) if has_admin else [],
             access=access,
             lifespan=self._lifespan,
+            console=self._console(live, gateway, sources, readiness),
         )
 
     def retire(self) -> None:
         """Leave queued requests to other servers from now on."""
         if self._metrics_sources.queue is not None:
             self._metrics_sources.queue.drain()
+
+    def _console(
+        self,
+        live: LiveOptions,
+        gateway: Gateway,
+        sources: metrics.MetricsSources,
+        readiness: health.ReadinessCheck,
+    ) -> Console | None:
+        if live.console is None:
+            return None
+        services = ConsoleServices(
+            gateway=gateway,
+            http=live.http,
+            keys=live.keys,
+            admin_keys=live.admin_keys,
+            thread=self._console_thread,
+            has_accounts=self._accounting is not None,
+            metrics=sources,
+            readiness=readiness,
+            settings=live.console,
+        )
+        return Console(services)
 
     def _admin_routes(self, access: AccessControl) -> list[BaseRoute]:
         assert self._accounting is not None
@@ -192,8 +230,9 @@ class ReloadableApp(NewestApp["App"]):
         self._services = services
 
     def reload(self, live: LiveOptions) -> None:
-        """Serve requests that begin from now on with these options."""
-        self.app = self._services.app(live)
+        """Serve requests that begin from now on with these options. Live pages of the console connect again."""
+        before, self.app = self.app, self._services.app(live)
+        before.end_console_streams()
 
     def retire(self) -> None:
         """Leave queued requests to other servers from now on."""
@@ -225,6 +264,7 @@ async def _lifespan(
     catalog: Catalog,
     admission: UnmeteredAdmission | AccountingServices,
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
+    console_thread: DatabaseThread | None,
 ) -> AsyncGenerator[None]:
     # The queue ends first, since it requeues what the engines run for it. The engines end before admission does:
     # requests that still run then fail, and are settled.
@@ -233,6 +273,8 @@ async def _lifespan(
             for engine in deployment.engines:
                 await engine.start()
                 stack.push_async_callback(engine.close)
+        if console_thread is not None:
+            stack.push_async_callback(asyncio.to_thread, console_thread.close)
         if open_queue is not None:
             await stack.enter_async_context(open_queue())
         yield
@@ -253,8 +295,10 @@ class App(WithoutEmptySegments):
         admin_routes: Sequence[BaseRoute],
         access: AccessControl,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+        console: Console | None = None,
     ) -> None:
-        self.drain = gateway.drain
+        self._gateway = gateway
+        self._console = console
         common = [
             *health.routes(
                 readiness,
@@ -269,8 +313,11 @@ class App(WithoutEmptySegments):
             for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
-        self.routes = [*common, *admin_routes, *v1_routes(*dialects["openai"]), *routes]
+        pages = [] if console is None else console.routes()
+        self.routes = [*common, *admin_routes, *pages, *v1_routes(*dialects["openai"]), *routes]
         app = _router(self.routes, lifespan)
+        if console is not None:
+            console.api = app
         apps_by_host = {
             parse_host_name(host): _router([*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])])
             for host, dialect in hosts.items()
@@ -279,6 +326,16 @@ class App(WithoutEmptySegments):
         guard = HostGuard(with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
         border = ResponseBorder(guard, access_log=options.access_log)
         super().__init__(BelowRootPath(border, options.root_path) if options.root_path else border)
+
+    def drain(self) -> None:
+        """Refuse new requests from now on, and end the console's streams. Running requests continue."""
+        self._gateway.drain()
+        self.end_console_streams()
+
+    def end_console_streams(self) -> None:
+        """Let the live pages of the console connect again."""
+        if self._console is not None:
+            self._console.drain()
 
 
 def _router(

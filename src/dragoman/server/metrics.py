@@ -59,7 +59,7 @@ class MetricsSources(NamedTuple):
 def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
     """Return the route. A key that may not use all models sees those that it may use."""
 
-    shared = None if sources.directory is None else _SharedCounts(sources.directory)
+    shared = None if sources.directory is None else SharedCounts(sources.directory)
 
     async def answer(viewer: Viewer) -> Response:
         engines = map(_engine_state, sources.catalog.deployments)
@@ -100,11 +100,12 @@ class EngineState(NamedTuple):
 
 async def _engine_state(deployment: Deployment) -> EngineState:
     """Return the state of all replicas together: those that answer count."""
-    reports = await asyncio.gather(*map(_statistics, deployment.engines))
+    reports = await asyncio.gather(*map(engine_statistics, deployment.engines))
     return EngineState(deployment.name, _sum_of([each for each in reports if each]), deployment.failure is not None)
 
 
-async def _statistics(engine: Engine) -> EngineStatistics | None:
+async def engine_statistics(engine: Engine) -> EngineStatistics | None:
+    """Ask an engine for its load. None: it does not answer."""
     with contextlib.suppress(EngineFailed, TimeoutError):
         async with asyncio.timeout(_STATISTICS_TIMEOUT_SECONDS):
             return await engine.statistics()
@@ -134,7 +135,7 @@ async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
     return depths
 
 
-class _SharedCounts:
+class SharedCounts:
     """The counts of all workers, in files of one directory."""
 
     def __init__(self, directory: str) -> None:

@@ -131,7 +131,7 @@ class OriginPolicy:
             return Refusal(421, f"{message}: set keys, or add the name to allowed_hosts")
         if ANY_ORIGIN in self.origins or origin.lower() in self.origins:
             return None
-        if site == "cross-site" or (origin and not _is_same_origin(origin, parsed)):
+        if site == "cross-site" or (origin and not is_same_origin(origin, parsed)):
             message = "This server has no keys and refuses requests of other web pages"
             return Refusal(403, f"{message}: set keys, or add the page's origin to allowed_origins")
         return None
@@ -145,7 +145,7 @@ class OriginPolicy:
         return address is not None or "." not in name
 
 
-def _is_same_origin(origin: str, host: HostName) -> bool:
+def is_same_origin(origin: str, host: HostName) -> bool:
     """Whether a page of this origin was served under this host. The scheme is the proxy's and is not compared."""
     match = _ORIGIN.fullmatch(origin.lower())
     parsed = parse_host(match[2]) if match else None

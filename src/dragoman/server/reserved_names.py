@@ -3,8 +3,8 @@
 Written down, because importing all routes takes a tenth of a second of each start; a test compares them.
 """
 
-KEPT_FREE = frozenset({"app", "public", "v3", "v5"})
-"""First parts of paths that later routes may have."""
+KEPT_FREE = frozenset({"app", "console", "public", "v3", "v5"})
+"""First parts of paths that later routes may have, or that the settings can switch off."""
 
 RESERVED_NAMES = KEPT_FREE | {
     "admin",

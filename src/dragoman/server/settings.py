@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
+from dragoman.server.console_settings import ConsoleSettings
 
 DEFAULT_DATABASE = "sqlite"
 """The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
@@ -385,6 +386,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     http: HttpSettings = HttpSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     metrics: MetricsSettings = MetricsSettings()
+    console: ConsoleSettings = ConsoleSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from dragoman.server.settings import Settings
 from dragoman.server.settings_loading import LoadedSettings, is_secret
 
 MASK = "********"
@@ -24,6 +25,12 @@ class ReportedSetting(NamedTuple):
     value: Any
     """Of JSON's types. The whole array, for arrays of tables."""
     origin: str
+
+
+def report_values(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield the key and value of each setting, in the order of docs/configuration.md."""
+    for key, value, kind in _settings(settings):
+        yield key, _without_secrets(value, kind)
 
 
 def report_settings(loaded: LoadedSettings) -> Iterator[ReportedSetting]:

@@ -76,6 +76,7 @@ def main() -> int:
             max_bytes=settings.max_adapter_bytes,
         ),
         queue=_job_queue(settings, accounts),
+        console_database=None if accounts is None else accounts.database,
     )
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
@@ -118,6 +119,7 @@ def _live_options(options: WorkerOptions) -> LiveOptions:
             options.generation, None if settings.ssl_certfile is None else certificate_expiry(settings)
         ),
         vllm_metrics=settings.metrics.vllm_names,
+        console=settings if settings.console.enabled else None,
     )
 
 

@@ -43,6 +43,14 @@ class StaticKeyAuthenticator:
         """Return the key's label; empty if it has none."""
         return self._labels.get(key_digest(key), "") if key else ""
 
+    def knows_digest(self, digest: str) -> bool:
+        """Whether the digest is that of one of the keys."""
+        return digest in self._digests
+
+    def label_of_digest(self, digest: str) -> str:
+        """Return the label of the key with this digest; empty if it has none."""
+        return self._labels.get(digest, "")
+
     def require(self, key: str | None) -> None:
         """Raise Unauthenticated unless the key is one of them."""
         if not key:

@@ -147,6 +147,12 @@ class JobQueue:
             self._broker.notify([snapshot.number])
         return await self.job(job_id, owner)
 
+    async def retry(self, job_id: str, *, hold_cap: int | None) -> None:
+        """Put a failed or cancelled job back into the queue. Raises what JobStore.retry raises."""
+        await self._write_thread.run(self._store.retry, job_id, hold_cap=hold_cap)
+        if self._runner is not None:
+            self._runner.wake()
+
     async def follow(self, job_id: str, owner: str) -> JobStream:
         """Return the stream of events of the owner's job. Raises JobNotFound."""
         return self._broker.subscribe(await self._find(job_id, owner))

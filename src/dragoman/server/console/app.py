@@ -1,0 +1,177 @@
+"""The console's pages as one ASGI app: who may see what, forms, errors, and the headers of every response."""
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dragoman.accounts.administration.accounts import AccountNameTaken, AccountNotFound
+from dragoman.accounts.administration.keys import KeyNotFound
+from dragoman.core.errors import DragomanError, Overloaded
+from dragoman.server.console.cookies import CookieJar
+from dragoman.server.console.forms import TOKEN_HEADER, check_form_token, check_origin
+from dragoman.server.console.forward import forward
+from dragoman.server.console.live import Broadcast
+from dragoman.server.console.page import PageError, PageRequest
+from dragoman.server.console.rendering import Renderer, static_response
+from dragoman.server.console.route_table import CONSOLE_ROUTES, ConsoleRoute
+from dragoman.server.console.services import ConsoleServices
+from dragoman.server.console.sessions import SessionStore
+from dragoman.server.console.viewers import BOTH, ConsoleViewer, Role
+from dragoman.server.origins import is_loopback_host
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    # Not no-referrer: browsers would send forms with the origin null.
+    "referrer-policy": "same-origin",
+}
+
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+_THIS_MACHINE = ConsoleViewer(role=Role.OPERATOR, name="local")
+"""The viewer on a server without keys that listens on a loopback address."""
+
+_ANYBODY = ConsoleViewer(role=Role.HOLDER, name="anybody")
+"""The viewer on a server without keys that listens on others: the records of all are not for everybody."""
+
+
+async def _refuse(_page: PageRequest) -> Response:
+    raise PageError(404, "There is no such page", "The menu has all of them.")
+
+
+_NO_SUCH_PAGE = ConsoleRoute("GET", "/", BOTH, _refuse)
+
+
+class ConsolePages:
+    """Routes requests for pages, after the checks that all pages share."""
+
+    def __init__(self, services: ConsoleServices, api: ASGIApp, is_draining: Callable[[], bool]) -> None:
+        """`api` serves the dialects' routes, which the playground calls."""
+        self._services = services
+        self._api = api
+        self._renderer = Renderer(services)
+        self._broadcast = Broadcast(services, self._renderer, is_draining)
+        self._sessions = (
+            None
+            if services.thread is None
+            else SessionStore(services.thread.database, services.admin_keys, services.keys)
+        )
+        self._router = Router(
+            [Route(each.path, self._endpoint(each), methods=[each.method]) for each in CONSOLE_ROUTES]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        path = scope["path"]
+        if path.startswith("/static/"):
+            await static_response(path.removeprefix("/static/"))(scope, receive, send_with_headers)
+        elif path.startswith("/api/"):
+            await self._forward(scope, receive, send_with_headers)
+        elif any(route.matches(scope)[0] is Match.FULL for route in self._router.routes):
+            await self._router(scope, receive, send_with_headers)
+        else:
+            response = await self._endpoint(_NO_SUCH_PAGE)(Request(scope, receive))
+            await response(scope, receive, send_with_headers)
+
+    def _endpoint(self, route: ConsoleRoute) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            cookies = CookieJar(request, self._services)
+            secret = cookies.secret or secrets.token_urlsafe(32)
+            page = PageRequest(
+                request=request,
+                services=self._services,
+                renderer=self._renderer,
+                sessions=self._sessions,
+                broadcast=self._broadcast,
+                cookies=cookies,
+                secret=secret,
+                viewer=_ANYBODY,
+            )
+            try:
+                viewer = await self._viewer(cookies)
+                if viewer is not None:
+                    page.viewer = viewer
+                if route.roles is not None and viewer is None:
+                    return self._sign_in(request)
+                if route.roles is not None and page.viewer.role not in route.roles:
+                    raise PageError(403, "This page is for operators", "Sign in with an admin key to see it.")
+                if request.method not in _SAFE_METHODS:
+                    check_origin(request)
+                    check_form_token(await page.sent_token(), secret)
+                response = await route.handler(page)
+            except ClientDisconnect:
+                return Response()
+            except (PageError, DragomanError, LookupError, ValueError) as error:
+                response = self._error_page(page, error)
+            if cookies.secret is None and "set-cookie" not in response.headers:
+                cookies.set(response, secret)
+            return response
+
+        return endpoint
+
+    async def _viewer(self, cookies: CookieJar) -> ConsoleViewer | None:
+        if self._services.is_open:
+            return _THIS_MACHINE if is_loopback_host(self._services.settings.host) else _ANYBODY
+        if cookies.secret is None or self._sessions is None or self._services.thread is None:
+            return None
+        return await self._services.thread.run(self._sessions.find, cookies.secret)
+
+    def _sign_in(self, request: Request) -> Response:
+        """Lead to the sign-in page; a script gets 401 instead of a page that it did not ask for."""
+        if request.method not in _SAFE_METHODS or "hx-request" in request.headers or request.url.path == "/events":
+            return Response("Sign in again", 401)
+        query = f"?{request.url.query}" if request.url.query else ""
+        target = Renderer.url_with(f"{self._services.root}/login", next=request.scope["path"] + query)
+        return RedirectResponse(target, 303)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        cookies = CookieJar(request, self._services)
+        viewer = await self._viewer(cookies)
+        if viewer is None or cookies.secret is None:
+            await Response("Sign in again", 401)(scope, receive, send)
+            return
+        try:
+            check_origin(request)
+            check_form_token(request.headers.get(TOKEN_HEADER, ""), cookies.secret)
+        except PageError as error:
+            await Response(error.message, error.status)(scope, receive, send)
+        else:
+            await forward(self._api, viewer, scope, receive, send)
+
+    def _error_page(self, page: PageRequest, error: Exception) -> Response:
+        match error:
+            case PageError():
+                return page.error(error)
+            case AccountNotFound() | KeyNotFound():
+                return page.error(PageError(404, str(error), ""))
+            case AccountNameTaken():
+                return page.error(PageError(409, str(error), "Choose another name."))
+            case Overloaded():
+                return page.error(PageError(503, "The server is busy", error.message))
+            case DragomanError():
+                return page.error(PageError(400, error.message, ""))
+            case msgspec.ValidationError() | ValueError() | LookupError():
+                return page.error(PageError(400, str(error), "Correct it and try again."))
+            case _:
+                raise error

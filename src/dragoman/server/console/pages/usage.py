@@ -1,0 +1,215 @@
+"""Usage over time: charts, the same figures as a table, and as CSV."""
+
+import csv
+import io
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import msgspec
+from starlette.responses import Response
+
+from dragoman.accounts.administration.usage_reports import (
+    Grouping,
+    RequestFilter,
+    UsagePoint,
+    add_classes,
+    percentile_ms,
+    usage_by_day,
+    usage_by_hour,
+)
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
+from dragoman.core.money import format_amount
+from dragoman.server.console.forms import Fields
+from dragoman.server.console.names import Names, names_of
+from dragoman.server.console.page import NO_OWN_RECORDS, PageRequest
+from dragoman.server.console.viewers import ConsoleViewer
+
+PERIODS = {"24h": ("Last 24 hours", 24, "hour"), "7d": ("Last 7 days", 7 * 24, "hour")} | {
+    f"{days}d": (f"Last {days} days", days, "day") for days in (30, 90, 365)
+}
+"""Name → title, length and unit."""
+
+_DEFAULT_PERIOD = "24h"
+_MAX_GROUPS = 7
+"""Groups with a colour of their own. All others are shown together."""
+
+OTHERS = "others"
+
+
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page shows."""
+
+    unit: str
+    times: list[int]
+    """The beginnings of all hours or days, in milliseconds since 1970."""
+    groups: list[str]
+    """Largest first."""
+    series: dict[str, dict[str, list[int]]]
+    """Figure → group → value for each time."""
+    first_token_p50: list[float | None]
+    first_token_p95: list[float | None]
+    table: list["UsageLine"]
+
+
+class UsageLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums of one group over the whole period."""
+
+    group: str
+    requests: int
+    errors: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
+
+
+FIGURES = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+
+
+async def show(page: PageRequest) -> Response:
+    """Show charts and table."""
+    period, group, report = await _report(page)
+    totals = {name: sum(getattr(line, name) for line in report.table) for name in FIGURES}
+    return page.render(
+        "usage.html",
+        report=report,
+        chart=msgspec.json.encode(_chart(report)).decode(),
+        totals=totals,
+        period=period,
+        periods={name: title for name, (title, _, _) in PERIODS.items()},
+        group=group,
+        groupings=_groupings(page.viewer, PERIODS[period][2]),
+        conditions=page.query.values(),
+    )
+
+
+async def download(page: PageRequest) -> Response:
+    """Return a row for each time and group, as CSV. Amounts are decimals in units of the currency."""
+    period, group, report = await _report(page)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([report.unit, group or "all", *FIGURES])
+    for index, at in enumerate(report.times):
+        for name in report.groups:
+            values = [report.series[figure][name][index] for figure in FIGURES]
+            if any(values):
+                charge = format_amount(values.pop())
+                moment = datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%MZ")
+                writer.writerow([moment, _plain_cell(name), *values, charge])
+    headers = {"content-disposition": f'attachment; filename="usage-{period}.csv"'}
+    return Response(text.getvalue(), headers=headers, media_type="text/csv; charset=utf-8")
+
+
+async def _report(page: PageRequest) -> tuple[str, Grouping | None, UsageReport]:
+    query = page.query
+    period = query.text("period") or _DEFAULT_PERIOD
+    if period not in PERIODS:
+        raise ValueError(f"The period must be one of {', '.join(PERIODS)}")
+    if not page.viewer.sees_usage:
+        raise NO_OWN_RECORDS
+    group = _grouping(query, page.viewer, PERIODS[period][2])
+    return period, group, await page.read(_read, period, group, _filter(query, page.viewer))
+
+
+def _grouping(query: Fields, viewer: ConsoleViewer, unit: str) -> Grouping | None:
+    wanted = query.text("group") or "model"
+    allowed = _groupings(viewer, unit)
+    if wanted == "none":
+        return None
+    return next((name for name in get_args(Grouping) if name == wanted and name in allowed), "model")
+
+
+def _groupings(viewer: ConsoleViewer, unit: str) -> dict[str, str]:
+    names = {"model": "Model", "key_id": "Key"}
+    if viewer.is_operator:
+        names["account_id"] = "Account"
+    if unit == "hour":
+        names["dialect"] = "Dialect"
+    return {**names, "none": "Nothing"}
+
+
+def _filter(query: Fields, viewer: ConsoleViewer) -> RequestFilter:
+    account = query.integer("account") if viewer.is_operator else viewer.account_id
+    return RequestFilter(account_id=account, key_id=query.integer("key"), model=query.text("model"))
+
+
+def _read(database: Database, period: str, group: Grouping | None, shown: RequestFilter) -> UsageReport:
+    _, length, unit = PERIODS[period]
+    milliseconds, read = (HOUR_MILLISECONDS, usage_by_hour) if unit == "hour" else (DAY_MILLISECONDS, usage_by_day)
+    with database.read() as connection:
+        last = database.now(connection).wall // milliseconds
+    points = read(database, last - length + 1, last, shown, group)
+    ids = {point.group for point in points if isinstance(point.group, int)}
+    names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
+    times = [number * milliseconds for number in range(last - length + 1, last + 1)]
+    return _build(points, times, unit, {each: _group_name(each, group, names) for each in _distinct(points)})
+
+
+def _distinct(points: list[UsagePoint]) -> set[str | int | None]:
+    return {point.group for point in points}
+
+
+def _group_name(value: str | int | None, group: Grouping | None, names: Names) -> str:
+    if value is None:
+        return "all"
+    if isinstance(value, str):
+        return value
+    return (names.account(value) if group == "account_id" else names.key(value)) or "without key"
+
+
+def _build(points: list[UsagePoint], times: list[int], unit: str, names: dict[Any, str]) -> UsageReport:
+    lines: dict[str, dict[str, int]] = {}
+    for point in points:
+        sums = lines.setdefault(names[point.group], dict.fromkeys(FIGURES, 0))
+        for figure in FIGURES:
+            sums[figure] += getattr(point, figure)
+    table = [UsageLine(group=name, **sums) for name, sums in lines.items()]
+    table.sort(key=lambda line: (-line.charge, -line.prompt_tokens - line.completion_tokens, line.group))
+    groups = [line.group for line in table[:_MAX_GROUPS]] + ([OTHERS] if len(table) > _MAX_GROUPS else [])
+    index_of = {at: index for index, at in enumerate(times)}
+    series = {figure: {name: [0] * len(times) for name in groups} for figure in FIGURES}
+    by_time: list[list[UsagePoint]] = [[] for _ in times]
+    for point in points:
+        index = index_of[point.at]
+        by_time[index].append(point)
+        name = names[point.group] if names[point.group] in groups else OTHERS
+        for figure in FIGURES:
+            series[figure][name][index] += getattr(point, figure)
+    classes = [add_classes([point for point in each if point.first_tokens]) for each in by_time]
+    return UsageReport(
+        unit=unit,
+        times=times,
+        groups=groups,
+        series=series,
+        first_token_p50=[percentile_ms(each, 0.5) for each in classes],
+        first_token_p95=[percentile_ms(each, 0.95) for each in classes],
+        table=table,
+    )
+
+
+def _chart(report: UsageReport) -> dict[str, Any]:
+    """Return the series that the page's script draws. Money is in units of the currency."""
+
+    def stacked(*figures: str) -> list[list[int]]:
+        return [
+            [sum(values) for values in zip(*(report.series[figure][name] for figure in figures), strict=True)]
+            for name in report.groups
+        ]
+
+    return {
+        "unit": report.unit,
+        "times": [at // 1000 for at in report.times],
+        "groups": report.groups,
+        "tokens": stacked("prompt_tokens", "completion_tokens"),
+        "requests": stacked("requests"),
+        "errors": [sum(values) for values in zip(*stacked("errors"), strict=True)],
+        "money": [[value / 10**9 for value in values] for values in stacked("charge")],
+        "p50": report.first_token_p50,
+        "p95": report.first_token_p95,
+    }
+
+
+def _plain_cell(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

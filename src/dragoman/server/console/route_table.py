@@ -1,0 +1,67 @@
+"""The routes of the console: the one table that says who may use which. What is not here does not exist."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from starlette.responses import Response
+
+from dragoman.server.console.page import PageRequest
+from dragoman.server.console.pages import (
+    accounts,
+    audit,
+    events,
+    health,
+    keys,
+    models,
+    overview,
+    playground,
+    queue,
+    requests,
+    sign_in,
+    usage,
+)
+from dragoman.server.console.viewers import BOTH, OPERATOR_ONLY, Role
+
+
+class ConsoleRoute(NamedTuple):
+    """One route of the console and its handler."""
+
+    method: str
+    path: str
+    roles: frozenset[Role] | None
+    """None: everybody, also without signing in."""
+    handler: Callable[[PageRequest], Awaitable[Response]]
+
+
+CONSOLE_ROUTES = (
+    ConsoleRoute("GET", "/login", None, sign_in.show),
+    ConsoleRoute("POST", "/login", None, sign_in.sign_in),
+    ConsoleRoute("POST", "/logout", BOTH, sign_in.sign_out),
+    ConsoleRoute("GET", "/", BOTH, overview.show),
+    ConsoleRoute("GET", "/events", BOTH, events.stream),
+    ConsoleRoute("GET", "/playground", BOTH, playground.show),
+    ConsoleRoute("POST", "/playground/key", OPERATOR_ONLY, playground.use_key),
+    ConsoleRoute("GET", "/requests", BOTH, requests.show),
+    ConsoleRoute("GET", "/requests/{request_id}", BOTH, requests.show_request),
+    ConsoleRoute("GET", "/requests/{request_id}/charge", BOTH, requests.show_charge),
+    ConsoleRoute("GET", "/usage", BOTH, usage.show),
+    ConsoleRoute("GET", "/usage.csv", BOTH, usage.download),
+    ConsoleRoute("GET", "/queue", BOTH, queue.show),
+    ConsoleRoute("POST", "/queue/{job}/cancel", BOTH, queue.cancel),
+    ConsoleRoute("POST", "/queue/{job}/retry", OPERATOR_ONLY, queue.retry),
+    ConsoleRoute("GET", "/models", BOTH, models.show),
+    ConsoleRoute("POST", "/models/prices", OPERATOR_ONLY, models.set_price),
+    ConsoleRoute("GET", "/keys", BOTH, keys.show),
+    ConsoleRoute("POST", "/keys", OPERATOR_ONLY, keys.create),
+    ConsoleRoute("GET", "/keys/{key}", OPERATOR_ONLY, keys.show_key),
+    ConsoleRoute("POST", "/keys/{key}", OPERATOR_ONLY, keys.change),
+    ConsoleRoute("POST", "/keys/{key}/rotate", OPERATOR_ONLY, keys.rotate),
+    ConsoleRoute("POST", "/keys/{key}/disable", OPERATOR_ONLY, keys.disable),
+    ConsoleRoute("POST", "/keys/{key}/enable", OPERATOR_ONLY, keys.enable),
+    ConsoleRoute("GET", "/accounts", OPERATOR_ONLY, accounts.show),
+    ConsoleRoute("POST", "/accounts", OPERATOR_ONLY, accounts.create),
+    ConsoleRoute("GET", "/accounts/{account}", OPERATOR_ONLY, accounts.show_account),
+    ConsoleRoute("POST", "/accounts/{account}/deposit", OPERATOR_ONLY, accounts.deposit),
+    ConsoleRoute("GET", "/health", OPERATOR_ONLY, health.show),
+    ConsoleRoute("GET", "/audit", OPERATOR_ONLY, audit.show),
+)

@@ -1,0 +1,142 @@
+// Charts of the usage page, drawn by uPlot from the figures that the server wrote into the page.
+
+const data = JSON.parse(document.getElementById("chart-data").textContent);
+const plots = [];
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function seriesColour(index) {
+  return colour(`--series-${Math.min(index + 1, 8)}`);
+}
+
+function compact(value) {
+  if (value === 0) return "0";
+  for (const [unit, suffix] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]]) {
+    if (Math.abs(value) >= unit) return `${+(value / unit).toPrecision(3)}${suffix}`;
+  }
+  return String(+value.toPrecision(3));
+}
+
+function duration(milliseconds) {
+  return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${+(milliseconds / 1000).toPrecision(3)} s`;
+}
+
+/** Return the sums of all series up to each one: a stack of bars is drawn from the highest to the lowest. */
+function stacked(series) {
+  const sums = [];
+  let below = new Array(data.times.length).fill(0);
+  for (const values of series) {
+    below = below.map((sum, index) => sum + values[index]);
+    sums.push(below);
+  }
+  return sums;
+}
+
+function axes(format) {
+  const grid = { stroke: colour("--line"), width: 1 };
+  const shared = { stroke: colour("--ink-soft"), grid, ticks: grid, font: `12px ${colour("--sans")}` };
+  return [
+    { ...shared, grid: { show: false }, values: dateLabels, space: 70 },
+    { ...shared, values: (_, ticks) => ticks.map(format), size: 62 },
+  ];
+}
+
+function dateLabels(_, ticks) {
+  const isHourly = data.unit === "hour" && data.times.length <= 24;
+  return ticks.map((tick) => {
+    const at = new Date(tick * 1000);
+    return isHourly
+      ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })
+      : at.toLocaleDateString([], { month: "short", day: "numeric" });
+  });
+}
+
+function bars(series) {
+  const sums = stacked(series);
+  const order = sums.map((_, index) => index).reverse();
+  return {
+    values: [data.times, ...order.map((index) => sums[index])],
+    series: order.map((index) => ({
+      label: data.groups[index],
+      fill: seriesColour(index),
+      stroke: seriesColour(index),
+      width: 0,
+      paths: uPlot.paths.bars({ size: [0.72, 48], radius: 0.12 }),
+      points: { show: false },
+    })),
+    describe: (at) => order.toReversed().map((index) => [data.groups[index], series[index][at]]).filter(([, value]) => value),
+  };
+}
+
+function lines() {
+  const named = [["p50", data.p50], ["p95", data.p95]];
+  return {
+    values: [data.times, ...named.map(([, values]) => values)],
+    series: named.map(([label], index) => ({
+      label,
+      stroke: seriesColour(index),
+      width: 2,
+      spanGaps: true,
+      points: { show: true, size: 5, fill: seriesColour(index) },
+    })),
+    describe: (at) => named.map(([label, values]) => [label, values[at]]).filter(([, value]) => value !== null),
+  };
+}
+
+const KINDS = {
+  tokens: [() => bars(data.tokens), compact],
+  requests: [() => bars(data.requests), compact],
+  money: [() => bars(data.money), compact],
+  first: [lines, duration],
+};
+
+function draw(holder) {
+  const [build, format] = KINDS[holder.dataset.chart];
+  const { values, series, describe } = build();
+  const note = holder.parentElement.querySelector(".chart-note");
+  const resting = holder.dataset.chart === "first" ? "" : data.groups.length > 1 ? "Colours as in the table below." : "";
+  note.textContent = resting;
+  const step = data.unit === "hour" ? 3600 : 86400;
+  const options = {
+    width: holder.clientWidth,
+    height: 220,
+    cursor: { y: false, points: { show: false } },
+    legend: { show: false },
+    scales: {
+      x: { range: (_, low, high) => [low - step / 2, high + step / 2] },
+      y: { range: (_, _low, high) => [0, high > 0 ? high * 1.08 : 1] },
+    },
+    axes: axes(format),
+    series: [{}, ...series],
+    hooks: {
+      setCursor: [
+        (plot) => {
+          const at = plot.cursor.idx;
+          if (at === null || at === undefined || plot.cursor.left < 0) {
+            note.textContent = resting;
+            return;
+          }
+          const moment = new Date(data.times[at] * 1000);
+          const when = data.unit === "hour" ? moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false }) : moment.toLocaleDateString([], { dateStyle: "medium" });
+          const parts = describe(at).map(([label, value]) => `${label} ${format(value)}`);
+          note.textContent = `${when}: ${parts.join(", ") || "none"}`;
+        },
+      ],
+    },
+  };
+  plots.push([holder, new uPlot(options, values, holder)]);
+}
+
+function drawAll() {
+  for (const [, plot] of plots.splice(0)) plot.destroy();
+  for (const holder of document.querySelectorAll("[data-chart]")) draw(holder);
+}
+
+drawAll();
+document.addEventListener("theme-changed", drawAll);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+new ResizeObserver(() => {
+  for (const [holder, plot] of plots) plot.setSize({ width: holder.clientWidth, height: 220 });
+}).observe(document.getElementById("content"));

@@ -1,0 +1,61 @@
+// Behaviour that all pages share. Pages work without it, but for the playground, charts and live data.
+
+/** Show times in the viewer's time zone; the server writes them in UTC. */
+export function showLocalTimes(root = document) {
+  const today = new Date().toDateString();
+  for (const element of root.querySelectorAll("time[datetime]:not([data-local])")) {
+    const at = new Date(element.getAttribute("datetime"));
+    const clock = at.toLocaleTimeString([], { hour12: false });
+    const isToday = at.toDateString() === today;
+    element.textContent = isToday ? clock : `${at.toLocaleDateString("sv-SE")} ${clock.slice(0, 5)}`;
+    element.dataset.local = "";
+  }
+}
+
+/** Return the token that proves to the server that a page of its own sends a request. */
+export function formToken() {
+  return document.querySelector('meta[name="form-token"]').content;
+}
+
+/** Copy a text, and say so on the button for a moment. */
+export async function copyText(text, button) {
+  await navigator.clipboard.writeText(text);
+  const before = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = before), 1500);
+}
+
+function switchTheme() {
+  const root = document.documentElement;
+  const isDark = root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = isDark ? "light" : "dark";
+  document.cookie = `dragoman-theme=${root.dataset.theme}; path=/; max-age=31536000; samesite=strict`;
+  document.dispatchEvent(new CustomEvent("theme-changed"));
+}
+
+function switchMenu(event) {
+  const isOpen = document.getElementById("side-body").classList.toggle("open");
+  event.currentTarget.setAttribute("aria-expanded", String(isOpen));
+}
+
+document.getElementById("theme-switch")?.addEventListener("click", switchTheme);
+document.getElementById("menu-switch")?.addEventListener("click", switchMenu);
+
+for (const form of document.querySelectorAll("[data-submit-on-change]")) {
+  form.addEventListener("change", (event) => {
+    if (event.target.tagName === "SELECT") form.requestSubmit();
+  });
+}
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => copyText(document.querySelector(button.dataset.copy).textContent, button));
+}
+
+for (const element of document.querySelectorAll("[data-origin]")) {
+  element.textContent = location.origin + (element.dataset.origin || "");
+}
+
+showLocalTimes();
+document.addEventListener("htmx:after:swap", () => showLocalTimes());

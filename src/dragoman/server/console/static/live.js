@@ -1,0 +1,85 @@
+// Live data: one stream of server-sent events per tab, closed while the tab is hidden.
+
+import { showLocalTimes } from "./console.js";
+
+const holder = document.querySelector("[data-live]");
+const badge = document.getElementById("live-badge");
+const rows = document.getElementById("live-rows");
+const mostRows = Number(rows?.dataset.most ?? 0);
+
+let newest = Number(holder?.dataset.after ?? 0);
+let source = null;
+let isWanted = holder !== null;
+
+function show(state) {
+  badge.textContent = state;
+  badge.classList.toggle("live", state === "live");
+}
+
+function compact(value) {
+  for (const [unit, suffix] of [[1e6, "\u202fM"], [1e3, "\u202fk"]]) {
+    if (value >= unit) return (value / unit).toPrecision(3) + suffix;
+  }
+  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+}
+
+function setGauge(id, value, note) {
+  const element = document.getElementById(id);
+  if (element === null) return;
+  element.firstChild.textContent = `${value} `;
+  if (note !== undefined) element.querySelector("small").textContent = note;
+}
+
+function addRows(fragments) {
+  for (const fragment of fragments) {
+    const template = document.createElement("template");
+    template.innerHTML = fragment; // rendered and escaped by the server
+    const row = template.content.querySelector("tr");
+    if (rows.querySelector(`[data-request="${row.dataset.request}"]`) !== null) continue;
+    rows.prepend(row);
+  }
+  const shown = rows.querySelectorAll("tr[data-request]");
+  for (const row of [...shown].slice(mostRows)) row.remove();
+  if (shown.length) {
+    document.getElementById("live-table").hidden = false;
+    document.getElementById("live-empty")?.remove();
+  }
+  showLocalTimes(rows);
+}
+
+function open() {
+  if (source !== null || !isWanted || document.hidden) return;
+  const url = new URL("events", new URL(document.querySelector(".brand").href + "/"));
+  url.searchParams.set("after", newest);
+  source = new EventSource(url);
+  source.addEventListener("open", () => show("live"));
+  source.addEventListener("error", () => show("reconnecting"));
+  source.addEventListener("tick", (event) => {
+    show("live");
+    newest = Math.max(newest, Number(event.lastEventId));
+    const { rows: fragments, gauges } = JSON.parse(event.data);
+    if (rows !== null) addRows(fragments);
+    if (gauges === null) return;
+    setGauge("gauge-running", gauges.running);
+    setGauge("gauge-waiting", gauges.waiting);
+    setGauge("gauge-speed", compact(gauges.tokens_per_second));
+    const up = gauges.models.filter((model) => model.state === "ready" || model.state === "idle").length;
+    setGauge("gauge-models", up, `of ${gauges.models.length}`);
+  });
+}
+
+function close(state) {
+  source?.close();
+  source = null;
+  show(state);
+}
+
+if (holder !== null) {
+  document.addEventListener("visibilitychange", () => (document.hidden ? close("paused") : open()));
+  document.getElementById("live-switch")?.addEventListener("click", (event) => {
+    isWanted = !isWanted;
+    event.currentTarget.setAttribute("aria-pressed", String(isWanted));
+    isWanted ? open() : close("paused");
+  });
+  open();
+}

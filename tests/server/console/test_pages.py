@@ -1,0 +1,310 @@
+"""The console's pages without a browser: who may see what, forms, and figures."""
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dragoman.accounts.administration.audit_log import list_audit_entries
+from dragoman.accounts.administration.keys import KeyRules, disable_key, get_key, list_keys
+from dragoman.accounts.administration.usage import list_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.core.money import format_amount
+from dragoman.engines.echo import EchoEngine
+from dragoman.server.app import App
+from dragoman.server.console.route_table import CONSOLE_ROUTES
+from dragoman.server.console.sessions import seal, unseal
+from dragoman.server.console.viewers import Role
+from dragoman.server.console_settings import ConsoleSettings
+from tests.support.accounting import ADMIN_KEY
+from tests.support.console import ConsoleClient, another_client, console_app, console_client
+from tests.support.metered import AccountFixture
+from tests.support.sqlite_files import create_sqlite_database
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "Good morning"}]}
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[AccountFixture]:
+    database = Database(create_sqlite_database(tmp_path / "accounts.db"))
+    yield AccountFixture(database)
+    database.close()
+
+
+@pytest.fixture
+def app(account: AccountFixture, tmp_path: Path) -> App:
+    return console_app(account.database, tmp_path / "journals")
+
+
+def url_of(path: str) -> str:
+    return re.sub(r"\{\w+\}", "1", path)
+
+
+async def ask(client: ConsoleClient, *, is_shown: bool = True, **fields: object) -> str:
+    """Send a chat through the playground's route, wait until its request `is_shown`, and return its id."""
+    headers = {"x-form-token": await client.token("/playground")}
+    response = await client.http.post("/console/api/v1/chat/completions", json={**CHAT, **fields}, headers=headers)
+    assert response.status_code == 200, response.text
+    request_id = response.headers["x-request-id"]
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        while is_shown and (await client.get(f"/requests/{request_id}/charge")).status_code == 404:
+            pass  # It is settled a moment after its end.
+    return request_id
+
+
+async def test_every_route_is_for_those_roles_that_the_table_names(account: AccountFixture, app: App) -> None:
+    keys = {Role.OPERATOR: ADMIN_KEY, Role.HOLDER: account.new_key()}
+    async with console_client(app) as stranger:
+        for role, key in keys.items():
+            async with another_client(app, key=key) as client:
+                token = {"form_token": await client.token("/playground" if role is Role.HOLDER else "/accounts")}
+                for route in CONSOLE_ROUTES:
+                    if route.path in ("/events", "/logout"):
+                        continue
+                    response = await client.http.request(route.method, f"/console{url_of(route.path)}", data=token)
+                    is_allowed = route.roles is None or role in route.roles
+                    assert (response.status_code != 403) is is_allowed, f"{route.method} {route.path} as {role}"
+        for route in CONSOLE_ROUTES:
+            response = await stranger.http.request(route.method, f"/console{url_of(route.path)}")
+            if route.roles is not None:
+                assert response.status_code in (303, 401), route.path
+                assert response.headers.get("location", "/console/login").startswith("/console/login")
+
+
+async def test_a_session_ends_with_its_key_and_with_signing_out(account: AccountFixture, app: App) -> None:
+    key = account.new_key()
+    async with console_client(app, key=key) as client:
+        assert (await client.get("/")).status_code == 200
+        disable_key(account.database, account.keys[0].id)
+        assert (await client.get("/")).status_code == 303
+    async with console_client(console_app(account.database, Path("unused")), key=ADMIN_KEY) as client:
+        assert (await client.submit("/accounts", "/logout")).headers["location"] == "/console/login"
+        assert (await client.get("/")).status_code == 303
+
+
+async def test_wrong_keys_are_counted_with_those_of_the_api(app: App) -> None:
+    async with console_client(app) as client:
+        statuses = {(await client.sign_in(f"sk-wrong-{number}")).status_code for number in range(20)}
+        assert statuses == {401}
+        assert (await client.sign_in("sk-wrong")).status_code == 429
+        response = await client.http.get("/v1/models", headers={"authorization": "Bearer sk-wrong"})
+        assert response.status_code == 429
+
+
+async def test_a_form_needs_the_token_of_its_browser_and_its_own_origin(app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client, another_client(app, key=ADMIN_KEY) as other:
+        name = {"name": "owl"}
+        refused = await client.http.post("/console/accounts", data=name)
+        assert refused.status_code == 403
+        refused = await client.http.post(
+            "/console/accounts", data={**name, "form_token": await other.token("/accounts")}
+        )
+        assert refused.status_code == 403
+        token = await client.token("/accounts")
+        for header in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            refused = await client.http.post("/console/accounts", data={**name, "form_token": token}, headers=header)
+            assert refused.status_code == 403
+        refused = await client.http.post("/console/api/v1/chat/completions", json=CHAT)
+        assert refused.status_code == 403
+        assert (await client.submit("/accounts", "/accounts", name="owl")).status_code == 303
+
+
+async def test_a_key_crosses_the_network_over_https_only(account: AccountFixture, tmp_path: Path) -> None:
+    app = console_app(account.database, tmp_path, proxies=("127.0.0.1",))
+    async with console_client(app, url="http://console.example") as client:
+        refused = await client.sign_in(ADMIN_KEY)
+        assert (refused.status_code, "HTTPS" in refused.text) == (400, True)
+        client.http.headers["x-forwarded-proto"] = "https"
+        client.http.cookies.clear()
+        accepted = await client.sign_in(ADMIN_KEY)
+    assert accepted.headers["set-cookie"].startswith("__Host-dragoman=")
+    assert {"Secure", "HttpOnly", "SameSite=strict", "Path=/"} <= set(accepted.headers["set-cookie"].split("; "))
+
+
+async def test_every_response_has_a_policy_without_inline_scripts(app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        for path in ("/", "/playground", "/nothing", "/static/x/console.js", "/static/x/nothing.js"):
+            response = await client.get(path)
+            policy = response.headers["content-security-policy"]
+            assert "script-src 'self';" in policy
+            assert "unsafe" not in policy
+            assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_holder_sees_its_own_account_only(account: AccountFixture, app: App) -> None:
+    key = account.new_key()
+    async with console_client(app, key=key) as client, another_client(app, key=ADMIN_KEY) as operator:
+        request_id = await ask(client)
+        await operator.submit("/accounts", "/accounts", name="owl", amount="5")
+        created = await operator.submit("/accounts/owl", "/keys", account="2", label="nest")
+        other_key = re.search(r'id="secret">([^<]+)<', created.text)
+        assert other_key is not None
+        assert request_id in (await client.get("/requests")).text
+        async with another_client(app, key=other_key[1]) as other:
+            assert request_id not in (await other.get("/requests")).text
+            assert (await other.get(f"/requests/{request_id}")).status_code == 404
+            assert (await other.get(f"/requests/{request_id}/charge")).status_code == 404
+            assert "acme" not in (await other.get("/keys")).text
+
+
+async def test_the_playgrounds_requests_are_those_of_the_key(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=account.new_key()) as client:
+        request_id = await ask(client)
+        used = list_usage(account.database)[0]
+        charge = (await client.get(f"/requests/{request_id}/charge")).json()
+        page = (await client.get(f"/requests/{request_id}")).text
+        headers = {"x-form-token": await client.token("/playground")}
+        admin = await client.http.get("/console/api/admin/accounts", headers=headers)
+    assert (used.request_id, used.key_id) == (request_id, account.keys[0].id)
+    assert charge["charge"] == format_amount(used.charge) != "0.00"
+    assert f'id="charge">{charge["charge"]}<' in page
+    assert admin.status_code == 404
+
+
+async def test_pages_of_requests_show_each_once_whatever_ends_meanwhile(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=account.new_key()) as client:
+        ids = [await ask(client, max_tokens=1) for _ in range(120)]
+        found: list[str] = []
+        link: str | None = "/console/requests"
+        while link is not None:
+            page = (await client.http.get(link)).text
+            found += re.findall(r'href="/console/requests/(\w{32})"', page)
+            more = re.search(r'id="more-row">.*?href="([^"]+)"', page)
+            link = None if more is None else more[1].replace("&amp;", "&")
+            await ask(client, max_tokens=1)
+        fragment = await client.http.get("/console/requests?cursor=AAAAAAAAAGQ", headers={"hx-request": "true"})
+        damaged = await client.get("/requests", cursor="x")
+    assert found == ids[::-1]
+    assert "<html" not in fragment.text
+    assert damaged.status_code == 400
+
+
+async def test_the_usage_page_and_its_csv_are_the_ledgers_sums(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=account.new_key()) as client:
+        for _ in range(3):
+            await ask(client)
+        for period in ("24h", "30d"):
+            page = (await client.get("/usage", period=period)).text
+            total = re.search(r'id="total-charge">([\d.]+)<', page)
+            assert total is not None
+            assert total[1] == format_amount(account.account.charges)
+            rows = list(csv.DictReader(io.StringIO((await client.get("/usage.csv", period=period)).text)))
+            assert [(row["model"], row["requests"], row["charge"]) for row in rows] == [("echo", "3", total[1])]
+        assert (await client.get("/usage", period="1y")).status_code == 400
+
+
+async def test_a_key_is_made_limited_rotated_and_disabled(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        created = await client.submit(
+            "/accounts/acme", "/keys", account="1", label="laptop", budget="2.50", models="echo"
+        )
+        match = re.search(r'id="secret">(sk-[^<]+)<', created.text)
+        assert match is not None
+        key = account.keys[0]
+        assert (key.label, key.rules) == ("laptop", KeyRules(budget=2_500_000_000, models=("echo",)))
+        page = f"/keys/{key.id}"
+        assert match[1] not in (await client.get(page)).text
+        await client.submit(page, page, label="laptop", requests_per_minute="7", models="echo")
+        assert get_key(account.database, key.id).rules == KeyRules(requests_per_minute=7, models=("echo",))
+        rotated = await client.submit(page, f"{page}/rotate")
+        assert match[1] not in rotated.text
+        old, new = list_keys(account.database)
+        assert (old.disabled_at is None, new.label) == (False, "laptop")
+        assert new.rules == KeyRules(requests_per_minute=7, models=("echo",))
+        wrong = await client.submit(page, page, requests_per_minute="many")
+        assert (wrong.status_code, "whole number" in wrong.text) == (400, True)
+    assert {entry.actor for entry in list_audit_entries(account.database)} == {"ada"}
+
+
+async def test_money_and_prices_are_changed_through_the_audit_log(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        before = account.account.balance
+        await client.submit("/accounts/acme", "/accounts/acme/deposit", amount="1.5", reference="invoice-1")
+        await client.submit("/accounts/acme", "/accounts/acme/deposit", amount="1.5", reference="invoice-1")
+        assert account.account.balance == before + 1_500_000_000
+        await client.submit("/models", "/models/prices", model="echo", prompt="0.5", completion="2")
+        assert "prompt 0.50, shared 0.50, answer 2.00" in (await client.get("/models")).text
+        audit = (await client.get("/audit")).text
+    assert ("set price" in audit, "invoice-1" in audit) == (True, True)
+
+
+async def test_without_keys_everybody_on_the_machine_is_an_operator(tmp_path: Path) -> None:
+    database = Database(create_sqlite_database(tmp_path / "usage.db"))
+    app = console_app(database, tmp_path / "journals", has_accounts=False)
+    async with console_client(app) as client:
+        assert (await client.http.get("/")).headers["location"] == "/console"
+        request_id = await ask(client)
+        assert request_id in (await client.get("/requests")).text
+        for route in CONSOLE_ROUTES:
+            if route.method == "GET" and "{" not in route.path and route.path not in ("/events", "/login"):
+                assert (await client.get(route.path)).status_code == 200, route.path
+        foreign = await client.http.get("/console", headers={"origin": "https://evil.example"})
+        assert foreign.status_code == 403
+    database.close()
+
+
+async def test_without_keys_the_network_sees_models_but_no_records(tmp_path: Path) -> None:
+    database = Database(create_sqlite_database(tmp_path / "usage.db"))
+    async with console_client(console_app(database, tmp_path, has_accounts=False, host="0.0.0.0")) as client:
+        await ask(client, is_shown=False)
+        for path, status in (("/", 200), ("/models", 200), ("/requests", 404), ("/usage", 404), ("/health", 403)):
+            assert (await client.get(path)).status_code == status, path
+    database.close()
+
+
+async def test_keys_of_the_settings_open_the_playground_but_no_records(tmp_path: Path) -> None:
+    database = Database(create_sqlite_database(tmp_path / "usage.db"))
+    app = console_app(database, tmp_path / "journals", has_accounts=False, keys={"sk-of-the-settings": "lab"})
+    async with console_client(app, key="sk-of-the-settings") as client:
+        await ask(client, is_shown=False)
+        for path, status in (("/", 200), ("/models", 200), ("/requests", 404), ("/usage", 404), ("/audit", 403)):
+            assert (await client.get(path)).status_code == status, path
+    database.close()
+
+
+async def test_a_server_that_records_nothing_says_how_to_change_that(tmp_path: Path) -> None:
+    async with console_client(console_app(None, tmp_path, has_accounts=False)) as client:
+        for path in ("/", "/playground", "/models", "/health", "/audit", "/keys", "/accounts"):
+            assert (await client.get(path)).status_code == 200, path
+        for path in ("/requests", "/usage", "/queue"):
+            response = await client.get(path)
+            assert (response.status_code, "record_usage" in response.text) == (404, True), path
+
+
+async def test_the_path_and_the_hosts_of_the_console_are_settings(tmp_path: Path) -> None:
+    console = ConsoleSettings(base_path="/ui", hosts=("console.localhost",))
+    app = console_app(None, tmp_path, has_accounts=False, console=console, root_path="/llm")
+    async with console_client(app, url="http://console.localhost") as client:
+        page = await client.http.get("/ui/models")
+        assert (page.status_code, 'href="/llm/ui/playground"' in page.text) == (200, True)
+        assert (await client.http.get("/llm/ui/models")).status_code == 200
+        assert (await client.http.get("/ui/models", headers={"host": "localhost"})).status_code == 404
+
+
+async def test_jobs_are_listed_cancelled_and_run_again(account: AccountFixture, tmp_path: Path) -> None:
+    slow = console_app(account.database, tmp_path / "journals", engines={"echo": EchoEngine(tokens_per_second=0.5)})
+    async with console_client(slow, key=account.new_key()) as client, another_client(slow, key=ADMIN_KEY) as operator:
+        headers = {"x-form-token": await client.token("/playground"), "prefer": "respond-async"}
+        queued = await client.http.post("/console/api/v1/chat/completions", json=CHAT, headers=headers)
+        assert queued.status_code == 202
+        page = (await client.get("/queue")).text
+        match = re.search(r"/queue/(job_\w+)/cancel", page)
+        assert match is not None
+        assert (await client.submit("/queue", f"/queue/{match[1]}/cancel")).status_code == 303
+        assert "cancelled" in (await client.get("/queue", state="cancelled")).text
+        assert (await client.submit("/queue", f"/queue/{match[1]}/retry")).status_code == 403
+        assert (await operator.submit("/queue", f"/queue/{match[1]}/retry")).status_code == 303
+        assert f"/queue/{match[1]}/cancel" in (await operator.get("/queue")).text
+
+
+def test_a_sealed_key_is_opened_by_its_secret_only() -> None:
+    sealed = seal("sk-0123456789", "secret")
+    assert unseal(sealed, "secret") == "sk-0123456789"
+    assert unseal(sealed, "another") != "sk-0123456789"
+    assert b"sk-0123456789" not in sealed
+    assert seal("sk-0123456789", "secret") != sealed

@@ -1,0 +1,153 @@
+"""The console over an echo engine in this process: for clients without a browser, and on a port for browsers."""
+
+import asyncio
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.core.addresses import AddressSet
+from dragoman.core.context import key_digest
+from dragoman.dialects.http.context import HttpOptions
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UsageRecordingAdmission
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.ledger_connection import AccountsOptions
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.values.options import QueueOptions
+from dragoman.server.accounting import AccountingServices
+from dragoman.server.app import App, build_app
+from dragoman.server.console import ConsoleOptions
+from dragoman.server.console_settings import ConsoleSettings
+from dragoman.server.origins import OriginPolicy
+from dragoman.server.settings import Settings
+from tests.support.accounting import ADMIN_KEY
+from tests.support.apps import running_app
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+TOKEN = re.compile(r'name="form-token" content="(\w+)"|name="form_token" value="(\w+)"')
+
+
+def console_app(
+    database: Database | None,
+    journals: Path,
+    *,
+    has_accounts: bool = True,
+    keys: Mapping[str, str] | None = None,
+    engines: Mapping[str, Engine] | None = None,
+    console: ConsoleSettings | None = None,
+    proxies: tuple[str, ...] = (),
+    root_path: str = "",
+    host: str = "127.0.0.1",
+) -> App:
+    """Build the app. With accounts ADMIN_KEY is an operator's; `keys` are those of the settings → names."""
+    catalog = Catalog([Deployment.of(name, (), engine) for name, engine in (engines or {"echo": EchoEngine()}).items()])
+    settings = Settings(console=console or ConsoleSettings(), root_path=root_path or None, host=host)
+    http = HttpOptions(
+        max_body_bytes=100_000, keep_alive_seconds=15, trusted_proxies=AddressSet.parse(proxies), root_path=root_path
+    )
+    static = StaticKeyAuthenticator({key_digest(key): name for key, name in (keys or {}).items()})
+    admin = StaticKeyAuthenticator({key_digest(ADMIN_KEY): "ada"} if has_accounts else {})
+    options = None
+    if database is not None:
+        options = AccountsOptions(database=database, journals=journals, transport=LedgerThread)
+    accounting = AccountingServices(options) if options is not None and has_accounts else None
+    is_recorded = options is not None and not has_accounts
+    return build_app(
+        catalog,
+        http,
+        metrics_directory=None,
+        keys=static,
+        admission=UsageRecordingAdmission(options) if options is not None and is_recorded else UNMETERED_ADMISSION,
+        accounting=accounting,
+        admin_keys=admin,
+        queue=None if database is None else JobQueue(database, QueueOptions(), 0),
+        origin_policy=OriginPolicy(needs_key=has_accounts or bool(keys)),
+        console=ConsoleOptions(settings, database),
+    )
+
+
+class ConsoleClient:
+    """A person with a browser without scripts: follows forms with their tokens."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.http = client
+
+    async def get(self, path: str, **parameters: str | int) -> httpx.Response:
+        """Load a page."""
+        return await self.http.get(f"/console{path}", params=parameters)
+
+    async def submit(self, page: str, action: str, **fields: str) -> httpx.Response:
+        """Load a page, and send a form of it."""
+        return await self.http.post(f"/console{action}", data={"form_token": await self.token(page), **fields})
+
+    async def token(self, page: str) -> str:
+        """Return the token in the forms of a page."""
+        match = TOKEN.search((await self.get(page)).text)
+        assert match is not None, "the page has no token"
+        return match[1] or match[2]
+
+    async def sign_in(self, key: str) -> httpx.Response:
+        """Sign in with a key."""
+        return await self.submit("/login", "/login", key=key)
+
+
+@contextlib.asynccontextmanager
+async def console_client(
+    app: App, *, key: str | None = None, url: str = "http://localhost"
+) -> AsyncGenerator[ConsoleClient]:
+    """Start the app and open a client of it, signed in with a key if one is given."""
+    async with running_app(app), another_client(app, key=key, url=url) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def another_client(
+    app: App, *, key: str | None = None, url: str = "http://localhost"
+) -> AsyncGenerator[ConsoleClient]:
+    """Open a client of a running app."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=url) as client:
+        person = ConsoleClient(client)
+        if key is not None:
+            response = await person.sign_in(key)
+            assert response.status_code == 303, response.text
+        yield person
+
+
+class StartedServer(uvicorn.Server):
+    """A server that says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_started = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_started.set()
+
+
+@contextlib.contextmanager
+def served(app: App) -> Iterator[str]:
+    """Serve the app on a port of this machine, in a thread, and yield its URL."""
+    config = uvicorn.Config(app, port=0, log_level="critical", ws="none", loop="asyncio", lifespan="on")
+    config.timeout_graceful_shutdown = 1
+    server = StartedServer(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        assert server.is_started.wait(TEST_TIMEOUT_SECONDS)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        app.drain()
+        server.should_exit = True
+        thread.join(TEST_TIMEOUT_SECONDS)
