@@ -64,6 +64,12 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "engines/llama/process/test_server.py",
         "server/test_launch*.py",
     ),
+    # They start browsers.
+    "browser": (
+        "server/console/test_browser.py",
+        "server/console/test_first_hour.py",
+        "server/console/test_playground.py",
+    ),
     # They start what a second worker would have to start again.
     "conformance/test_embeddings.py": ("conformance/test_embeddings.py",),
     "engines/llama/embedding/test_model.py": ("engines/llama/embedding/test_model.py",),

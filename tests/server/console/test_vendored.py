@@ -10,6 +10,9 @@ from flit_core import buildapi
 import dragoman.server.console
 from dragoman.server.console.vendored import VENDORED
 
+AXE = Path(__file__).parents[2] / "data" / "axe-core-4.14.1.min.js"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+
 FOLDER = Path(dragoman.server.console.__file__).parent
 
 
@@ -23,6 +26,10 @@ def test_every_vendored_package_has_its_licence() -> None:
     for file in VENDORED:
         name = file.package.split("@")[0].split(".")[0]
         assert any(each.startswith(name) and each.endswith(".LICENSE") for each in names), file.name
+
+
+def test_the_accessibility_rules_of_the_tests_are_those_of_the_package() -> None:
+    assert hashlib.sha256(AXE.read_bytes()).hexdigest() == AXE_SHA256
 
 
 def test_the_wheel_has_every_file_of_the_console(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""The console in a browser: signing in, live data, lists, keys, themes, narrow screens, and hostile texts.
+
+A browser, since scripts, the policy against foreign ones, layout and focus exist nowhere else.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from playwright.sync_api import expect
+
+from dragoman.accounts.administration.keys import list_keys
+from tests.server.console.conftest import ConsoleServer, OpenPage
+from tests.support.accounting import ADMIN_KEY
+from tests.support.browser import is_scrollable_sideways, serious_findings
+
+OPERATOR_PAGES = (
+    *("", "/playground", "/requests", "/usage", "/queue", "/models", "/keys", "/accounts", "/accounts/acme"),
+    *("/keys/1", "/health", "/audit", "/nothing"),
+)
+HOLDER_PAGES = ("", "/playground", "/requests", "/usage", "/queue", "/models", "/keys", "/accounts")
+
+HOSTILE = (
+    "<script>window.pwned=1</script>",
+    "<img src=x onerror='window.pwned=1'>",
+    "<svg onload=window.pwned=1>",
+    "[click](javascript:window.pwned=1)",
+    "[click](JaVaScRiPt:window.pwned=1)",
+    "[click](data:text/html,<script>window.pwned=1</script>)",
+    "![image](https://evil.example/track.png)",
+    "<a href='javascript:window.pwned=1'>x</a>",
+    "**<iframe srcdoc='<script>parent.pwned=1</script>'>**",
+    "```html\n</code></pre><script>window.pwned=1</script>\n```",
+    "| a | <b onmouseover=window.pwned=1>b</b> |\n|---|---|\n| <script>window.pwned=1</script> | x |",
+    "</textarea></script><script>window.pwned=1</script><!--",
+    "{{ 7 * 7 }} {% raw %} ${7*7} <%= 7*7 %>",
+)
+
+
+def test_a_wrong_key_is_refused_and_signing_out_ends_the_session(open_page: OpenPage) -> None:
+    with open_page(None) as page:
+        page.goto("/console/requests?errors=1")
+        page.get_by_label("Key").fill("sk-wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_have_text("No such key")
+        page.get_by_label("Key").fill(ADMIN_KEY)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/console/requests?errors=1")
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/console/login")
+        page.goto("/console/accounts")
+        expect(page).to_have_url(re.compile("/console/login"))
+
+
+@pytest.mark.parametrize(("scheme", "rules"), [("light", []), ("dark", ["color-contrast"])])
+def test_every_page_is_usable_by_everybody(
+    open_page: OpenPage, server: ConsoleServer, scheme: str, rules: list[str]
+) -> None:
+    server.ask("Good morning").raise_for_status()
+    with open_page(color_scheme=scheme) as page:
+        for path in OPERATOR_PAGES:
+            page.goto(f"/console{path}")
+            assert serious_findings(page, rules) == [], path
+
+
+def test_no_page_is_wider_than_a_small_phone(open_page: OpenPage, server: ConsoleServer) -> None:
+    server.ask("Good morning").raise_for_status()
+    small = {"viewport": {"width": 360, "height": 740}}
+    for key, paths in ((ADMIN_KEY, OPERATOR_PAGES), (server.key, HOLDER_PAGES)):
+        with open_page(key, **small) as page:
+            for path in paths:
+                page.goto(f"/console{path}")
+                assert not is_scrollable_sideways(page), path
+            page.get_by_role("button", name="Menu").click()
+            page.get_by_role("link", name="Usage").click()
+            expect(page).to_have_url(re.compile("/usage"))
+
+
+def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:
+    with open_page(color_scheme="light") as page:
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(background)
+        page.get_by_role("button", name="Theme").click()
+        dark = page.evaluate(background)
+        assert dark != light
+        page.goto("/console/usage")
+        assert page.evaluate(background) == dark
+
+
+def test_a_request_of_any_client_appears_as_it_ends(open_page: OpenPage, server: ConsoleServer) -> None:
+    with open_page() as page:
+        page.goto("/console/requests")
+        expect(page.locator("#live-badge")).to_have_text("live")
+        request_id = server.ask("Here I am").headers["x-request-id"]
+        row = page.locator(f"#live-rows a[href$='{request_id}']")
+        expect(row).to_be_visible(timeout=5000)
+        page.get_by_role("button", name="Live").click()
+        expect(page.locator("#live-badge")).to_have_text("paused")
+        row.click()
+        expect(page.get_by_role("heading", name="Price")).to_be_visible()
+
+
+def test_older_requests_are_appended_once_each(open_page: OpenPage, server: ConsoleServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(server.ask, "x", max_tokens=1) for _ in range(60)]
+        ids = {each.result().headers["x-request-id"] for each in sent}
+    with open_page(server.key) as page:
+        page.goto("/console/requests")
+        page.get_by_role("button", name="Live").click()
+        rows = page.locator("#live-rows tr[data-request]")
+        expect(rows).to_have_count(50)
+        server.ask("meanwhile")
+        while page.get_by_role("link", name="Older requests").count():
+            before = rows.count()
+            page.get_by_role("link", name="Older requests").click()
+            expect(rows).not_to_have_count(before)
+        links = page.locator("#live-rows a[title]").evaluate_all("links => links.map((link) => link.title)")
+    assert len(links) == len(set(links))
+    assert ids <= set(links)
+
+
+def test_a_keys_secret_is_shown_once(open_page: OpenPage, server: ConsoleServer) -> None:
+    with open_page() as page:
+        page.goto("/console/accounts/acme")
+        page.get_by_label("Label").fill("<b>laptop</b>")
+        page.get_by_role("button", name="Create key").click()
+        secret = page.locator("#secret").inner_text()
+        assert server.ask("Hello", key=secret).status_code == 200
+        newest = list_keys(server.account.database)[-1].id
+        page.goto(f"/console/keys/{newest}")
+        expect(page.get_by_role("heading", name="<b>laptop</b>")).to_be_visible()
+        assert secret not in page.content()
+        page.get_by_role("button", name="Disable").click()
+        expect(page.locator(".badge.bad")).to_have_text("disabled")
+    assert server.ask("Hello", key=secret).status_code == 401
+
+
+def test_charts_have_the_figures_of_the_table(open_page: OpenPage, server: ConsoleServer) -> None:
+    server.ask("Good morning").raise_for_status()
+    with open_page() as page:
+        page.goto("/console/usage?group=account_id")
+        expect(page.locator("[data-chart] canvas")).to_have_count(4)
+        data = page.evaluate("JSON.parse(document.getElementById('chart-data').textContent)")
+        cells = page.locator("#usage-table tfoot td").all_inner_texts()
+        drawn = sum(sum(values) for values in data["requests"])
+        page.locator("[data-chart=tokens]").hover(position={"x": 300, "y": 100})
+        expect(page.locator("[data-chart=tokens] ~ .chart-note")).to_contain_text(":")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="CSV").click()
+    assert int(cells[0].replace("\u202f", "")) == drawn > 0
+    assert download.value.suggested_filename == "usage-24h.csv"
+
+
+def test_hostile_texts_stay_texts(open_page: OpenPage, server: ConsoleServer) -> None:
+    with open_page(server.key) as page:
+        page.goto("/console/playground")
+        for number, text in enumerate(HOSTILE, 1):
+            page.get_by_label("Message", exact=True).fill(text)
+            page.get_by_role("button", name="Send").click()
+            expect(page.locator(".message.assistant .figures a")).to_have_count(number)
+        answers = page.locator(".bubble")
+        assert answers.locator("script, iframe, img, svg, [onerror], [onload], [onmouseover]").count() == 0
+        links = answers.locator("a").evaluate_all("links => links.map((link) => link.href)")
+        assert {link.partition(":")[0] for link in links} == {"https"}
+        assert page.evaluate("window.pwned") is None
+
+
+def test_hostile_names_stay_texts_on_every_page(open_page: OpenPage, server: ConsoleServer) -> None:
+    name = "<script>window.pwned=1</script>"
+    with open_page() as page:
+        page.goto("/console/accounts")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("First deposit").fill("1")
+        page.get_by_role("button", name="Create").click()
+        page.get_by_label("Label").fill(name)
+        page.get_by_label("Models").fill(name)
+        page.get_by_role("button", name="Create key").click()
+        secret = page.locator("#secret").inner_text()
+        refused = server.ask("Hello", model=name, key=secret)
+        assert refused.status_code == 400
+        for path in (
+            "",
+            "/keys",
+            "/accounts",
+            "/audit",
+            "/usage?group=key_id",
+            "/requests?model=<script>",
+            "/x<script>",
+        ):
+            page.goto(f"/console{path}")
+            assert page.evaluate("window.pwned") is None, path
