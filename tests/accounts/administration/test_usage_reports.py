@@ -107,6 +107,7 @@ def test_sums_are_grouped_by_everything_that_a_page_offers(harness: LedgerHarnes
         assert sums(read(harness.database, *FOREVER, EVERYTHING, "key_id")) == {harness.key_id: (2, 1)}
         assert sums(read(harness.database, *FOREVER, RequestFilter(model="owl"))) == {None: (1, 1)}
         assert sums(read(harness.database, *FOREVER, RequestFilter(account_id=harness.account_id + 1))) == {}
+    assert sums(usage_by_hour(harness.database, *FOREVER, EVERYTHING, hours=3)) == {None: (2, 1)}
     assert sums(usage_by_hour(harness.database, *FOREVER, EVERYTHING, "dialect")) == {"arcee": (2, 1)}
     with pytest.raises(ValueError, match="ask for hours"):
         usage_by_day(harness.database, *FOREVER, EVERYTHING, "dialect")

@@ -142,7 +142,8 @@ def list_keys(database: Database, *, account_id: int | None = None, after: int =
         query = query.where(keys.c.id.in_(key_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
-        return [_key(row, _accounts(connection, row.id)) for row in rows]
+        usable = _accounts_of(connection, [row.id for row in rows])
+    return [_key(row, tuple(usable.get(row.id, ()))) for row in rows]
 
 
 def _set_disabled(database: Database, key_id: int, *, disabled: bool) -> Key:
@@ -182,6 +183,14 @@ def _set_accounts(connection: Connection, key_id: int, account_ids: set[int]) ->
 def _accounts(connection: Connection, key_id: int) -> tuple[int, ...]:
     query = select(key_accounts.c.account_id).where(key_accounts.c.key_id == key_id)
     return tuple(connection.execute(query.order_by(key_accounts.c.account_id)).scalars())
+
+
+def _accounts_of(connection: Connection, key_ids: list[int]) -> dict[int, list[int]]:
+    query = select(key_accounts).where(key_accounts.c.key_id.in_(key_ids)).order_by(key_accounts.c.account_id)
+    found: dict[int, list[int]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.key_id, []).append(row.account_id)
+    return found
 
 
 def _get(connection: Connection, key_id: int, *, lock: bool = False) -> Key:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,10 @@ from dragoman.gateway.routing.catalog import Deployment
 from dragoman.server.console.services import ConsoleServices
 from dragoman.server.metrics import SharedCounts, engine_statistics
 
-_TOKENS = "dragoman_completion_tokens_total"
+_PIECES = ("dragoman_time_to_first_token_seconds_count", "dragoman_inter_token_latency_seconds_count")
+"""Counters of the pieces that answers are sent in while they are generated, nearly always one token each. The counter
+of tokens itself counts a request at its end."""
+
 _WINDOW_SECONDS = 10.0
 """Time over which tokens a second are averaged."""
 
@@ -89,7 +93,7 @@ class GaugeSampler:
 
     def _count_tokens(self) -> float:
         registry = (self._shared.registry() if self._shared is not None else None) or self._services.metrics.registry
-        return sum_of_samples(registry, _TOKENS)
+        return sum_of_samples(registry, _PIECES)
 
     def _rate(self, tokens: float) -> float:
         now = time.monotonic()
@@ -100,9 +104,9 @@ class GaugeSampler:
         return max(0.0, tokens - first) / (now - first_at) if now > first_at else 0.0
 
 
-def sum_of_samples(registry: CollectorRegistry, name: str) -> float:
-    """Add up all samples of a counter, whatever their labels."""
-    return sum(sample.value for metric in registry.collect() for sample in metric.samples if sample.name == name)
+def sum_of_samples(registry: CollectorRegistry, names: Collection[str]) -> float:
+    """Add up all samples of some counters, whatever their labels."""
+    return sum(sample.value for metric in registry.collect() for sample in metric.samples if sample.name in names)
 
 
 async def _model_gauges(deployment: Deployment) -> ModelGauges:

@@ -3,7 +3,7 @@
 import csv
 import io
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from starlette.responses import Response
@@ -12,23 +12,37 @@ from dragoman.accounts.administration.usage_reports import (
     Grouping,
     RequestFilter,
     UsagePoint,
-    add_classes,
     percentile_ms,
     usage_by_day,
     usage_by_hour,
 )
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
+from dragoman.accounts.times import HOUR_MILLISECONDS
 from dragoman.core.money import format_amount
 from dragoman.server.console.forms import Fields
 from dragoman.server.console.names import Names, names_of
 from dragoman.server.console.page import NO_OWN_RECORDS, PageRequest
 from dragoman.server.console.viewers import ConsoleViewer
 
-PERIODS = {"24h": ("Last 24 hours", 24, "hour"), "7d": ("Last 7 days", 7 * 24, "hour")} | {
-    f"{days}d": (f"Last {days} days", days, "day") for days in (30, 90, 365)
+
+class Period(NamedTuple):
+    """A period that people choose."""
+
+    title: str
+    hours: int
+    """How many hours stand together in a chart."""
+    length: int
+    """In these."""
+
+    @property
+    def unit(self) -> str:
+        """What stands together, for people."""
+        return {1: "hour", 24: "day"}.get(self.hours, f"{self.hours} hours")
+
+
+PERIODS = {"24h": Period("Last 24 hours", 1, 24), "7d": Period("Last 7 days", 3, 56)} | {
+    f"{days}d": Period(f"Last {days} days", 24, days) for days in (30, 90, 365)
 }
-"""Name → title, length and unit."""
 
 _DEFAULT_PERIOD = "24h"
 _MAX_GROUPS = 7
@@ -47,8 +61,8 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     """Largest first."""
     series: dict[str, dict[str, list[int]]]
     """Figure → group → value for each time."""
-    first_token_p50: list[float | None]
-    first_token_p95: list[float | None]
+    first_token_p50: list[float | None] = []
+    first_token_p95: list[float | None] = []
     table: list["UsageLine"]
 
 
@@ -77,9 +91,9 @@ async def show(page: PageRequest) -> Response:
         chart=msgspec.json.encode(_chart(report)).decode(),
         totals=totals,
         period=period,
-        periods={name: title for name, (title, _, _) in PERIODS.items()},
+        periods={name: each.title for name, each in PERIODS.items()},
         group=group,
-        groupings=_groupings(page.viewer, PERIODS[period][2]),
+        groupings=_groupings(page.viewer, PERIODS[period].unit),
         conditions=page.query.values(),
     )
 
@@ -108,8 +122,8 @@ async def _report(page: PageRequest) -> tuple[str, Grouping | None, UsageReport]
         raise ValueError(f"The period must be one of {', '.join(PERIODS)}")
     if not page.viewer.sees_usage:
         raise NO_OWN_RECORDS
-    group = _grouping(query, page.viewer, PERIODS[period][2])
-    return period, group, await page.read(_read, period, group, _filter(query, page.viewer))
+    group = _grouping(query, page.viewer, PERIODS[period].unit)
+    return period, group, await page.read(_read, PERIODS[period], group, _filter(query, page.viewer))
 
 
 def _grouping(query: Fields, viewer: ConsoleViewer, unit: str) -> Grouping | None:
@@ -124,7 +138,7 @@ def _groupings(viewer: ConsoleViewer, unit: str) -> dict[str, str]:
     names = {"model": "Model", "key_id": "Key"}
     if viewer.is_operator:
         names["account_id"] = "Account"
-    if unit == "hour":
+    if unit != "day":
         names["dialect"] = "Dialect"
     return {**names, "none": "Nothing"}
 
@@ -134,16 +148,27 @@ def _filter(query: Fields, viewer: ConsoleViewer) -> RequestFilter:
     return RequestFilter(account_id=account, key_id=query.integer("key"), model=query.text("model"))
 
 
-def _read(database: Database, period: str, group: Grouping | None, shown: RequestFilter) -> UsageReport:
-    _, length, unit = PERIODS[period]
-    milliseconds, read = (HOUR_MILLISECONDS, usage_by_hour) if unit == "hour" else (DAY_MILLISECONDS, usage_by_day)
+def _read(database: Database, period: Period, group: Grouping | None, shown: RequestFilter) -> UsageReport:
+    milliseconds = period.hours * HOUR_MILLISECONDS
     with database.read() as connection:
         last = database.now(connection).wall // milliseconds
-    points = read(database, last - length + 1, last, shown, group)
+    first = last - period.length + 1
+    if period.unit == "day":
+        points = together = usage_by_day(database, first, last, shown, group)
+    else:
+        hours = first * period.hours, (last + 1) * period.hours - 1
+        points = usage_by_hour(database, *hours, shown, group, hours=period.hours)
+        together = points if group is None else usage_by_hour(database, *hours, shown, hours=period.hours)
     ids = {point.group for point in points if isinstance(point.group, int)}
     names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
-    times = [number * milliseconds for number in range(last - length + 1, last + 1)]
-    return _build(points, times, unit, {each: _group_name(each, group, names) for each in _distinct(points)})
+    times = [number * milliseconds for number in range(first, last + 1)]
+    report = _build(points, times, period.unit, {each: _group_name(each, group, names) for each in _distinct(points)})
+    classes = {point.at: point.first_tokens for point in together}
+    return msgspec.structs.replace(
+        report,
+        first_token_p50=[percentile_ms(classes.get(at, ()), 0.5) for at in times],
+        first_token_p95=[percentile_ms(classes.get(at, ()), 0.95) for at in times],
+    )
 
 
 def _distinct(points: list[UsagePoint]) -> set[str | int | None]:
@@ -155,7 +180,11 @@ def _group_name(value: str | int | None, group: Grouping | None, names: Names) -
         return "all"
     if isinstance(value, str):
         return value
-    return (names.account(value) if group == "account_id" else names.key(value)) or "without key"
+    if not value:
+        return "without account" if group == "account_id" else "without key"
+    if group == "account_id":
+        return names.account(value)
+    return f"{names.key(value)} ({value})"  # Several keys may have one label.
 
 
 def _build(points: list[UsagePoint], times: list[int], unit: str, names: dict[Any, str]) -> UsageReport:
@@ -169,23 +198,12 @@ def _build(points: list[UsagePoint], times: list[int], unit: str, names: dict[An
     groups = [line.group for line in table[:_MAX_GROUPS]] + ([OTHERS] if len(table) > _MAX_GROUPS else [])
     index_of = {at: index for index, at in enumerate(times)}
     series = {figure: {name: [0] * len(times) for name in groups} for figure in FIGURES}
-    by_time: list[list[UsagePoint]] = [[] for _ in times]
     for point in points:
         index = index_of[point.at]
-        by_time[index].append(point)
         name = names[point.group] if names[point.group] in groups else OTHERS
         for figure in FIGURES:
             series[figure][name][index] += getattr(point, figure)
-    classes = [add_classes([point for point in each if point.first_tokens]) for each in by_time]
-    return UsageReport(
-        unit=unit,
-        times=times,
-        groups=groups,
-        series=series,
-        first_token_p50=[percentile_ms(each, 0.5) for each in classes],
-        first_token_p95=[percentile_ms(each, 0.95) for each in classes],
-        table=table,
-    )
+    return UsageReport(unit=unit, times=times, groups=groups, series=series, table=table)
 
 
 def _chart(report: UsageReport) -> dict[str, Any]:
@@ -199,6 +217,7 @@ def _chart(report: UsageReport) -> dict[str, Any]:
 
     return {
         "unit": report.unit,
+        "seconds": (report.times[1] - report.times[0]) // 1000,
         "times": [at // 1000 for at in report.times],
         "groups": report.groups,
         "tokens": stacked("prompt_tokens", "completion_tokens"),

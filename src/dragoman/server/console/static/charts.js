@@ -98,7 +98,7 @@ function draw(holder) {
   const note = holder.parentElement.querySelector(".chart-note");
   const resting = holder.dataset.chart === "first" ? "" : data.groups.length > 1 ? "Colours as in the table below." : "";
   note.textContent = resting;
-  const step = data.unit === "hour" ? 3600 : 86400;
+  const step = data.seconds;
   const options = {
     width: holder.clientWidth,
     height: 220,
@@ -119,7 +119,7 @@ function draw(holder) {
             return;
           }
           const moment = new Date(data.times[at] * 1000);
-          const when = data.unit === "hour" ? moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false }) : moment.toLocaleDateString([], { dateStyle: "medium" });
+          const when = data.unit !== "day" ? moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false }) : moment.toLocaleDateString([], { dateStyle: "medium" });
           const parts = describe(at).map(([label, value]) => `${label} ${format(value)}`);
           note.textContent = `${when}: ${parts.join(", ") || "none"}`;
         },

@@ -99,7 +99,7 @@ function setBusy(isBusy) {
 /** Read what the request cost, once it is settled: a moment after its end. */
 async function readCharge(answer) {
   if (answer.requestId === null || answer.error) return;
-  for (const delay of [80, 300, 1000, 2500]) {
+  for (const delay of [80, 300, 1000, 2500, 5000, 10000]) {
     await new Promise((resolve) => setTimeout(resolve, delay));
     const response = await fetch(`${config.requests}/${answer.requestId}/charge`).catch(() => null);
     if (response?.ok) {
