@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check check-deployment dist docs format lock clean
+.PHONY: help setup serve test check check-deployment dist docs format screenshots lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ format: $(DEV_READY) ## Fix what the linter can and format the code
 
 dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
 	@$(BIN)/python -m tools.dist
+
+screenshots: $(DEV_READY) ## Take the pictures of the console again (ARGS="usage" for some of them)
+	@$(BIN)/python -m tools.screenshots $(ARGS)
 
 # build.txt, bundled-model.txt and embedding-model.txt are one exact pin each, changed by hand.
 lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)

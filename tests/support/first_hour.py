@@ -57,6 +57,8 @@ def create_account_and_key(page: Page, picture: Callable[[str], None]) -> str:
 def chat(page: Page, picture: Callable[[str], None]) -> None:
     """Use the new key in the playground."""
     page.get_by_role("button", name="Use it in the playground").click()
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Temperature").fill("0")
     page.get_by_label("Message", exact=True).fill(QUESTION)
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".figures a")).to_be_visible()
