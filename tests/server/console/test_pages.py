@@ -76,13 +76,15 @@ async def test_every_route_is_for_those_roles_that_the_table_names(account: Acco
                 assert response.headers.get("location", "/console/login").startswith("/console/login")
 
 
-async def test_a_session_ends_with_its_key_and_with_signing_out(account: AccountFixture, app: App) -> None:
+async def test_a_session_ends_with_its_key_and_with_signing_out(
+    account: AccountFixture, app: App, tmp_path: Path
+) -> None:
     key = account.new_key()
     async with console_client(app, key=key) as client:
         assert (await client.get("/")).status_code == 200
         disable_key(account.database, account.keys[0].id)
         assert (await client.get("/")).status_code == 303
-    async with console_client(console_app(account.database, Path("unused")), key=ADMIN_KEY) as client:
+    async with console_client(console_app(account.database, tmp_path), key=ADMIN_KEY) as client:
         assert (await client.submit("/accounts", "/logout")).headers["location"] == "/console/login"
         assert (await client.get("/")).status_code == 303
 

@@ -138,7 +138,8 @@ function drawAnswerSoon(turn, answer) {
     answer.isDrawing = true;
     setTimeout(() => {
       answer.isDrawing = false;
-      drawAnswer(turn, answer);
+      // A finished answer was drawn, and may have a field with something in it.
+      if (!answer.isDone) drawAnswer(turn, answer);
     }, 60);
   }
 }
