@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -100,8 +101,7 @@ async def test_errors_use_the_dialects_envelope_and_statuses(client: httpx.Async
 async def test_a_conversation_of_too_many_messages_is_refused(dialect: DialectClient) -> None:
     async with client_of(echo_app(max_body_bytes=2**20)) as client:
         body = dialect.body("echo", "Hi")
-        field = "chat_history" if dialect.name == "scale" else "messages"
-        body[field] = [{"role": "user", "content": "Hi"}] * (MAX_MESSAGES + 1)
+        body[dialect.messages_field] = [{"role": "user", "content": "Hi"}] * (MAX_MESSAGES + 1)
         response = await client.post(dialect.path("echo"), json=body)
         assert response.status_code == dialect.out_of_range_status
         assert str(MAX_MESSAGES - (dialect.name == "scale")) in response.text
@@ -156,8 +156,8 @@ async def test_another_content_encoding_returns_415_and_names_the_accepted_ones(
 async def test_a_base_address_may_end_with_a_slash(
     client: httpx.AsyncClient, dialect: DialectClient, path: str
 ) -> None:
-    base, _, route = dialect.path("echo").rpartition("/chat")
-    for written in (path.format(dialect.path("echo")), f"{base}//chat{route}"):
+    base, slash, route = re.split("(/chat|/responses)", dialect.path("echo"), maxsplit=1)
+    for written in (path.format(dialect.path("echo")), f"{base}/{slash}{route}"):
         response = await client.post(f"http://server{written}", json=dialect.body("echo", "Hello"))
         assert dialect.read(response.json()).text == "Hello"
 
@@ -177,7 +177,7 @@ async def test_engine_refusals_name_the_clients_field(dialect: DialectClient, st
     assert response.status_code == dialect.out_of_range_status
     assert dialect.is_error(response.json())
     assert "These messages are odd" in response.text
-    assert f'"{"chat_history" if dialect.name == "scale" else "messages"}"' in response.text
+    assert f'"{dialect.messages_field}"' in response.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -17,7 +17,7 @@ from dragoman.server.settings_loading import (
 )
 
 DEPLOYMENT = '[[deployments]]\nname = "a"\nmodel = "echo"\n'
-DIALECTS = "arcee, empower, float16, infermatic, openai, scale"
+DIALECTS = "arcee, empower, float16, infermatic, openai, responses, scale"
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_a_wrong_choice_in_a_table_is_answered_with_the_allowed_ones(toml: str, 
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
     text = error_message("prot = 1")
     assert text.startswith("settings.toml: unknown key prot; did you mean port? Allowed here: model, host, port,")
-    assert text.endswith("accounts, admin, queue, engine, echo")
+    assert text.endswith("accounts, admin, queue, responses, engine, echo")
 
 
 def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folder: Path) -> None:

@@ -24,6 +24,7 @@ from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
 MAX_BODY_BYTES = 100_000
+REASONING_KEY = bytes(range(64))
 
 
 def echo_app(
@@ -55,6 +56,7 @@ def echo_app(
         v1_dialect=v1_dialect,
         public_docs=public_docs,
         root_path=root_path,
+        reasoning_key=REASONING_KEY,
     )
     return build_app(
         catalog,

@@ -136,6 +136,10 @@ _NEEDS: tuple[tuple[Need, NeedTest], ...] = (
         _of_chat(lambda prompt: prompt.tools is not None and not prompt.tools.parallel),
     ),
     (
+        Need("grammar", "tools", "tools whose input follows a grammar"),
+        _of_chat(lambda prompt: prompt.tools is not None and any(tool.text_format for tool in prompt.tools.tools)),
+    ),
+    (
         Need("reasoning_effort", "reasoning_effort", "an effort of reasoning"),
         _of_chat(lambda prompt: prompt.reasoning_effort is not None),
     ),

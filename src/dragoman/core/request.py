@@ -67,6 +67,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
+    """The whole text matches a regular expression, in the syntax of Rust's regex crate."""
+
+    pattern: str
+
+
+class GrammarFormat(msgspec.Struct, frozen=True, tag="grammar"):
+    """The whole text is derived from a context-free grammar, in Lark's syntax or llama.cpp's GBNF."""
+
+    grammar: str
+
+
 class Tool(msgspec.Struct, frozen=True):
     """A function that the model may call."""
 
@@ -76,6 +88,8 @@ class Tool(msgspec.Struct, frozen=True):
     """A JSON Schema of the arguments, which are an object; None: the function takes none."""
     strict: bool = False
     """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
+    text_format: RegexFormat | GrammarFormat | None = None
+    """Constrains the only parameter of a tool that takes a text; None: any text."""
 
 
 class ToolOptions(msgspec.Struct, frozen=True):
@@ -166,18 +180,6 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
     schema: dict[str, Any] | bool = True
     strict: bool = False
     """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
-
-
-class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
-    """The whole answer matches a regular expression, in the syntax of Rust's regex crate."""
-
-    pattern: str
-
-
-class GrammarFormat(msgspec.Struct, frozen=True, tag="grammar"):
-    """The whole answer is derived from a context-free grammar, in Lark's syntax or llama.cpp's GBNF."""
-
-    grammar: str
 
 
 AnswerFormat = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat

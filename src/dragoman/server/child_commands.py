@@ -1,7 +1,9 @@
 """The commands that start a server's child processes: engines and HTTP workers."""
 
+import functools
 import itertools
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +19,7 @@ from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocatio
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
+from dragoman.server.response_options import REASONING_SECRET_VARIABLE
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import ChildCommand
 from dragoman.server.worker_options import (
@@ -196,14 +199,30 @@ def _worker_environment(settings: Settings, accounts: AccountsLocation | None, f
         environment[DATABASE_VARIABLE] = accounts.url
     if settings.queue.webhook_secret is not None:
         environment[WEBHOOK_SECRET_VARIABLE] = settings.queue.webhook_secret
+    secret = settings.responses.reasoning_secret
+    environment[REASONING_SECRET_VARIABLE] = _random_secret() if secret is None else secret
     return environment
+
+
+@functools.cache
+def _random_secret() -> str:
+    """Return a secret that workers have in common which are started one after the other."""
+    return secrets.token_hex()
 
 
 def _without_secrets(settings: Settings) -> Settings:
     accounts = msgspec.structs.replace(settings.accounts, database=None)
     queue = msgspec.structs.replace(settings.queue, webhook_secret=None)
+    responses = msgspec.structs.replace(settings.responses, reasoning_secret=None)
     return msgspec.structs.replace(
-        settings, deployments=(), api_key=None, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue
+        settings,
+        deployments=(),
+        api_key=None,
+        keys=(),
+        accounts=accounts,
+        admin=AdminSettings(),
+        queue=queue,
+        responses=responses,
     )
 
 

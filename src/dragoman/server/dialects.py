@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from starlette.routing import BaseRoute
 
+from dragoman.dialects import responses
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.operation import Operation
@@ -26,9 +27,15 @@ class Dialect(NamedTuple):
     """The codecs of the endpoints that generate."""
 
 
+def _openai_host_routes(gateway: Gateway, options: HttpOptions) -> list[BaseRoute]:
+    """Return all routes of OpenAI's API, which are two dialects here."""
+    return [*openai.vendor_routes(gateway, options), *responses.host_routes(gateway, options)]
+
+
 DIALECTS: dict[DialectName, Dialect] = {
     "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
-    "openai": Dialect(openai.routes, openai.vendor_routes, openai.OPERATIONS, openai.ENDPOINT_CODECS),
+    "openai": Dialect(openai.routes, _openai_host_routes, openai.OPERATIONS, openai.ENDPOINT_CODECS),
+    "responses": Dialect(responses.routes, responses.vendor_routes, responses.OPERATIONS, responses.ENDPOINT_CODECS),
     "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
     "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
     "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),

@@ -13,6 +13,7 @@ from msgspec import Meta
 from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.console_settings import ConsoleSettings
+from dragoman.server.response_options import ResponsesSettings
 
 DEFAULT_DATABASE = "sqlite"
 """The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
@@ -34,7 +35,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
 UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
-DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee", "openai"]
+DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee", "openai", "responses"]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -372,8 +373,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
     v1_dialect: Literal["infermatic", "openai"] = "infermatic"
-    """Dialect that answers chats, texts and models under `/v1`: `openai`, with OpenAI's parameters, answers and errors,
-    or `infermatic`, with those of LiteLLM and vLLM. `openai` always answers under `/openai/v1` too."""
+    """Dialect of chats, texts and models under `/v1`. `openai` always answers under `/openai/v1` too."""
     allowed_hosts: tuple[Text, ...] = ()
     """Without keys: host names under which the server is served, besides those of this machine and of `dialect_hosts`.
     Requests under other names get status 421, since any web page could choose them."""
@@ -390,6 +390,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()
+    responses: ResponsesSettings = ResponsesSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 

@@ -40,6 +40,7 @@ from dragoman.server.metrics import SettingsState
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment
+from dragoman.server.response_options import REASONING_SECRET_VARIABLE, reasoning_key
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
 from dragoman.server.worker_options import RETIRE_LINE, WorkerOptions
@@ -151,6 +152,7 @@ def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
         public_docs=settings.public_docs,
         root_path=settings.root_path or "",
         access_log=settings.access_log,
+        reasoning_key=reasoning_key(os.environ.get(REASONING_SECRET_VARIABLE)),
     )
 
 

@@ -30,6 +30,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "infermatic.embeddings": {"model": "parrot", "input": ["Hi", "there"]},
     "infermatic.rerank": {"model": "parrot", "query": "Hi", "documents": ["there"]},
     "infermatic.score": {"model": "parrot", "text_1": "Hi", "text_2": "there"},
+    "responses.response": {"model": "echo", "input": "Hi"},
     "float16.chat": CHAT,
     "float16.text": TEXT,
     "empower.chat": CHAT,

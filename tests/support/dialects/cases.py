@@ -17,6 +17,7 @@ from dragoman.core.events import (
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
 from dragoman.dialects.openai import codec as openai
+from dragoman.dialects.responses import codec as responses
 from dragoman.dialects.vendors.arcee import codec as arcee
 from dragoman.dialects.vendors.empower import codec as empower
 from dragoman.dialects.vendors.float16 import codec as float16
@@ -193,6 +194,37 @@ class OpenAIText(InfermaticText):
         return openai.decode_text(json.dumps(body).encode(), decode_context())
 
 
+class ResponsesCase(DialectCase):
+    name = "responses"
+    max_choices = 1
+    renders_reasoning = renders_tool_calls = renders_logprobs = True
+
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {
+            "model": "m",
+            "input": "Hi",
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": 2,
+            **{name: value for name, value in fields.items() if name != "stream_options"},
+        }
+        return responses.decode_response(json.dumps(body).encode(), decode_context())
+
+    def read(self, document: Any) -> list[AssembledChoice]:
+        items = document["output"]
+        parts = [part for item in items if item["type"] == "message" for part in item["content"]]
+        reasoning = [part["text"] for item in items if item["type"] == "reasoning" for part in item["content"]]
+        calls = [(item["call_id"], item["name"], item["arguments"]) for item in items if "call_id" in item]
+        reason = "length" if document["incomplete_details"] else "tool_calls" if calls else "stop"
+        logprobs = chat_tokens([token for part in parts for token in part["logprobs"]])
+        return [AssembledChoice("".join(part["text"] for part in parts), reason, "".join(reasoning), calls, logprobs)]
+
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
+        """Put the response together from the events before the last one."""
+        items = [chunk["item"] for chunk in chunks if chunk["type"] == "response.output_item.done"]
+        details = chunks[-1]["response"]["incomplete_details"]
+        return self.read({"output": items, "incomplete_details": details})
+
+
 class Empower(ChatDialectCase):
     name = "empower"
     renders_tool_calls = True
@@ -261,6 +293,7 @@ DIALECT_CASES: list[DialectCase] = [
     InfermaticText(),
     OpenAIChat(),
     OpenAIText(),
+    ResponsesCase(),
     Empower(),
     Float16Chat(),
     Float16Text(),

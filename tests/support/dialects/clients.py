@@ -24,6 +24,7 @@ class DialectClient(ABC):
     overflow_status: ClassVar[int]
     out_of_balance_status: ClassVar[int] = 402
     supports_stop: ClassVar[bool] = True
+    messages_field: ClassVar[str] = "messages"
     clamps_temperature: ClassVar[bool] = False
 
     @abstractmethod
@@ -96,6 +97,50 @@ class OpenAI(DialectClient):
         return set(document["error"]) == {"message", "type", "param", "code"}
 
 
+class Responses(DialectClient):
+    name = "responses"
+    unknown_model_status = 404
+    out_of_range_status = missing_field_status = overflow_status = 400
+    out_of_balance_status = 429
+    messages_field = "input"
+
+    def path(self, model: str) -> str:
+        return "/v1/responses"
+
+    def body(self, model: str, text: str, **options: Any) -> dict[str, Any]:
+        return {"model": model, "input": text, **self.options(options)}
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        names = {"max_tokens": "max_output_tokens"}
+        return {names.get(name, name): value for name, value in options.items()}
+
+    def read(self, document: Any) -> Reply:
+        usage = document["usage"]
+        text = "".join(part["text"] for item in document["output"] for part in item.get("content", []))
+        reason = "length" if document["incomplete_details"] else "stop"
+        return Reply(text, reason, usage["input_tokens"], usage["output_tokens"])
+
+    def read_stream(self, text: str) -> Reply:
+        *blocks, end = text.split("\n\n")
+        assert (blocks.pop(), end) == ("data: [DONE]", ""), "a stream has its terminator"
+        events = [json.loads(block.partition("\ndata: ")[2]) for block in blocks if block.startswith("event: ")]
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        reply = self.read(events[-1]["response"])
+        deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
+        assert "".join(deltas) == reply.text
+        return reply
+
+    def ends_with_error(self, text: str) -> bool:
+        # A stream that can be resumed is only interrupted, and one that hits a defect cannot say more.
+        *_, before, last = ["", *text.rstrip("\n").split("\n\n")]
+        return last.startswith("event: error\n") or (
+            before.startswith("event: error\n") and last.startswith("event: response.failed\n")
+        )
+
+    def is_error(self, document: Any) -> bool:
+        return set(document["error"]) == {"message", "type", "param", "code"}
+
+
 class Float16(DialectClient):
     name = "float16"
     unknown_model_status = 404
@@ -130,6 +175,7 @@ class Arcee(DialectClient):
 
 class Scale(DialectClient):
     name = "scale"
+    messages_field = "chat_history"
     unknown_model_status = 404
     out_of_range_status = missing_field_status = 422
     overflow_status = 400
@@ -164,4 +210,4 @@ class Scale(DialectClient):
         return event == "event: error" and "detail" in json.loads(data.removeprefix("data: "))
 
 
-DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), OpenAI(), Float16(), Empower(), Arcee(), Scale()]
+DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), OpenAI(), Responses(), Float16(), Empower(), Arcee(), Scale()]

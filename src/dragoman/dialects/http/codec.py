@@ -77,6 +77,10 @@ class DecodeContext(NamedTuple):
     """Parameters of the path, and `extra_arguments` of a restored request."""
     find_model: Callable[[str], ServedModel | None] | None = None
     """Finds a served model by name or alias; None for a restored request, which was admitted before."""
+    reasoning_key: bytes = b""
+    """Encrypts reasoning that clients keep; empty: it is not encrypted."""
+    stores_responses: bool = False
+    """Whether responses can be stored."""
 
 
 class ErrorResponse(NamedTuple):
@@ -134,7 +138,9 @@ class ReceivedRequest(NamedTuple):
         )
 
 
-def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) -> ReceivedRequest:
+def restore_request(
+    stored: StoredRequest, codecs: Mapping[str, EndpointCodec], reasoning_key: bytes = b""
+) -> ReceivedRequest:
     """Decode a stored request again, with a response builder that has seen no event.
 
     Raises EngineFailed for a codec that only another version of the server has.
@@ -142,5 +148,5 @@ def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) 
     codec = codecs.get(stored.codec)
     if codec is None:
         raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.codec}'")
-    context = DecodeContext(stored.answer_id, stored.created_at, stored.arguments)
+    context = DecodeContext(stored.answer_id, stored.created_at, stored.arguments, reasoning_key=reasoning_key)
     return ReceivedRequest(codec, context, stored.body, codec.decode(stored.body, context))

@@ -54,6 +54,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each request is logged when it ends."""
     idempotency_store: IdempotencyStore | None = None
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
+    reasoning_key: bytes = b""
+    """Encrypts reasoning that clients keep, see dialects.responses.reasoning; empty: it is not encrypted."""
     dialect: str = ""
     """The routes' dialect. It distinguishes equal paths of two dialects, each on a host of its own."""
     codecs: Mapping[str, EndpointCodec] = {}

@@ -118,20 +118,27 @@ def _tasks(decoded: DecodedRequest) -> Sequence[Task]:
     return decoded.requests if decoded.embedding is None else (decoded.embedding,)
 
 
+def as_they_come(events: EventStream) -> EventStream:
+    """Deliver the events unchanged."""
+    return events
+
+
 class PreparedRequests(NamedTuple):
     """What is generated, and the headers that say what was changed."""
 
     requests: Sequence[Task]
     headers: Mapping[str, str] = {}
+    deliver: Callable[[EventStream], EventStream] = as_they_come
+    """What the dialect does with the events of a request that is run now, before they are rendered."""
 
 
-Prepare = Callable[[Sequence[Task], Caller], Awaitable[PreparedRequests]]
-"""What a dialect does with the decoded requests before they are admitted. Raises core.errors."""
+Prepare = Callable[[DecodedRequest, Caller], Awaitable[PreparedRequests]]
+"""What a dialect does with a decoded request before it is admitted. Raises core.errors."""
 
 
-async def unchanged(requests: Sequence[Task], _caller: Caller) -> PreparedRequests:
+async def unchanged(decoded: DecodedRequest, _caller: Caller) -> PreparedRequests:
     """Prepare nothing."""
-    return PreparedRequests(requests)
+    return PreparedRequests(_tasks(decoded))
 
 
 class GenerationCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,9 +191,12 @@ class DirectResponder:
             decoded = call.received.decoded
             try:
                 async with call.route.service.preparation_turn(_tasks(decoded), call.caller):
-                    prepared = await call.prepare(_tasks(decoded), call.caller)
+                    prepared = await call.prepare(decoded, call.caller)
                     options.headers.update(prepared.headers)
-                    return await call.route.service.generate(prepared.requests, call.caller, streamed=decoded.stream)
+                    requests = prepared.requests
+                    return prepared.deliver(
+                        await call.route.service.generate(requests, call.caller, streamed=decoded.stream)
+                    )
             except DragomanError as error:
                 raise await call.preceding_error(error) from None
 
@@ -222,7 +232,7 @@ class QueuedResponder:
         decoded = self._call.received.decoded
         try:
             async with self._call.route.service.preparation_turn(_tasks(decoded), self._call.caller):
-                prepared = await self._call.prepare(_tasks(decoded), self._call.caller)
+                prepared = await self._call.prepare(decoded, self._call.caller)
                 job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
@@ -296,7 +306,13 @@ async def respond(
 
 async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, caller: Caller) -> ReceivedRequest:
     body = await read_body(request, route)
-    context = DecodeContext(caller.request_id, int(time.time()), request.path_params, route.service.find_model)
+    context = DecodeContext(
+        caller.request_id,
+        int(time.time()),
+        request.path_params,
+        route.service.find_model,
+        route.options.reasoning_key,
+    )
     if len(body) > LARGE_BODY_BYTES:
         return ReceivedRequest(codec, context, body, await decode_large(body, route, caller, codec, context))
     try:

@@ -148,8 +148,10 @@ class GenerationResponse(Response):
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         """Return the last bytes of a stream that failed. Before its first byte, send an ordinary error response."""
         if self._stream_started:
-            events = self._options.decoded.builder.failure(self._options.errors.render_event(error))
-            return self._encode(events) if is_final_error(error) else b"".join(map(sse.frame, events))
+            event = self._options.errors.render_event(error)
+            if isinstance(self._frames, sse.NumberedFrames) and not is_final_error(error):
+                return sse.frame(event)  # The answer has not ended, and its reader can come back.
+            return self._encode(self._options.decoded.builder.failure(event))
         self.is_final = isinstance(error, BadRequest)
         rendered = self._options.errors.render(error)
         await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})

@@ -59,10 +59,8 @@ async def receive(request: Request, route: RouteContext, caller: Caller, decode:
 
 async def restore(stored: StoredRequest, route: RouteContext, caller: Caller) -> ReceivedRequest:
     """Do what restore_request does, off the event loop if the body is large."""
-    codecs = route.options.codecs
-    if len(stored.body) <= LARGE_BODY_BYTES:
-        return restore_request(stored, codecs)
-    return await _in_turn(caller, partial(restore_request, stored, codecs))
+    restored = partial(restore_request, stored, route.options.codecs, route.options.reasoning_key)
+    return restored() if len(stored.body) <= LARGE_BODY_BYTES else await _in_turn(caller, restored)
 
 
 def _check_and_decode(body: bytes, route: RouteContext, decode: Callable[[], Decoded]) -> Decoded:

@@ -1,6 +1,6 @@
 """Room for the answer: long conversations are truncated, other prompts that are too long are rejected."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -59,8 +59,10 @@ class FittedRequests(NamedTuple):
 class ContextWindowFitter:
     """Fits requests to their model's context window, so that every answer has the room it asks for."""
 
-    def __init__(self, models: VisibleModels) -> None:
+    def __init__(self, models: VisibleModels, plan: Callable[[ChatPrompt], TruncationPlan] = TruncationPlan) -> None:
+        """`plan` says in which order messages are dropped."""
         self._models = models
+        self._plan = plan
 
     async def fit(self, requests: Iterable[Task]) -> FittedRequests:
         """Drop messages of conversations that are too long. Raises PromptTooLong where that is not enough."""
@@ -82,7 +84,7 @@ class ContextWindowFitter:
         context, max_tokens = model.context_length, request.sampling.max_tokens
         dropped = 0
         if isinstance(request.prompt, ChatPrompt):
-            plan = TruncationPlan(request.prompt)
+            plan = self._plan(request.prompt)
             reserved_tokens = max_tokens or min(MAX_DEFAULT_RESERVED_TOKENS, context // 5)
             dropped = await self._smallest_drop_count(request.model, plan, context - reserved_tokens)
             request = msgspec.structs.replace(request, prompt=plan.drop_first(dropped))

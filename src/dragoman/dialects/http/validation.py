@@ -125,6 +125,17 @@ def decode_body(body: bytes, struct: type[WireStruct]) -> WireStruct:
         raise MalformedJson("Request body is not valid JSON") from error
 
 
+def convert_value(value: object, struct: type[WireStruct], path: FieldPath) -> WireStruct:
+    """Convert a part of a body, which stands at `path`, as decode_body does. Raises InvalidFields."""
+    try:
+        return msgspec.convert(value, struct)
+    except msgspec.ValidationError:
+        check = _BodyValidator()
+        normalized = check.value(_type_info(struct), value, path)
+        raise_violations(check.violations)
+        return msgspec.convert(normalized, struct)
+
+
 def describe(field: str, problem: Problem) -> str:
     """Return a problem in plain words."""
     match problem:

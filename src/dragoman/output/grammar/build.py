@@ -17,8 +17,9 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.output.grammar.channels import ChannelGrammar
+from dragoman.output.grammar.json_quoting import json_quoted_grammar, json_quoted_regex
 from dragoman.output.grammar.keywords import Schema, types_of
-from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, regex
+from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, quoted, regex
 from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar
@@ -85,6 +86,7 @@ def build_grammar(
         raise BadRequest("This model cannot call tools", _TOOLS)
     rules = _rules_of_tools(tools, markup.parameters or markup.values)
     arguments = {name: rule.parameters or rule.body for name, rule in rules.items()}
+    definitions = _definitions(answer, rules)
 
     def grammar(token: SpecialTokenLookup, others: Sequence[int]) -> str:
         calls = ToolCallGrammar(
@@ -95,10 +97,9 @@ def build_grammar(
             control_tokens=others,
         )
         if tools.choice != "auto":
-            return calls.only_calls()
-        if not answer.body:
-            return calls.calls_in_text()
-        return _assemble(calls.calls_or_answer(answer.body), answer.definitions)
+            return _assemble(calls.only_calls(), definitions)
+        text = calls.calls_or_answer(answer.body) if answer.body else calls.calls_in_text()
+        return _assemble(text, definitions)
 
     _check_together(grammar(lambda _: None, ()))
     strings = {name: rule.parameters.strings for name, rule in rules.items() if isinstance(rule.parameters, Parameters)}
@@ -110,13 +111,14 @@ def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: Specia
     if tools is None and not answer.body:
         return BuiltGrammar(None)
     rules = {} if tools is None else _rules_of_tools(tools)
+    definitions = _definitions(answer, rules)
 
     def grammar(token: SpecialTokenLookup) -> str:
         channels = ChannelGrammar({name: rule.body for name, rule in rules.items()}, token)
         if tools is not None and tools.choice != "auto":
-            return channels.call()
+            return _assemble(channels.call(), definitions)
         text = [answer.body] if answer.body else []
-        return _assemble(channels.answer_or_call(*text) if rules else channels.answer(*text), answer.definitions)
+        return _assemble(channels.answer_or_call(*text) if rules else channels.answer(*text), definitions)
 
     _check_together(grammar(lambda _: None))
     return BuiltGrammar(grammar(special_token), _unenforced(answer, rules))
@@ -132,6 +134,12 @@ def _unenforced(answer: _Rule, rules: Mapping[str, _Rule]) -> tuple[str, ...]:
     """Return the keywords of the answer's format and of the tools that are not enforced."""
     of_tools = (f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
     return (*answer.unenforced, *of_tools)
+
+
+def _definitions(answer: _Rule, rules: Mapping[str, _Rule]) -> dict[str, str]:
+    """Return the grammars that the answer's rule and those of the tools reference."""
+    of_tools = {name: text for rule in rules.values() for name, text in rule.definitions.items()}
+    return {**answer.definitions, **of_tools}
 
 
 def _assemble(main: str, definitions: Mapping[str, str]) -> str:
@@ -175,6 +183,8 @@ def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, na
 
     `name` is for rules of values.
     """
+    if tool.text_format is not None:
+        return _text_rule(tool, tool.text_format, syntax, name)
     schema: Schema = {}
     unenforced: tuple[str, ...] = ()
     if tool.parameters is not None:
@@ -189,6 +199,24 @@ def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, na
         parameters = _tagged_parameters(tool, schema, syntax)
     further = [f"'{keyword}' at {pointer}" for keyword, pointer in parameters.unenforced]
     return _Rule("", unenforced=tuple(dict.fromkeys([*unenforced, *further])), parameters=parameters)
+
+
+def _text_rule(
+    tool: Tool, binding: RegexFormat | GrammarFormat, syntax: ParameterMarkup | ValueSyntax | None, name: str
+) -> _Rule:
+    """Return the rule for the arguments of a tool that takes one text. Raises BadRequest."""
+    if syntax is not None:
+        raise BadRequest(
+            f"The grammar of tool '{tool.name}' cannot be enforced in this model's calls, which are not JSON", _TOOLS
+        )
+    [parameter] = (tool.parameters or {"properties": {"input": {}}})["properties"]
+    text = (
+        json_quoted_regex(binding.pattern, _TOOLS)
+        if isinstance(binding, RegexFormat)
+        else json_quoted_grammar(binding.grammar, _TOOLS)
+    )
+    head, tail = quoted('{"' + parameter + '": "'), quoted('"}')
+    return _Rule(f"{head} @{name} {tail}", {name: text})
 
 
 def _tagged_parameters(tool: Tool, schema: Schema, markup: ParameterMarkup) -> Parameters:

@@ -1,6 +1,6 @@
 """The routes of this dialect. Every prompt is made to leave room for its answer."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,8 +10,7 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.context import Caller
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.services import QueueService, VisibleModels
-from dragoman.core.tasks import Task
-from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.codec import DecodedRequest, EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
 from dragoman.dialects.http.generation import PreparedRequests, respond
 from dragoman.dialects.http.jobs import job_routes
@@ -43,11 +42,11 @@ def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
 def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     route = _route_context(service, options)
 
-    async def fit(requests: Sequence[Task], caller: Caller) -> PreparedRequests:
+    async def fit(decoded: DecodedRequest, caller: Caller) -> PreparedRequests:
         models: VisibleModels = service
-        if service.find_model(requests[0].model) is None:
+        if service.find_model(decoded.requests[0].model) is None:
             models = await service.visible_to(caller)  # It may be an adapter of the caller's own.
-        fitted = await ContextWindowFitter(models).fit(requests)
+        fitted = await ContextWindowFitter(models).fit(decoded.requests)
         headers = {TRIMMED_HEADER: str(fitted.dropped_messages)} if fitted.dropped_messages else {}
         return PreparedRequests(fitted.requests, headers)
 

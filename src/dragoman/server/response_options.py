@@ -1,0 +1,23 @@
+"""The settings' table [responses], and the key that follows from it."""
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+REASONING_SECRET_VARIABLE = "DRAGOMAN_WORKER_REASONING_SECRET"
+"""Passes the secret to workers, which all need the same. Other users can read a process's arguments, but not its
+environment."""
+
+
+class ResponsesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The Responses API."""
+
+    reasoning_secret: Annotated[str, Meta(min_length=16)] | None = None
+    """Text of the key that encrypts reasoning which clients keep. Not set: a random one, until the server stops."""
+
+
+def reasoning_key(secret: str | None) -> bytes:
+    """Return the key of dialects.responses.reasoning that belongs to a secret; empty without one."""
+    return b"" if secret is None else hashlib.sha512(secret.encode()).digest()
