@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from dragoman.core.errors import BadRequest
 from dragoman.dialects.http.operation import Operation
+from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.server import admin
 from dragoman.server.dialects import DIALECTS
 from dragoman.server.dialects import OPERATIONS as BY_DIALECT
@@ -162,8 +163,12 @@ async def test_each_lookup_is_answered_as_the_document_says(operation: Operation
     url = f"sqlite:///{tmp_path}/accounts.db"
     with open_ledger_harness(url) as harness, accounting_at(url, tmp_path) as accounting:
         harness.settle(harness.admit().request_id)
-        async with accounting.opened(), client_of(echo_app(accounting=accounting), key=harness.secret) as client:
-            response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
+        store = DatabaseResponseStore(harness.database)
+        app = echo_app(accounting=accounting, response_store=store)
+        async with accounting.opened(), store.opened(), client_of(app, key=harness.secret) as client:
+            stored = (await client.post("/v1/responses", json={"model": "echo", "input": "Hi"})).json()
+            path = operation.path.replace("{response_id}", stored["id"])
+            response = await client.get(re.sub(r"\{\w+\}", "echo", path))
         assert response.status_code == 200, response.text
         assert_valid(schema_of(operation.path, "GET", 200), response.json())
 

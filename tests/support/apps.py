@@ -10,6 +10,7 @@ from starlette.types import Message
 
 from dragoman.core.addresses import AddressSet
 from dragoman.core.context import key_digest
+from dragoman.core.responses import ResponseStore
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -43,6 +44,7 @@ def echo_app(
     root_path: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
     v1_dialect: str = "infermatic",
+    response_store: ResponseStore | None = None,
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
@@ -56,6 +58,7 @@ def echo_app(
         v1_dialect=v1_dialect,
         public_docs=public_docs,
         root_path=root_path,
+        response_store=response_store,
         reasoning_key=REASONING_KEY,
     )
     return build_app(

@@ -63,5 +63,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """While it waits: its position among the jobs that wait for the same model, from 1 on."""
     error: DragomanError | None = None
     """Why it failed."""
+    ended_at: int | None = None
+    """When it ended, in Unix seconds; None: it has not."""
     already_existed: bool = False
     """Whether the job existed already: the request repeated an earlier one with its Idempotency-Key."""

@@ -1,5 +1,10 @@
 """Stored responses of the Responses API, which later requests retrieve and continue."""
 
+import contextlib
+from typing import NamedTuple, Protocol
+
+import msgspec
+
 from dragoman.core.errors import BadRequest, DragomanError
 
 
@@ -17,3 +22,48 @@ class PreviousResponseNotFound(BadRequest):
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Previous response with id '{response_id[:80]}' not found.", "previous_response_id")
         self.response_id = response_id
+
+
+class ResponseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A response and the items it answers. Those of the responses before it are stored with them."""
+
+    id: str
+    """`resp_` and 32 hex digits."""
+    previous_id: str | None
+    """The response that this one continues."""
+    input: bytes
+    """Its own input items, a JSON array."""
+    response: bytes
+    """The response, a JSON object."""
+
+
+class ResponseHistory(NamedTuple):
+    """A response and those before it, latest first."""
+
+    records: list[ResponseRecord]
+    missing: str | None = None
+    """The id of the next one, if that is not stored."""
+
+
+class ResponseStore(Protocol):
+    """The stored responses of all processes. All methods raise Overloaded if the database does not answer."""
+
+    async def store(self, record: ResponseRecord, owner: str) -> None:
+        """Store a response. Returns when it survives this process. A response that is stored already stays as it is."""
+        ...
+
+    async def find(self, response_id: str, owner: str) -> ResponseRecord | None:
+        """Return the owner's response; None: it is not stored. Raises ResponseNotFound if it was deleted."""
+        ...
+
+    async def history(self, response_id: str, owner: str) -> ResponseHistory:
+        """Return the owner's response and all before it. Raises ResponseNotFound if one of them was deleted."""
+        ...
+
+    async def delete(self, response_id: str, owner: str) -> bool:
+        """Delete the owner's response, or see to it that it is never stored. False: it was not stored."""
+        ...
+
+    def opened(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Within the block, keep the stored responses within their limits."""
+        ...

@@ -107,6 +107,13 @@ class GenerationService(VisibleModels, Protocol):
         """Authenticate the caller and return the models that it may know of."""
         ...
 
+    async def owner(self, caller: Caller) -> str:
+        """Authenticate the caller and return who owns its jobs and stored responses, in whatever dialect.
+
+        That is the account that pays, or without accounts the key; empty without keys.
+        """
+        ...
+
     async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> EventStream:
         """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
 

@@ -210,18 +210,18 @@ class Gateway:
             raise self._admission.in_client_terms(error, admission_request) from None
 
     async def job(self, job_id: str, caller: Caller) -> Job:
-        owner = await self._authenticated_job_owner(caller)
+        owner = await self.owner(caller)
         return await self._require_queue().job(job_id, owner)
 
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
-        owner = await self._authenticated_job_owner(caller)
+        owner = await self.owner(caller)
         return await self._require_queue().cancel(job_id, owner)
 
     async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
-        owner = await self._authenticated_job_owner(caller)
+        owner = await self.owner(caller)
         return await self._require_queue().follow(job_id, owner)
 
-    async def _authenticated_job_owner(self, caller: Caller) -> str:
+    async def owner(self, caller: Caller) -> str:
         # In whatever dialect a job was submitted, its owner sees it in all of them.
         await self._reject_unknown_key(caller, None)
         return _job_owner(await self._authenticator.authenticate(caller, None), caller)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.responses import ResponseStore
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
@@ -117,6 +118,7 @@ def build_app(
         adapter_store=adapter_store,
         queue=queue,
         console_database=None if console is None else console.database,
+        response_store=options.response_store,
     )
     return services.app(live)
 
@@ -134,13 +136,18 @@ class AppServices:
         adapter_store: AdapterStore | None,
         queue: JobQueue | None,
         console_database: Database | None = None,
+        response_store: ResponseStore | None = None,
     ) -> None:
-        """See build_app. The console reads `console_database`, that of the accounts or of the records."""
+        """See build_app. The console reads `console_database`, that of the accounts or of the records.
+
+        Without a `response_store`, responses are not stored.
+        """
         registry = CollectorRegistry()
         request_metrics = RequestMetrics(registry)
         _count_attempts(catalog, registry)
         self._accounting = accounting
         self._console_thread = None if console_database is None else DatabaseThread(console_database)
+        self._response_store = response_store
         self._catalog = catalog
         self._gateway = Gateway(
             catalog,
@@ -157,6 +164,7 @@ class AppServices:
             _lifespan,
             catalog=catalog,
             admission=admission if accounting is None else accounting,
+            response_store=response_store,
             open_queue=_queue_opener(queue, self._executor, registry),
             console_thread=self._console_thread,
         )
@@ -167,7 +175,7 @@ class AppServices:
         authenticator = live.keys if accounting is None else accounting.authenticator
         gateway = self._gateway.with_keys(authenticator, live.registration_rules or RegistrationRules())
         self._executor.use_keys(authenticator)
-        options = live.http
+        options = msgspec.structs.replace(live.http, response_store=self._response_store)
         if accounting is not None:
             options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
         access = AccessControl(gateway, options, live.admin_keys)
@@ -263,6 +271,7 @@ async def _lifespan(
     *,
     catalog: Catalog,
     admission: UnmeteredAdmission | AccountingServices,
+    response_store: ResponseStore | None,
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
     console_thread: DatabaseThread | None,
 ) -> AsyncGenerator[None]:
@@ -275,6 +284,8 @@ async def _lifespan(
                 stack.push_async_callback(engine.close)
         if console_thread is not None:
             stack.push_async_callback(asyncio.to_thread, console_thread.close)
+        if response_store is not None:
+            await stack.enter_async_context(response_store.opened())
         if open_queue is not None:
             await stack.enter_async_context(open_queue())
         yield

@@ -16,6 +16,10 @@ class ResponsesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     reasoning_secret: Annotated[str, Meta(min_length=16)] | None = None
     """Text of the key that encrypts reasoning which clients keep. Not set: a random one, until the server stops."""
+    retention_days: Annotated[float, Meta(gt=0)] = 30.0
+    """Time that stored responses are kept. They need a database: `[accounts]` or `record_usage`."""
+    max_stored_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """Size of all stored responses together. Above it, the accounts with the most stored lose their oldest."""
 
 
 def reasoning_key(secret: str | None) -> bytes:

@@ -27,6 +27,7 @@ from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
@@ -40,7 +41,7 @@ from dragoman.server.metrics import SettingsState
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment
-from dragoman.server.response_options import REASONING_SECRET_VARIABLE, reasoning_key
+from dragoman.server.response_options import REASONING_SECRET_VARIABLE, ResponsesSettings, reasoning_key
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
 from dragoman.server.worker_options import RETIRE_LINE, WorkerOptions
@@ -78,6 +79,7 @@ def main() -> int:
         ),
         queue=_job_queue(settings, accounts),
         console_database=None if accounts is None else accounts.database,
+        response_store=None if accounts is None else _response_store(accounts, settings.responses),
     )
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
@@ -95,6 +97,12 @@ def main() -> int:
         server = HttpServer(config, app.drain, server_context(settings), settings.http.head_timeout_seconds)
         runner.run(_serve(server, app, options.listening_fd))
     return 0
+
+
+def _response_store(accounts: AccountsOptions, settings: ResponsesSettings) -> DatabaseResponseStore:
+    return DatabaseResponseStore(
+        accounts.database, retention_days=settings.retention_days, max_bytes=settings.max_stored_bytes
+    )
 
 
 def _live_options(options: WorkerOptions) -> LiveOptions:

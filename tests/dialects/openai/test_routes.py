@@ -3,21 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI
 
-from dragoman.server.app import App
 from dragoman.server.dialects import documented_operations
 from tests.support.apps import client_of, echo_app
+from tests.support.dialects.openai_clients import openai_client
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
-
-
-async def sdk_of(app: App, path: str, host: str = "server") -> AsyncIterator[AsyncOpenAI]:
-    async with DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app)) as http:
-        yield AsyncOpenAI(base_url=f"http://{host}{path}", api_key="sk-none", http_client=http, max_retries=0)
 
 
 @pytest.fixture(params=["prefix", "host", "v1"])
@@ -30,7 +24,7 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
             app, path, host = echo_app(hosts={"openai.example": "openai"}), "/v1", "openai.example"
         case _:
             app, path, host = echo_app(v1_dialect="openai"), "/v1", "server"
-    async for client in sdk_of(app, path, host):
+    async for client in openai_client(app, path, host):
         yield client
 
 

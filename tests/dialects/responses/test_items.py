@@ -147,7 +147,6 @@ def test_the_input_of_a_custom_tool_is_bound_as_it_says(sent: dict[str, Any], ex
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, r"text\.format\.schema"),
         ({"background": True, "store": False}, "background needs store"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt is not supported"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "'msg_1' not found"),
         ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "compaction"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input_file"),
         ({"input": [{"role": "robot", "content": "Hi"}]}, r"input\[0\]\.role"),

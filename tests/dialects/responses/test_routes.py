@@ -5,20 +5,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import httpx2
 import openai
 import pytest
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI
 from openai.types.responses import FunctionToolParam, ResponseInputParam
 from pydantic import BaseModel
 
 from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
-from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.responses.reasoning import ReasoningCipher
-from dragoman.server.app import App
 from tests.support.apps import REASONING_KEY, client_of, echo_app
-from tests.support.dialects.response_reader import check_response, read_events
+from tests.support.dialects.openai_clients import openai_client
+from tests.support.dialects.response_reader import check_response, parse_stream, read_events
 from tests.support.dialects.scripted_engine import ScriptedEngine, failing_engine
 
 WEATHER: FunctionToolParam = {
@@ -37,11 +35,6 @@ CALL: list[Event] = [
 ]
 
 
-async def sdk_of(app: App, path: str = "/v1", host: str = "server") -> AsyncIterator[AsyncOpenAI]:
-    async with DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app)) as http:
-        yield AsyncOpenAI(base_url=f"http://{host}{path}", api_key="sk-none", http_client=http, max_retries=0)
-
-
 @pytest.fixture(params=["v1", "prefix", "host", "openai host"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
     """OpenAI's client before each of the places where the dialect answers."""
@@ -52,24 +45,15 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
         "host": ("/v1", "r.example"),
         "openai host": ("/v1", "o.example"),
     }[request.param]
-    async for client in sdk_of(app, path, host):
+    async for client in openai_client(app, path, host):
         yield client
 
 
 @pytest.fixture
 async def calling_client() -> AsyncIterator[AsyncOpenAI]:
     """A client of a model that calls a tool."""
-    async for client in sdk_of(echo_app(engine=ScriptedEngine(CALL))):
+    async for client in openai_client(echo_app(engine=ScriptedEngine(CALL))):
         yield client
-
-
-def parse_stream(text: str) -> list[SseEvent]:
-    """Return the events of a stream, as bytes that were written."""
-    events = []
-    for block in text.removesuffix("\n\n").split("\n\n"):
-        name, _, data = block.rpartition("data: ")
-        events.append(SseEvent(data.encode(), name.removeprefix("event: ").rstrip("\n") or None))
-    return events
 
 
 async def test_a_response_is_created_and_streamed_alike(client: AsyncOpenAI) -> None:
@@ -123,7 +107,7 @@ async def test_an_answer_is_parsed_by_its_schema() -> None:
         capabilities = ALL_CAPABILITIES
 
     events: list[Event] = [Delta(0, '{"name": "Oslo"}', [1]), Finished(0, "stop"), Usage(3, 1, 0)]
-    async for client in sdk_of(echo_app(engine=BoundEngine(events))):
+    async for client in openai_client(echo_app(engine=BoundEngine(events))):
         parsed = await client.responses.parse(model="echo", input="Capital?", text_format=City)
         assert parsed.output_parsed == City(name="Oslo")
 
@@ -141,7 +125,7 @@ async def test_the_clients_errors_are_openais(client: AsyncOpenAI) -> None:
 
 
 async def test_a_failure_in_a_stream_is_raised_by_the_client() -> None:
-    async for client in sdk_of(echo_app(engine=failing_engine(2))):
+    async for client in openai_client(echo_app(engine=failing_engine(2))):
         with pytest.raises(openai.APIError):
             async for _ in await client.responses.create(model="echo", input="Hi", stream=True):
                 pass

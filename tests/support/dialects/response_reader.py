@@ -207,3 +207,12 @@ def read_events(events: list[SseEvent]) -> dict[str, Any]:
     assert reader.done
     assert reader.response is not None
     return reader.response
+
+
+def parse_stream(text: str) -> list[SseEvent]:
+    """Return the events of a stream as it was sent."""
+    events = []
+    for block in text.removesuffix("\n\n").split("\n\n"):
+        name, _, data = block.rpartition("data: ")
+        events.append(SseEvent(data.encode(), name.removeprefix("event: ").rstrip("\n") or None))
+    return events

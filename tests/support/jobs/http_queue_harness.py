@@ -16,6 +16,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import jobs
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.engines.base import Engine
+from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
@@ -65,6 +66,7 @@ class HttpQueueHarness:
                 keep_alive_seconds=keep_alive_seconds,
                 adapter_dir=adapter_dir,
                 root_path=root_path,
+                response_store=DatabaseResponseStore(database),
             )
             async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)

@@ -287,6 +287,22 @@ console_sessions = Table(
 `key_digest` that of the key which signed in: the session ends with it. `sealed_key` is an API key that only the secret
 opens, see server/console/sessions.py."""
 
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("previous_id", String),
+    Column("stored_at", BigInteger, nullable=False),
+    Column("deleted", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+)
+"""A row for each stored response, with the items of its own input; those before them are in the row of `previous_id`.
+`owner` is the account or the key that has it, `bytes` what the row takes up. A row that is `deleted` is empty: it keeps
+a response in the background from being stored later."""
+
 changes = Table(
     "changes",
     metadata,

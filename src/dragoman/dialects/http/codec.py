@@ -58,6 +58,8 @@ class DecodedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Used if the request is queued."""
     headers: Mapping[str, str] = {}
     """Headers of an answer from the queue that the client waits for."""
+    in_background: bool = False
+    """Whether the body asks for the queue."""
 
     def in_client_terms(self, error: DragomanError) -> DragomanError:
         """Return the error with the field at fault under the name the client sent."""

@@ -18,6 +18,7 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.idempotency import IdempotencyStore
+from dragoman.core.responses import ResponseStore
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.content_encoding import BodyDecompressor
@@ -54,6 +55,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each request is logged when it ends."""
     idempotency_store: IdempotencyStore | None = None
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
+    response_store: ResponseStore | None = None
+    """Stores the responses of the Responses API; None: they are not stored."""
     reasoning_key: bytes = b""
     """Encrypts reasoning that clients keep, see dialects.responses.reasoning; empty: it is not encrypted."""
     dialect: str = ""

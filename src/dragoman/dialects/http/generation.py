@@ -179,13 +179,13 @@ class DirectResponder:
     """Runs the request now."""
 
     def __init__(self, call: GenerationCall) -> None:
-        self._call = call
+        self.call = call
 
     async def respond(self) -> Response:
-        return self._generation_response(self._call.response_options())
+        return self._generation_response(self.call.response_options())
 
     def _generation_response(self, options: ResponseOptions) -> GenerationResponse:
-        call = self._call
+        call = self.call
 
         async def start() -> EventStream:
             decoded = call.received.decoded
@@ -213,8 +213,8 @@ class IdempotentResponder(DirectResponder):
 
     async def respond(self) -> Response:
         # A replayed response is not admitted, so this is where a key that is no longer valid is rejected.
-        await self._call.route.service.visible_to(self._call.caller)
-        options = self._call.response_options()
+        await self.call.route.service.visible_to(self.call.caller)
+        options = self.call.response_options()
         return IdempotentResponse(self._generation_response(options), self._store, self._idempotent_request, options)
 
 
@@ -224,39 +224,43 @@ class QueuedResponder:
     def __init__(
         self, call: GenerationCall, submission: SubmissionOptions, idempotent_request: IdempotentRequest | None
     ) -> None:
-        self._call = call
+        self.call = call
         self._submission = submission
         self._idempotent_request = idempotent_request
 
     async def respond(self) -> Response:
-        decoded = self._call.received.decoded
+        decoded = self.call.received.decoded
         try:
-            async with self._call.route.service.preparation_turn(_tasks(decoded), self._call.caller):
-                prepared = await self._call.prepare(decoded, self._call.caller)
+            async with self.call.route.service.preparation_turn(_tasks(decoded), self.call.caller):
+                prepared = await self.call.prepare(decoded, self.call.caller)
                 job = await self._submit(prepared.requests)
         except DragomanError as error:
-            raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
+            raise decoded.in_client_terms(await self.call.preceding_error(error)) from None
         return await self._response(job, prepared.headers)
 
     async def _submit(self, requests: Sequence[Task]) -> Job:
         draft = JobDraft(
             requests=tuple(requests),
-            stored_request=self._call.received.to_stored(),
-            priority=self._call.received.decoded.priority,
+            stored_request=self.call.received.to_stored(),
+            priority=self.call.received.decoded.priority,
             client_waits=self._submission.client_waits,
             idempotent_request=self._idempotent_request,
             webhook=self._submission.webhook,
         )
-        return await self._call.route.service.submit(draft, self._call.caller)
+        return await self.call.route.service.submit(draft, self.call.caller)
 
     async def _response(self, job: Job, extra_headers: Mapping[str, str]) -> Response:
-        route, caller, received = self._call.route, self._call.caller, self._call.received
+        route, caller, received = self.call.route, self.call.caller, self.call.received
         headers = dict.fromkeys(route.id_headers, job.stored_request.answer_id) | {JOB_ID_HEADER: job.id}
         if job.already_existed:
             headers |= [REPLAYED]
             # Its answer has the ids that it was given first.
             received = await restore(job.stored_request, route, caller)
-        headers |= extra_headers
+        return self.response_for(job, received, {**headers, **extra_headers})
+
+    def response_for(self, job: Job, received: ReceivedRequest, headers: dict[str, str]) -> Response:
+        """Return the response about the job, or with its answer."""
+        route, caller = self.call.route, self.call.caller
         if self._submission.client_waits:
             options = ResponseOptions(
                 decoded=received.decoded,
@@ -280,10 +284,12 @@ async def respond(
     *,
     prepare: Prepare = unchanged,
     queue: QueueMode = "on_request",
+    background: "type[QueuedResponder] | None" = None,
 ) -> Response:
     """Answer a request that `codec` decodes, with the parameters of its path as arguments.
 
-    `prepare` may change what is generated and add headers to the answer.
+    `prepare` may change what is generated and add headers to the answer. `background` answers requests whose body asks
+    for the queue.
     """
     request_id = new_request_id()
     headers = dict.fromkeys(route.id_headers, request_id)
@@ -294,7 +300,7 @@ async def respond(
         try:
             received = await _receive(request, route, codec, caller)
             call = GenerationCall(route=route, caller=caller, received=received, prepare=prepare, headers=headers)
-            responder = _choose_responder(request, call, queue)
+            responder = _choose_responder(request, call, queue, background)
         except DragomanError as error:
             raise await preceding_error(route.service, caller, error) from None
         return await responder.respond()
@@ -311,7 +317,8 @@ async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, 
         int(time.time()),
         request.path_params,
         route.service.find_model,
-        route.options.reasoning_key,
+        reasoning_key=route.options.reasoning_key,
+        stores_responses=route.options.response_store is not None,
     )
     if len(body) > LARGE_BODY_BYTES:
         return ReceivedRequest(codec, context, body, await decode_large(body, route, caller, codec, context))
@@ -326,14 +333,18 @@ async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, 
         return ReceivedRequest(codec, context, body, codec.decode(body, context))
 
 
-def _choose_responder(request: Request, call: GenerationCall, queue: QueueMode) -> Responder:
-    """Choose by the request's headers. Raises BadRequest."""
+def _choose_responder(
+    request: Request, call: GenerationCall, queue: QueueMode, background: type[QueuedResponder] | None
+) -> Responder:
+    """Choose by the body and the request's headers. Raises BadRequest."""
     body, caller, options = call.received.body, call.caller, call.route.options
-    submission = submission_options(request.headers, queue)
+    in_background = background is not None and call.received.decoded.in_background
+    submission = submission_options(request.headers, "background" if in_background else queue)
     if submission is not None:
         # The queue stores keys with its jobs, and rejects them itself if it stores none.
         parts = submission.fingerprint_parts
-        return QueuedResponder(call, submission, read_idempotent_request(request, body, caller, options.dialect, parts))
+        kind = background if in_background and background is not None else QueuedResponder
+        return kind(call, submission, read_idempotent_request(request, body, caller, options.dialect, parts))
     if HEADER not in request.headers:
         return DirectResponder(call)
     store = required_store(options.idempotency_store)

@@ -167,13 +167,16 @@ class OpenAIErrors:
         headers = error_headers(error)
         if isinstance(error, InsufficientBalance):
             headers["x-should-retry"] = "false"
-        return ErrorResponse(rule.status, _encode(wire.ErrorBody(self.detail(rule))), headers)
+        return ErrorResponse(rule.status, _encode(wire.ErrorBody(_detail(rule))), headers)
 
     def render_event(self, error: DragomanError) -> SseEvent:
         """Return the last event of a stream that failed; no terminator follows it."""
         return SseEvent(self.render(error).body)
 
-    @staticmethod
-    def detail(rule: ErrorRule) -> wire.ErrorDetail:
+    def detail_of(self, error: DragomanError) -> wire.ErrorDetail:
         """Return the members of the envelope."""
-        return wire.ErrorDetail(rule.message, rule.kind, rule.parameter, rule.code)
+        return _detail(self._table.rule(error))
+
+
+def _detail(rule: ErrorRule) -> wire.ErrorDetail:
+    return wire.ErrorDetail(rule.message, rule.kind, rule.parameter, rule.code)

@@ -28,7 +28,7 @@ from dragoman.dialects.http.validation import (
 from dragoman.dialects.openai.codec import priority_of, reasoning_effort
 from dragoman.dialects.openai.parse import check_chat_template, check_schema, sampling_params
 from dragoman.dialects.responses import wire
-from dragoman.dialects.responses.items import Conversation, Item, declared_tools, input_items
+from dragoman.dialects.responses.items import Conversation, Item, declared_tools, input_items, kind_of
 from dragoman.dialects.responses.reasoning import ReasoningCipher
 from dragoman.dialects.responses.response_builder import ResponsesBuilder
 from dragoman.dialects.responses.tools import SentTools, parse_tools, tool_options
@@ -64,6 +64,10 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Item]
     tools: SentTools
     cipher: ReasoningCipher
+
+    def with_items(self, items: list[Item]) -> "PromptParts":
+        """Return the same with other items."""
+        return msgspec.structs.replace(self, items=items)
 
     def prompt(self, history: Sequence[Item] = ()) -> tuple[ChatPrompt, list[str]]:
         """Return the prompt after earlier items, and the kinds of the items that were skipped. Raises BadRequest."""
@@ -102,7 +106,8 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
     if sent.background and not sent.store:
         raise BadRequest("A response in the background must be stored: background needs store to be true", "background")
     parts = prompt_parts(sent, context)
-    prompt, _ = parts.prompt()
+    # What only the database has is added before admission.
+    prompt, _ = parts.with_items([item for item in parts.items if kind_of(item) != "item_reference"]).prompt()
     has_logprobs = INCLUDE_LOGPROBS in sent.include
     request = GenerationRequest(
         model=sent.model,
@@ -136,6 +141,7 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         field_names=FIELD_NAMES,
         extra_arguments={_STORED: "1"} if builder.head.store else {},
         priority=request.priority,
+        in_background=sent.background,
         parts=parts,
         sent=sent,
     )

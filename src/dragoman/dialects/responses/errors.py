@@ -38,7 +38,7 @@ class ResponsesErrors(OpenAIErrors):
 
         OpenAI's types have the members flat, its reader looks for `error`: the event has both.
         """
-        detail = self.detail(self._table.rule(error))
+        detail = self.detail_of(error)
         event = wire.ResponseEvent(
             type="error",
             sequence_number=0,

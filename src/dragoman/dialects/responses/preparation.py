@@ -8,16 +8,17 @@ import structlog
 
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.context import Caller
+from dragoman.core.errors import Overloaded
 from dragoman.core.events import Event, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import ChatPrompt
-from dragoman.core.responses import PreviousResponseNotFound
 from dragoman.core.services import EventStream, QueueService, VisibleModels
 from dragoman.core.tasks import Task
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.generation import PreparedRequests
 from dragoman.dialects.http.truncation import ContextWindowFitter
 from dragoman.dialects.responses.codec import DecodedResponse, PromptParts
+from dragoman.dialects.responses.stored import StoredResponses, record_of
 from dragoman.dialects.responses.truncation import UnitTruncationPlan
 
 SKIPPED_HEADER = "x-dragoman-skipped"
@@ -28,12 +29,14 @@ _MAX_REPORTED_LENGTH = 500
 _log = structlog.get_logger(__name__)
 
 
-class TimedEvents:
-    """Implements core.services.EventStream: notes when the answer is complete."""
+class StoredEvents:
+    """Implements core.services.EventStream: stores the response when it is complete, before its client knows that."""
 
-    def __init__(self, events: EventStream, decoded: DecodedResponse) -> None:
+    def __init__(self, events: EventStream, decoded: DecodedResponse, stored: StoredResponses, caller: Caller) -> None:
         self._events = events
         self._decoded = decoded
+        self._stored = stored
+        self._caller = caller
 
     @property
     def allowances(self) -> Allowances:
@@ -47,17 +50,28 @@ class TimedEvents:
         async for event in self._events:
             if isinstance(event, Usage):
                 self._decoded.response.completed_at = int(time.time())
+                await self._save(event)
             yield event
 
     async def aclose(self) -> None:
         await self._events.aclose()
 
+    async def _save(self, usage: Usage) -> None:
+        builder = self._decoded.response
+        if builder.head.store:
+            try:
+                await self._stored.save(record_of(self._decoded, builder.finish(usage)), self._caller)
+            except Overloaded as error:
+                # The client has waited for the response, not for its storage.
+                _log.warning("response_not_stored", response_id=builder.head.id, error=error.message)
+
 
 class Preparation:
     """Prepares the requests of one dialect's routes."""
 
-    def __init__(self, service: QueueService) -> None:
+    def __init__(self, service: QueueService, stored: StoredResponses) -> None:
         self._service = service
+        self._stored = stored
 
     async def prepare(self, decoded: DecodedRequest, caller: Caller) -> PreparedRequests:
         """Add the earlier turns, and drop the oldest if the request allows it. Raises core.errors."""
@@ -68,13 +82,13 @@ class Preparation:
         if decoded.sent.truncation == "auto":
             task = await self._shortened(task, caller)
         headers = _skipped_headers(skipped, caller.request_id)
-        return PreparedRequests([task], headers, lambda events: TimedEvents(events, decoded))
+        return PreparedRequests([task], headers, lambda events: StoredEvents(events, decoded, self._stored, caller))
 
-    async def prompt(self, parts: PromptParts, _caller: Caller) -> tuple[ChatPrompt, list[str]]:
+    async def prompt(self, parts: PromptParts, caller: Caller) -> tuple[ChatPrompt, list[str]]:
         """Return the prompt with all earlier turns, and the kinds of the items that were skipped."""
-        if parts.sent.previous_response_id is not None:
-            raise PreviousResponseNotFound(parts.sent.previous_response_id)
-        return parts.prompt()
+        previous = parts.sent.previous_response_id
+        history = [] if previous is None else await self._stored.history(previous, caller)
+        return parts.with_items(await self._stored.resolved(parts.items, caller)).prompt(history)
 
     async def _shortened(self, request: Task, caller: Caller) -> Task:
         models: VisibleModels = self._service

@@ -49,9 +49,11 @@ class ResponsesBuilder:
         self._final: wire.ResponseBody | None = None
 
     def feed(self, event: Event) -> Iterator[SseEvent]:
-        if isinstance(event, Unenforced | PromptTokens):
+        if isinstance(event, Unenforced):
             return
         yield from self.begin()
+        if isinstance(event, PromptTokens):
+            return
         if not self._in_progress:
             self._in_progress = True
             yield self._event("response.in_progress", response=self._snapshot("in_progress"))

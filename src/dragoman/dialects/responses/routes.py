@@ -16,7 +16,10 @@ from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.openai import wire as openai_wire
 from dragoman.dialects.responses import codec, errors, wire
+from dragoman.dialects.responses.background import BackgroundResponder
 from dragoman.dialects.responses.preparation import Preparation
+from dragoman.dialects.responses.stored import StoredResponses
+from dragoman.dialects.responses.stored_routes import stored_operations, stored_routes
 
 PREFIXES = ("/v1", "/openai/v1")
 
@@ -39,15 +42,15 @@ def host_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
 def _routes_under(prefixes: Sequence[str], service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
-    preparation = Preparation(service)
+    stored = StoredResponses(route)
+    preparation = Preparation(service, stored)
 
     async def create(request: Request) -> Response:
-        return await respond(request, route, _RESPONSE, prepare=preparation.prepare)
+        return await respond(request, route, _RESPONSE, prepare=preparation.prepare, background=BackgroundResponder)
 
     async def count_input_tokens(request: Request) -> Response:
-        context = DecodeContext("", 0, find_model=service.find_model, reasoning_key=options.reasoning_key)
-
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
+            context = DecodeContext("", 0, find_model=visible.find_model, reasoning_key=options.reasoning_key)
             parts = await receive(request, route, caller, lambda body: codec.decode_prompt(body, context))
             async with service.counting_turn(caller):
                 prompt, _ = await preparation.prompt(parts, caller)
@@ -57,11 +60,12 @@ def _routes_under(prefixes: Sequence[str], service: QueueService, options: HttpO
         return await authenticated(request, route, handler, _ERRORS)
 
     return [
-        route
+        each
         for prefix in prefixes
-        for route in (
+        for each in (
             Route(f"{prefix}/responses", create, methods=["POST"]),
             Route(f"{prefix}/responses/input_tokens", count_input_tokens, methods=["POST"]),
+            *stored_routes(f"{prefix}/responses/{{response_id}}", route, stored, _ERRORS),
         )
     ]
 
@@ -105,6 +109,7 @@ OPERATIONS = tuple(
             request=wire.PromptFields,
             example={"model": "{model}", "input": "What is the capital of France?"},
         ),
+        *stored_operations(f"{prefix}/responses/{{response_id}}"),
     )
 )
 """The routes in the OpenAPI document."""

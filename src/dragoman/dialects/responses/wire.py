@@ -245,3 +245,34 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
 class InputTokens(msgspec.Struct, frozen=True):
     input_tokens: int
     object: str = "response.input_tokens"
+
+
+class DeletedResponse(msgspec.Struct, frozen=True):
+    id: str
+    object: str = "response"
+    deleted: bool = True
+
+
+class RetrieveQuery(msgspec.Struct, frozen=True, kw_only=True):
+    stream: bool = False
+    """Send the events instead. Only for responses in the background."""
+    starting_after: Annotated[int, Meta(ge=-1)] = -1
+    """Only the events with higher sequence numbers."""
+
+
+MAX_LISTED_ITEMS = 100
+
+
+class ItemsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    after: str | None = None
+    """The id of the item before the first one that is listed."""
+    limit: Annotated[int, Meta(ge=1, le=MAX_LISTED_ITEMS)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+class ItemList(msgspec.Struct, frozen=True, kw_only=True):
+    object: str = "list"
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

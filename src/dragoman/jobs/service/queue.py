@@ -186,6 +186,7 @@ class JobQueue:
             eta=eta,
             position=position,
             error=error,
+            ended_at=None if snapshot.ended_at is None else snapshot.ended_at // 1000,
             already_existed=repeated,
         )
 

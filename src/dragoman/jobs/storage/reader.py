@@ -35,6 +35,8 @@ class JobSnapshot(NamedTuple):
     """Milliseconds since it was claimed. None: it never was."""
     events: int
     error: bytes | None
+    ended_at: int | None = None
+    """Milliseconds since 1970."""
 
 
 class PendingWork(NamedTuple):

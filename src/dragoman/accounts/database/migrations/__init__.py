@@ -25,6 +25,7 @@ from dragoman.accounts.database.migrations import (
     m0006_shares,
     m0007_fallbacks,
     m0008_console,
+    m0009_responses,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -86,6 +87,7 @@ MIGRATIONS = (
     Migration(6, "shares", m0006_shares.apply),
     Migration(7, "fallbacks", m0007_fallbacks.apply, requires=6),
     Migration(8, "console", m0008_console.apply, requires=7),
+    Migration(9, "responses", m0009_responses.apply, requires=8),
 )
 
 
