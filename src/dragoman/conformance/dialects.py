@@ -66,6 +66,34 @@ class DialectProfile:
         return isinstance(document, dict) and {"message", "type"} <= set(document.get("error") or ())
 
 
+class _Responses(DialectProfile):
+    name = "responses"
+    has_stop_strings = False
+
+    def path(self, model: str) -> str:  # noqa: ARG002 - the body names it
+        return "/responses"
+
+    def body(self, model: str, text: str, **options: Any) -> dict[str, Any]:
+        renamed = {"max_output_tokens" if name == "max_tokens" else name: value for name, value in options.items()}
+        return {"model": model, "input": text, **renamed}
+
+    def read(self, document: Any) -> ChatReply:
+        messages = [item for item in document["output"] if item["type"] == "message"]
+        usage, is_cut = document["usage"], document["incomplete_details"]
+        return ChatReply(
+            "".join(part["text"] for item in messages for part in item["content"]),
+            "length" if is_cut else "stop",
+            usage["input_tokens"],
+            usage["output_tokens"],
+        )
+
+    def read_stream(self, text: str) -> ChatReply:
+        events = [json.loads(event) for event in _events(text) if event != "[DONE]"]
+        if events[-1]["type"] not in ("response.completed", "response.incomplete"):
+            raise PromiseBroken(f"the stream ends with {events[-1]['type']}")
+        return self.read(events[-1]["response"])
+
+
 class _DetailErrors(DialectProfile):
     def is_error(self, document: Any) -> bool:
         return isinstance(document, dict) and isinstance(document.get("detail"), str | list)
@@ -128,7 +156,7 @@ def _events(text: str) -> Iterator[str]:
             yield "\n".join(data)
 
 
-PROFILES: Mapping[str, DialectProfile] = {
-    profile.name: profile for profile in (DialectProfile(), _Infermatic(), _Float16(), _Empower(), _Arcee(), _Scale())
-}
+_ALL = (DialectProfile(), _Infermatic(), _Float16(), _Empower(), _Arcee(), _Scale(), _Responses())
+
+PROFILES: Mapping[str, DialectProfile] = {profile.name: profile for profile in _ALL}
 """Name → profile."""

@@ -149,6 +149,10 @@ def test_the_input_of_a_custom_tool_is_bound_as_it_says(sent: dict[str, Any], ex
         ({"prompt": {"id": "pmpt_1"}}, "prompt is not supported"),
         ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "compaction"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input_file"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x.example/a.png"}]}]},
+            "data: URLs",
+        ),
         ({"input": [{"role": "robot", "content": "Hi"}]}, r"input\[0\]\.role"),
         ({"input": [{"type": "function_call", "name": "f"}]}, r"input\[0\]\.call_id"),
     ],

@@ -160,6 +160,19 @@ async def test_hosted_tools_and_unknown_items_are_skipped_with_a_header() -> Non
     assert (response.json()["tools"], response.json()["tool_choice"]) == ([], "auto")
 
 
+async def test_an_input_that_is_too_long_is_refused_or_loses_its_oldest_items() -> None:
+    items = [{"role": "user", "content": letter * 4000} for letter in "abc"]
+    async with client_of(echo_app()) as client:
+        body = {"model": "echo", "input": items, "instructions": "Be brief"}
+        refused = await client.post("/v1/responses", json=body)
+        shortened = await client.post("/v1/responses", json=body | {"truncation": "auto", "max_output_tokens": 16})
+    assert refused.status_code == 400
+    assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == ("context_length_exceeded", "input")
+    answer = shortened.json()
+    assert (answer["truncation"], answer["output"][0]["content"][0]["text"]) == ("auto", "c" * 16)
+    assert answer["usage"]["input_tokens"] > len("Be brief") + 4000
+
+
 @pytest.mark.parametrize("items", [[], "", None])
 async def test_an_empty_input_is_answered_if_it_is_there(items: Any) -> None:
     async with client_of(echo_app()) as client:

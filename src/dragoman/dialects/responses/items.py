@@ -179,12 +179,13 @@ class Conversation:
                 return TextPart(text)
             case {"type": "refusal", "refusal": str(text)}:
                 return TextPart(text)
-            case {"type": "input_image", "image_url": str(url)}:
+            case {"type": "input_image", "image_url": str(url)} if url.startswith("data:image/"):
                 detail = sent.get("detail")
                 return ImagePart(url, detail if detail in ("low", "high", "auto") else None)
             case {"type": "input_image" | "input_file" as kind}:
                 place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
-                raise BadRequest(f"{place}: this server reads no {kind} by id, address or content", "input")
+                taken = "; images are taken as data: URLs" if kind == "input_image" else ""
+                raise BadRequest(f"{place}: this server fetches and reads no {kind}{taken}", "input")
             case {"type": kind} if kind not in _TEXT_PARTS:
                 self.skipped.append(str(kind)[:40])
                 return None
