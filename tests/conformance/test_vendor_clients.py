@@ -20,9 +20,9 @@ MODEL = "smollm2-135m-instruct"
 KEY = "sk-none-needed"
 
 
-@pytest.fixture(scope="module", params=["v1", f"{MODEL}/v1", "empower/api/v1", "api/v1", "queue"])
+@pytest.fixture(scope="module", params=["v1", "openai/v1", f"{MODEL}/v1", "empower/api/v1", "api/v1", "queue"])
 def client(request: pytest.FixtureRequest, steady_server: RunningServer) -> Iterator[OpenAI]:
-    """OpenAI's library before infermatic, float16, empower, arcee and infermatic's queue."""
+    """OpenAI's library before infermatic, openai, float16, empower, arcee and infermatic's queue."""
     base = f"{steady_server.url}/{request.param}"
     with OpenAI(base_url=base, api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client:
         yield client
