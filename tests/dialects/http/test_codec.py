@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "infermatic.queued_chat": CHAT | {"priority": 3},
     "openai.chat": CHAT,
     "openai.text": TEXT,
+    "openai.embeddings": {"model": "parrot", "input": ["Hi", "there"]},
     "infermatic.embeddings": {"model": "parrot", "input": ["Hi", "there"]},
     "infermatic.rerank": {"model": "parrot", "query": "Hi", "documents": ["there"]},
     "infermatic.score": {"model": "parrot", "text_1": "Hi", "text_2": "there"},

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 from dragoman.server.dialects import documented_operations
 from tests.support.apps import client_of, echo_app
 from tests.support.dialects.openai_clients import openai_client
+from tests.support.embedding_engines import CountingEmbedder
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -34,6 +35,19 @@ async def test_openais_client_gets_chats_texts_and_models(client: AsyncOpenAI) -
     [model] = (await client.models.list()).data
     assert (chat.choices[0].message.content, text.choices[0].text) == ("Hello", "HelloHello")
     assert (model.id, (await client.models.retrieve("acme/parrot")).id) == ("echo", "acme/parrot")
+
+
+@pytest.mark.parametrize(("path", "v1_dialect"), [("/openai/v1", "infermatic"), ("/v1", "openai")])
+async def test_openais_client_gets_embeddings(path: str, v1_dialect: str) -> None:
+    async for client in sdk_of(echo_app(engine=CountingEmbedder(), v1_dialect=v1_dialect), path):
+        default = await client.embeddings.create(model="echo", input=["abc", "a"])
+        numbers = await client.embeddings.create(model="echo", input=["abc", "a"], encoding_format="float")
+        assert [each.embedding for each in default.data] == [pytest.approx(each.embedding) for each in numbers.data]
+        assert (default.usage.prompt_tokens, default.usage.total_tokens) == (4, 4)
+        with pytest.raises(openai.BadRequestError, match=r"input\[1\] is empty"):
+            await client.embeddings.create(model="echo", input=["abc", ""])
+        with pytest.raises(openai.BadRequestError, match="generates no text; it is for embeddings"):
+            await client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "Hello"}])
 
 
 async def test_openais_client_raises_its_own_errors(client: AsyncOpenAI) -> None:

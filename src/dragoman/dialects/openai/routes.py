@@ -15,6 +15,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 from dragoman.dialects.openai import codec, errors, wire
+from dragoman.dialects.openai.embeddings import EmbeddingsRequest, EmbeddingsResponse, decode_embeddings
 
 PREFIX = "/openai/v1"
 VENDOR_PREFIX = "/v1"
@@ -46,6 +47,9 @@ def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> l
     async def text(request: Request) -> Response:
         return await respond(request, route, _TEXT)
 
+    async def embeddings(request: Request) -> Response:
+        return await respond(request, route, _EMBEDDINGS)
+
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             cards = [codec.model_card(model, model.id, started) for model in visible.models()]
@@ -66,6 +70,7 @@ def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> l
     return [
         Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
         Route(f"{prefix}/completions", text, methods=["POST"]),
+        Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
         Route(f"{prefix}/models", models, methods=["GET"]),
         Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]),
     ]
@@ -76,7 +81,9 @@ _ERRORS = errors.OpenAIErrors()
 _CHAT = EndpointCodec("openai.chat", codec.decode_chat, _ERRORS)
 _TEXT = EndpointCodec("openai.text", codec.decode_text, _ERRORS)
 
-ENDPOINT_CODECS = (_CHAT, _TEXT)
+_EMBEDDINGS = EndpointCodec("openai.embeddings", decode_embeddings, _ERRORS)
+
+ENDPOINT_CODECS = (_CHAT, _TEXT, _EMBEDDINGS)
 
 _ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 503)
 
@@ -105,6 +112,16 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
             request=wire.TextRequest,
             chunk=wire.TextChunk,
             example=EXAMPLE_TEXT,
+        ),
+        Operation(
+            method="POST",
+            path=f"{prefix}/embeddings",
+            summary="Embeddings",
+            response=EmbeddingsResponse,
+            error=wire.ErrorBody,
+            error_statuses=_ERROR_STATUSES,
+            request=EmbeddingsRequest,
+            is_queueable=True,
         ),
         Operation(
             method="GET",
