@@ -40,11 +40,13 @@ class LenientEngine(EchoEngine):
                 yield event
 
 
-async def exchange(client: AsgiConnection, engine: EchoEngine | None = None) -> None:
+async def exchange(
+    client: AsgiConnection, engine: EchoEngine | None = None, *, keep_alive_seconds: float = TICK
+) -> None:
     engine = engine or EchoEngine()
     app = build_app(
         Catalog([Deployment.of("echo", (), engine)]),
-        HttpOptions(max_body_bytes=1000, keep_alive_seconds=TICK),
+        HttpOptions(max_body_bytes=1000, keep_alive_seconds=keep_alive_seconds),
         metrics_directory=None,
     )
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
@@ -77,7 +79,8 @@ async def test_an_error_before_the_first_byte_is_an_error_response() -> None:
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2, "best_of": 3}])
 async def test_what_is_not_enforced_is_named_in_a_header(fields: dict[str, object]) -> None:
     client = AsgiConnection(body(**fields))
-    await exchange(client, LenientEngine())
+    # A comment would begin the stream, and with it end the headers.
+    await exchange(client, LenientEngine(), keep_alive_seconds=TEST_TIMEOUT_SECONDS)
     assert client.sent[0]["status"] == 200
     header = dict(client.sent[0]["headers"])[b"x-dragoman-unenforced"]
     assert header == b"'contains' at #/properties/gr%C3%B6%C3%9Fe"
