@@ -153,7 +153,7 @@ class Gateway:
     async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> RequestExecution:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
-        timer = self._metrics.start_timer(resolved.metrics_label)
+        timer = self._metrics.start_timer(resolved.metrics_label, requests[0])
         fallbacks = fallbacks_of(resolved, self._catalog)
         try:
             try:

@@ -49,6 +49,7 @@ from dragoman.server.middleware import (
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName, Settings
+from dragoman.server.tracing import Tracing
 
 NO_HOSTS: Mapping[str, DialectName] = {}
 
@@ -137,13 +138,14 @@ class AppServices:
         queue: JobQueue | None,
         console_database: Database | None = None,
         response_store: ResponseStore | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """See build_app. The console reads `console_database`, that of the accounts or of the records.
 
-        Without a `response_store`, responses are not stored.
+        Without a `response_store`, responses are not stored. `tracing` makes spans; None: there are none.
         """
         registry = CollectorRegistry()
-        request_metrics = RequestMetrics(registry)
+        request_metrics = _request_metrics(registry, tracing)
         _count_attempts(catalog, registry)
         self._accounting = accounting
         self._console_thread = None if console_database is None else DatabaseThread(console_database)
@@ -257,6 +259,14 @@ def _count_attempts(catalog: Catalog, registry: CollectorRegistry) -> None:
         routing_metrics = RoutingMetrics(registry)
         for router in routers:
             router.metrics = routing_metrics
+
+
+def _request_metrics(registry: CollectorRegistry, tracing: Tracing | None) -> RequestMetrics:
+    if tracing is None:
+        return RequestMetrics(registry)
+    from dragoman.gateway.execution.tracing import TracingMetrics  # It needs the extra `otel`.
+
+    return TracingMetrics(registry, tracing.tracer)
 
 
 def _queue_opener(

@@ -45,6 +45,7 @@ from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings, has_keys, prepare_database
 from dragoman.server.supervisor import ChildCommand, ChildFailed, StartFailure
 from dragoman.server.systemd import ServiceManager
+from dragoman.server.tracing_variables import TracingUnavailable, exports_traces
 
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ def serve(
             settings = with_address_of(given, settings)
             read = functools.partial(_read_with_address, given, read)
         check_settings(settings)
+        exports_traces(os.environ)
         accounts = prepare_database(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
         handed_over = threading.Event()
@@ -91,7 +93,7 @@ def serve(
             _run(settings, plans, accounts, _Listening(listener, predecessor, handed_over), read)
     except (
         *(ModelSourceError, ChildFailed, DeploymentError),
-        *(AccountsUnavailable, StartupError, RuntimeFolderError, TakeOverFailed),
+        *(AccountsUnavailable, StartupError, RuntimeFolderError, TakeOverFailed, TracingUnavailable),
     ) as error:
         _print_line(str(error))
         return _EXIT_STARTUP_FAILED

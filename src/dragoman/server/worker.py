@@ -44,6 +44,8 @@ from dragoman.server.replicas import build_deployment
 from dragoman.server.response_options import REASONING_SECRET_VARIABLE, ResponsesSettings, reasoning_key
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
+from dragoman.server.tracing import Tracing
+from dragoman.server.tracing_variables import exports_traces
 from dragoman.server.worker_options import RETIRE_LINE, WorkerOptions
 
 _RECORD_TIMEOUT_SECONDS = 0.5
@@ -66,6 +68,7 @@ def main() -> int:
     catalog = Catalog([build_deployment(deployment, options) for deployment in options.deployments])
     accounts = _accounts_options(options)
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
+    tracing = Tracing.exporting() if exports_traces(os.environ) else None
     services = AppServices(
         catalog,
         options.metrics_directory,
@@ -80,10 +83,11 @@ def main() -> int:
         queue=_job_queue(settings, accounts),
         console_database=None if accounts is None else accounts.database,
         response_store=None if accounts is None else _response_store(accounts, settings.responses),
+        tracing=tracing,
     )
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
-        app,
+        app if tracing is None else tracing.traced(app),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -96,6 +100,8 @@ def main() -> int:
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         server = HttpServer(config, app.drain, server_context(settings), settings.http.head_timeout_seconds)
         runner.run(_serve(server, app, options.listening_fd))
+    if tracing is not None:
+        tracing.flush()
     return 0
 
 

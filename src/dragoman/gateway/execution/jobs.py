@@ -52,6 +52,6 @@ class GatewayJobExecutor:
             raise ModelNotFound(requests[0].model)
         priority = QUEUED_PRIORITY_OFFSET + job.priority
         queued_requests = [resolved.assign(request, owner=owner, priority=priority) for request in requests]
-        timer = self._metrics.start_timer(resolved.metrics_label)
+        timer = self._metrics.start_timer(resolved.metrics_label, queued_requests[0])
         # The queue settles its jobs itself.
         return RequestExecution(resolved.deployment, queued_requests, UNMETERED, timer)

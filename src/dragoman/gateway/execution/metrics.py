@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from dragoman.core.events import Usage, UsageSource
+from dragoman.core.tasks import Task
 
 RequestResult = Literal["ok", "refused", "failed", "cancelled"]
 
@@ -78,8 +79,8 @@ class RequestMetrics:
         )
         self._by_model: dict[str, _ModelMetrics] = {}
 
-    def start_timer(self, model: str) -> "RequestTimer":
-        """Start measuring one request."""
+    def start_timer(self, model: str, task: Task | None = None) -> "RequestTimer":  # noqa: ARG002
+        """Start measuring one request. Traces show what it asks for."""
         if model not in self._by_model:
             self._by_model[model] = self._model_metrics(model)
         return RequestTimer(self._by_model[model])

@@ -1,0 +1,88 @@
+"""Traces for OpenTelemetry: off unless its own variables name where to send them, and then without other settings.
+
+It needs the extra `otel`. Spans are exported by a thread; if the receiver fails, they are lost and nothing waits.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+_UNTRACED_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_FLUSH_MILLISECONDS = 2000
+_SERVER_ERROR = 500
+
+
+class Tracing:
+    """The spans of one worker."""
+
+    def __init__(self, provider: "TracerProvider") -> None:
+        self._provider = provider
+        self.tracer: Tracer = provider.get_tracer("dragoman")
+
+    @classmethod
+    def exporting(cls) -> "Tracing":
+        """Export by OTLP over HTTP, as OpenTelemetry's variables say: endpoint, headers, sampler, resource."""
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        name = os.environ.get("OTEL_SERVICE_NAME", "dragoman")
+        provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        return cls(provider)
+
+    def traced(self, app: ASGIApp) -> ASGIApp:
+        """Return the app with a span for each request."""
+        return _TracedApp(app, self.tracer)
+
+    def flush(self) -> None:
+        """Export what is left, for a short time."""
+        self._provider.force_flush(_FLUSH_MILLISECONDS)
+
+
+class _TracedApp:
+    """Puts each request into a span, whose parent is that of the client's `traceparent` header."""
+
+    def __init__(self, app: ASGIApp, tracer: "Tracer") -> None:
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._app = app
+        self._tracer = tracer
+        self._kind = SpanKind.SERVER
+        self._propagator = TraceContextTextMapPropagator()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _UNTRACED_PATHS:
+            await self._app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in (b"traceparent", b"tracestate")
+        }
+        method = scope["method"]
+        attributes = {
+            "http.request.method": method,
+            "url.scheme": scope["scheme"],
+            "url.path": scope["path"],
+            "client.address": (scope.get("client") or ("",))[0],
+        }
+        with self._tracer.start_as_current_span(
+            method, context=self._propagator.extract(headers), kind=self._kind, attributes=attributes
+        ) as span:
+
+            async def send_and_note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= _SERVER_ERROR:
+                        span.set_attribute("error.type", str(message["status"]))
+                await send(message)
+
+            await self._app(scope, receive, send_and_note)
