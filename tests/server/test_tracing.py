@@ -7,6 +7,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import StatusCode
 
 from dragoman.dialects.http.context import HttpOptions
@@ -36,8 +37,14 @@ class TracedServer:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[TracedServer]:
-    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+def sampler() -> Sampler:
+    """Which spans are recorded."""
+    return ALWAYS_ON
+
+
+@pytest.fixture
+async def server(sampler: Sampler) -> AsyncIterator[TracedServer]:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracing = Tracing(provider)
     services = AppServices(
@@ -106,6 +113,13 @@ async def test_failures_are_marked_and_probes_are_not_traced(server: TracedServe
     failed = [span for span in server.spans if span.name == "chat echo"]
     assert all(span.status.status_code == StatusCode.ERROR for span in failed)
     assert server.spans[-1].name == "POST"
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF])
+async def test_what_is_not_sampled_is_answered_and_measured_without_a_span(server: TracedServer) -> None:
+    assert (await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))).status_code == 200
+    assert len(server.spans) == 0
+    assert 'dragoman_requests_total{model="echo",result="ok"} 1.0' in (await server.client.get("/metrics")).text
 
 
 def test_traces_are_exported_only_where_opentelemetrys_variables_say_so() -> None:

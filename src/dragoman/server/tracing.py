@@ -67,16 +67,19 @@ class _TracedApp:
             for name, value in scope["headers"]
             if name in (b"traceparent", b"tracestate")
         }
-        method = scope["method"]
-        attributes = {
-            "http.request.method": method,
-            "url.scheme": scope["scheme"],
-            "url.path": scope["path"],
-            "client.address": (scope.get("client") or ("",))[0],
-        }
-        with self._tracer.start_as_current_span(
-            method, context=self._propagator.extract(headers), kind=self._kind, attributes=attributes
-        ) as span:
+        parent = self._propagator.extract(headers) if headers else None
+        with self._tracer.start_as_current_span(scope["method"], context=parent, kind=self._kind) as span:
+            if not span.is_recording():  # It was not sampled, and costs nothing more.
+                await self._app(scope, receive, send)
+                return
+            span.set_attributes(
+                {
+                    "http.request.method": scope["method"],
+                    "url.scheme": scope["scheme"],
+                    "url.path": scope["path"],
+                    "client.address": (scope.get("client") or ("",))[0],
+                }
+            )
 
             async def send_and_note(message: Message) -> None:
                 if message["type"] == "http.response.start":

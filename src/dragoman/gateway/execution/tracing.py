@@ -8,7 +8,7 @@ constants of our own. Prompts and answers are not recorded. Imported only if tra
 import time
 from collections.abc import Mapping
 
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry
 
@@ -39,19 +39,22 @@ class TracingMetrics(RequestMetrics):
 
     def start_timer(self, model: str, task: Task | None = None) -> RequestTimer:
         """Start measuring one request, and its span below the current one. `model` names it in the metrics."""
-        return _TracingTimer(super().start_timer(model, task), self._tracer, model, task)
+        timer = super().start_timer(model, task)
+        operation = _operation(task)
+        span = self._tracer.start_span(f"{operation} {model}", kind=SpanKind.INTERNAL)
+        if not span.is_recording():  # It was not sampled, and costs nothing more.
+            return timer
+        attributes = {OPERATION: operation, PROVIDER: _PROVIDER_NAME, RESPONSE_MODEL: model}
+        span.set_attributes({**attributes, **_requested(task)})
+        return _TracingTimer(timer, span)
 
 
 class _TracingTimer(RequestTimer):
     """Passes all on to another timer, and notes it in a span."""
 
-    def __init__(self, timer: RequestTimer, tracer: Tracer, model: str, task: Task | None) -> None:
+    def __init__(self, timer: RequestTimer, span: Span) -> None:
         self._timer = timer
-        operation = _operation(task)
-        attributes = {OPERATION: operation, PROVIDER: _PROVIDER_NAME, RESPONSE_MODEL: model}
-        self._span = tracer.start_span(
-            f"{operation} {model}", kind=SpanKind.INTERNAL, attributes={**attributes, **_requested(task)}
-        )
+        self._span = span
         self._started_at = time.monotonic()
         self._has_tokens = False
 
