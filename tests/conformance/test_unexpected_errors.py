@@ -137,17 +137,20 @@ async def send(
     path = operation.path.replace("{id}", f"job_{'0' * 32}")
     body = None if operation.example is None else example_body(operation.example, "echo")
     if operation.request is not None and body is None:
-        body = ADMIN_BODIES[operation.request.__name__]
+        body = BODIES[operation.request.__name__]
     path = re.sub(r"\{\w+\}", "1" if path.startswith("/admin") else "echo", path)
     return await client.request(operation.method, path, json={} if is_invalid else body, headers=headers)
 
 
-ADMIN_BODIES: dict[str, dict[str, object]] = {
+BODIES: dict[str, dict[str, object]] = {
     "NewAccount": {"name": "acme"},
     "NewDeposit": {"amount": "1"},
     "NewKeyRequest": {"account": 1},
     "KeyPatch": {},
     "NewPrice": {"model": "echo", "prompt": "1", "completion": "1"},
+    "EmbeddingsRequest": {"model": "echo", "input": "Hi"},
+    "RerankRequest": {"model": "echo", "query": "Hi", "documents": ["Ho"]},
+    "ScoreRequest": {"model": "echo", "text_1": "Hi", "text_2": "Ho"},
 }
 
 

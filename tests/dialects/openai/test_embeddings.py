@@ -15,7 +15,8 @@ from dragoman.core.events import Embedding, Usage
 from dragoman.core.limits import MAX_INPUTS
 from dragoman.core.request import PromptTruncation, TextPrompt, TokenPrompt
 from dragoman.dialects.http.codec import DecodedRequest
-from dragoman.dialects.openai.embeddings import decode_embeddings, json_numbers
+from dragoman.dialects.openai.embeddings import decode_embeddings
+from dragoman.dialects.openai.vectors import json_numbers
 from tests.support.dialects.decode_contexts import decode_context
 
 

@@ -39,7 +39,7 @@ async def test_openais_client_gets_chats_texts_and_models(client: AsyncOpenAI) -
 
 @pytest.mark.parametrize(("path", "v1_dialect"), [("/openai/v1", "infermatic"), ("/v1", "openai")])
 async def test_openais_client_gets_embeddings(path: str, v1_dialect: str) -> None:
-    async for client in sdk_of(echo_app(engine=CountingEmbedder(), v1_dialect=v1_dialect), path):
+    async for client in openai_client(echo_app(engine=CountingEmbedder(), v1_dialect=v1_dialect), path):
         default = await client.embeddings.create(model="echo", input=["abc", "a"])
         numbers = await client.embeddings.create(model="echo", input=["abc", "a"], encoding_format="float")
         assert [each.embedding for each in default.data] == [pytest.approx(each.embedding) for each in numbers.data]

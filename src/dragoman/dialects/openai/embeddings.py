@@ -1,11 +1,9 @@
 """OpenAI's embeddings: request, response, and what vLLM added to both."""
 
-import base64
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest
@@ -20,12 +18,6 @@ from dragoman.dialects.http.validation import InvalidFields, MissingField, Viola
 from dragoman.dialects.openai.parse import parse_prompts
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
-
-_SIGNIFICANT_DIGITS = 9
-"""So many tell all 32-bit floats apart."""
-
-_POWERS = np.array([10.0**exponent for exponent in range(309)])
-"""Exact up to 10^22; the values that need a greater one are too small to matter."""
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,17 +194,8 @@ class EmbeddingsBuilder(VectorBuilder):
         return EmbeddingsResponse(data, self._model, usage)
 
     def _rendered(self, values: bytes) -> list[float] | str:
+        from dragoman.dialects.openai import vectors
+
         if self._base64_type is None:
-            return json_numbers(values)
-        return base64.b64encode(np.frombuffer(values, dtype="<f4").astype(self._base64_type).tobytes()).decode()
-
-
-def json_numbers(values: bytes) -> list[float]:
-    """Return 32-bit floats as the shortest numbers that give the same floats when they are read."""
-    floats = np.frombuffer(values, dtype="<f4").astype(np.float64)
-    magnitudes = np.floor(np.log10(np.maximum(np.abs(floats), np.finfo(np.float32).smallest_subnormal)))
-    digits = (_SIGNIFICANT_DIGITS - 1 - magnitudes).astype(np.int64)
-    scale = _POWERS[np.abs(digits)]
-    rounded = np.where(digits < 0, np.round(floats / scale) * scale, np.round(floats * scale) / scale)
-    numbers: list[float] = rounded.tolist()
-    return numbers
+            return vectors.json_numbers(values)
+        return vectors.base64_text(values, self._base64_type)

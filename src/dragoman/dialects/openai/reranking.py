@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.embedding import EmbeddingRequest, TextPair
@@ -17,7 +16,6 @@ from dragoman.dialects.http.validation import InvalidFields, MissingField, Viola
 from dragoman.dialects.openai.embeddings import (
     PromptUsage,
     VectorBuilder,
-    json_numbers,
     priority,
     requested_model,
     truncation,
@@ -146,6 +144,8 @@ class RerankBuilder(VectorBuilder):
         self._documents = documents
 
     def document(self, usage: PromptUsage) -> RerankResponse | list[TextScore]:
+        from dragoman.dialects.openai.vectors import json_numbers
+
         scores = json_numbers(b"".join(self.vectors))
         best = sorted(range(len(scores)), key=lambda index: -scores[index])[: self._sent.top_n or None]
         if self._sent.texts is not None:
@@ -229,14 +229,10 @@ class ScoreBuilder(VectorBuilder):
         self._compares_vectors = compares_vectors
 
     def document(self, usage: PromptUsage) -> ScoreResponse:
+        from dragoman.dialects.openai.vectors import cosine, json_numbers
+
         scores = self.vectors
         if self._compares_vectors:
-            scores = list(map(_cosine, self.vectors[::2], self.vectors[1::2]))
+            scores = list(map(cosine, self.vectors[::2], self.vectors[1::2]))
         data = [ScoreObject(index, score) for index, score in enumerate(json_numbers(b"".join(scores)))]
         return ScoreResponse(self._answer_id, self._created, self._model, data, usage)
-
-
-def _cosine(first: bytes, second: bytes) -> bytes:
-    """Return the cosine of two vectors of length 1."""
-    product = np.dot(np.frombuffer(first, dtype="<f4"), np.frombuffer(second, dtype="<f4"))
-    return np.array([product], dtype="<f4").tobytes()
