@@ -83,7 +83,7 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
             assert server.returncode == 0
             listener.close()
             assert not is_alive(settings)
-    requests = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "request"]
+    requests = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "request_ended"]
     assert [(line["method"], line["path"], line["status"]) for line in requests] == [
         ("POST", "/v1/chat/completions", 401),
         ("POST", "/v1/chat/completions", 200),

@@ -182,7 +182,7 @@ class ResponseBorder:
         finally:
             # Neither the query nor any header: they may hold keys.
             _log.info(
-                "request",
+                "request_ended",
                 method=scope["method"],
                 path=scope["path"][:_LOGGED_PATH_CHARACTERS],
                 status=status,

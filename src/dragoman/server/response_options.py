@@ -6,6 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dragoman.server.secret_settings import LongSecret
+
 REASONING_SECRET_VARIABLE = "DRAGOMAN_WORKER_REASONING_SECRET"
 """Passes the secret to workers, which all need the same. Other users can read a process's arguments, but not its
 environment."""
@@ -14,7 +16,7 @@ environment."""
 class ResponsesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Responses API."""
 
-    reasoning_secret: Annotated[str, Meta(min_length=16)] | None = None
+    reasoning_secret: LongSecret | None = None
     """Text of the key that encrypts reasoning which clients keep. Not set: a random one, until the server stops."""
     retention_days: Annotated[float, Meta(gt=0)] = 30.0
     """Time that stored responses are kept. They need a database: `[accounts]` or `record_usage`."""

@@ -14,6 +14,7 @@ from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.response_options import ResponsesSettings
+from dragoman.server.secret_settings import LongSecret, SecretSetting
 
 DEFAULT_DATABASE = "sqlite"
 """The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
@@ -21,15 +22,10 @@ DEFAULT_DATABASE = "sqlite"
 MAX_COUNT = 2**31 - 1
 """llama.cpp counts cells and tokens in signed 32-bit integers."""
 
-IS_SECRET = "is_secret"
-"""In the `extra` of a type's Meta: the value is shown nowhere."""
-
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
-SecretText: TypeAlias = Annotated[str, Meta(min_length=1, extra={IS_SECRET: True})]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
-Secret: TypeAlias = Annotated[str, Meta(min_length=16, extra={IS_SECRET: True})]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
@@ -158,7 +154,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Time that results are kept after the end of the job."""
     max_result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
     """Size of all results together. Above it, the accounts with the most stored lose their oldest."""
-    webhook_secret: SecretText | None = None
+    webhook_secret: SecretSetting | None = None
     """`whsec_` and 24 to 64 bytes in base64, which sign the webhooks. Not set: webhooks are off."""
     webhook_allow_http: bool = False
     """Send webhooks without TLS too."""
@@ -180,7 +176,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Text
     """Name of the key's owner, for people."""
-    key: Secret
+    key: LongSecret
     """The key itself."""
     group: Text | None = None
     """Keys of one group share prefixes and take turns with others as one. Not set: the key is a group of its own."""
@@ -191,7 +187,7 @@ class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Text
     """Name under which changes are recorded."""
-    key: Secret | None = None
+    key: LongSecret | None = None
     """The key itself."""
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     """The key's digest, as `printf %s KEY | sha256sum` prints it."""
@@ -230,7 +226,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What it is. Not set: found by its list of models."""
     model: Text | None = None
     """What it calls the model. Not set: as the deployment is called."""
-    key: SecretText | None = None
+    key: SecretSetting | None = None
     """Its API key."""
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     """Share of the requests that it gets, compared with the others."""
@@ -360,7 +356,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Size of an adapter that a client registers. A download that is larger is refused or cut off."""
     allow_unauthenticated: bool = False
     """Listen on addresses other than loopback although no keys are set."""
-    api_key: Secret | None = None
+    api_key: LongSecret | None = None
     """An API key that clients need, the same for all. Like one of `keys`, under the name `api_key`."""
     keys: tuple[KeySettings, ...] = ()
     """API keys that clients need. None: requests need no key, and the server listens on loopback addresses only, unless

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeGuard
 import msgspec
 
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
-from dragoman.server.settings import DEFAULT_DATABASE, IS_SECRET, Settings
+from dragoman.server.secret_settings import IS_SECRET
+from dragoman.server.settings import DEFAULT_DATABASE, Settings
 from dragoman.server.settings_references import ReferenceUnresolved, read_reference, resolve_references
 
 DEFAULT_FILE = Path("dragoman.toml")

@@ -101,16 +101,16 @@ class StoredResponses:
 
     async def find(self, response_id: str, caller: Caller) -> ResponseRecord | None:
         """Return a stored response; None: it is not stored. Raises ResponseNotFound if it was deleted."""
+        owner = await self._route.service.owner(caller)
         if self._store is None or not _ID.fullmatch(response_id):
-            await self._route.service.owner(caller)
             return None
-        return await self._store.find(response_id, await self._route.service.owner(caller))
+        return await self._store.find(response_id, owner)
 
     async def delete(self, response_id: str, caller: Caller) -> None:
         """Delete a response, and stop its generation. Raises ResponseNotFound."""
+        owner = await self._route.service.owner(caller)
         if self._store is None or not _ID.fullmatch(response_id):
             raise ResponseNotFound(response_id)
-        owner = await self._route.service.owner(caller)
         is_stored = await self._store.find(response_id, owner) is not None
         with contextlib.suppress(ResponseNotFound) if is_stored else contextlib.nullcontext():
             job, _ = await self.job(response_id, caller)
@@ -121,6 +121,7 @@ class StoredResponses:
         """Return the queue's job that generates a response, and its request. Raises ResponseNotFound."""
         match = _ID.fullmatch(response_id)
         if match is None or not self._route.service.has_queue:
+            await self._route.service.owner(caller)
             raise ResponseNotFound(response_id)
         try:
             job = await self._route.service.job(f"job_{match[1]}", caller)
