@@ -156,7 +156,7 @@ async def test_another_content_encoding_returns_415_and_names_the_accepted_ones(
 async def test_a_base_address_may_end_with_a_slash(
     client: httpx.AsyncClient, dialect: DialectClient, path: str
 ) -> None:
-    base, slash, route = re.split("(/chat|/responses)", dialect.path("echo"), maxsplit=1)
+    base, slash, route = re.split("(/chat|/responses|/messages)", dialect.path("echo"), maxsplit=1)
     for written in (path.format(dialect.path("echo")), f"{base}/{slash}{route}"):
         response = await client.post(f"http://server{written}", json=dialect.body("echo", "Hello"))
         assert dialect.read(response.json()).text == "Hello"
@@ -177,14 +177,14 @@ async def test_engine_refusals_name_the_clients_field(dialect: DialectClient, st
     assert response.status_code == dialect.out_of_range_status
     assert dialect.is_error(response.json())
     assert "These messages are odd" in response.text
-    assert f'"{dialect.messages_field}"' in response.text
+    assert dialect.names_field(response.text, dialect.messages_field)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_loading_model_returns_retry_after(dialect: DialectClient, stream: bool) -> None:
     async with client_of(echo_app(engine=ScriptedEngine([], ModelLoading("The model is being loaded", 7)))) as client:
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi", stream=stream))
-        assert response.status_code == (429 if dialect.name == "infermatic" else 503)
+        assert response.status_code == dialect.overloaded_status
         assert response.headers["retry-after"] == "7"
         assert dialect.is_error(response.json())
 

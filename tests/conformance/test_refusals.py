@@ -64,7 +64,12 @@ OPENAI_DIALECTS = ("openai", "responses")
 """Dialects with OpenAI's errors."""
 
 
+def anthropic(message: str, kind: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
 INVALID_KEY = {
+    "anthropic": anthropic("invalid x-api-key", "authentication_error"),
     "infermatic": infermatic("Authentication Error, Invalid proxy server token passed", "auth_error", 401),
     "float16": {"detail": "Invalid API key"},
     "empower": empower("Invalid API key", "authentication_error", "invalid_api_key"),
@@ -78,6 +83,7 @@ BLOCKED_KEY = infermatic(
 """infermatic's; the others say the same as of an unknown key."""
 
 OUT_OF_BALANCE = {
+    "anthropic": anthropic("Your credit balance is too low to access the API", "billing_error"),
     "float16": {"detail": "Insufficient balance"},
     "empower": empower("Insufficient balance", "insufficient_balance", "insufficient_balance"),
     "arcee": {"detail": "Insufficient balance. Add credits to continue"},
@@ -149,6 +155,7 @@ async def test_a_key_for_other_dialects_is_rejected(harness: RefusalHarness) -> 
         "infermatic": infermatic(f"Authentication Error, {message}", "auth_error", 403),
         "empower": empower(message, "permission_error", "permission_denied"),
         **dict.fromkeys(OPENAI_DIALECTS, openai(message, "invalid_request_error", "permission_denied")),
+        "anthropic": anthropic(message, "permission_error"),
     }.get(harness.dialect.name, {"detail": message})
     await harness.assert_refused(harness.account_fixture.new_key(KeyRules(dialects=(other,))), 403, document)
 
@@ -183,6 +190,7 @@ async def test_the_request_rate_limit_returns_retry_after(harness: RefusalHarnes
                 f"Limit of 1 requests per minute reached, retry in {wait} seconds", "requests", "rate_limit_exceeded"
             ),
         ),
+        "anthropic": anthropic(f"Limit of 1 requests per minute reached, retry in {wait} seconds", "rate_limit_error"),
     }.get(harness.dialect.name, {"detail": RATE_LIMITED.format(wait)})
     assert (response.status_code, response.json()) == (429, expected)
 
@@ -216,7 +224,7 @@ async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, t
             harness = RefusalHarness(account_fixture, client, dialect)
             with account_fixture.database.write():  # Other writers are locked out.
                 response = await harness.send_chat(key)
-            assert response.status_code == (429 if dialect.name == "infermatic" else 503)
+            assert response.status_code == dialect.overloaded_status
             assert dialect.is_error(response.json())
             assert int(response.headers["retry-after"]) >= 1
 
@@ -232,7 +240,7 @@ async def test_a_deleted_database_is_a_server_error_and_nothing_is_lost(dialect:
             assert (await harness.send_chat(key)).status_code == 200
             with deleted_files(account_fixture.url):
                 response = await harness.send_chat(key)
-            assert response.status_code == (429 if dialect.name == "infermatic" else 503)
+            assert response.status_code == dialect.overloaded_status
             assert dialect.is_error(response.json())
             assert (await harness.send_chat(key)).status_code == 200
         account_fixture.assert_settled()

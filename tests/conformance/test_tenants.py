@@ -116,7 +116,7 @@ async def tenants(harness: HttpQueueHarness, adapter_dir: Path) -> AsyncIterator
 def chat(model: str) -> dict[str, Any]:
     """Return a body that every route that generates accepts."""
     messages = [{"role": "user", "content": "Hello"}]
-    return {"model": model, "messages": messages, "prompt": "Hello", "chat_history": []}
+    return {"model": model, "messages": messages, "prompt": "Hello", "chat_history": [], "max_tokens": 9}
 
 
 async def register(client: httpx.AsyncClient, name: str, file: str = "one") -> httpx.Response:

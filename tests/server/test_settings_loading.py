@@ -17,7 +17,7 @@ from dragoman.server.settings_loading import (
 )
 
 DEPLOYMENT = '[[deployments]]\nname = "a"\nmodel = "echo"\n'
-DIALECTS = "arcee, empower, float16, infermatic, openai, responses, scale"
+DIALECTS = "anthropic, arcee, empower, float16, infermatic, openai, responses, scale"
 
 
 @pytest.fixture

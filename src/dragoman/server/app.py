@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.responses import ResponseStore
-from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.http.context import HeaderRoutes, HttpOptions
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
@@ -334,8 +334,10 @@ class App(WithoutEmptySegments):
             for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
+        routes = [*v1_routes(*dialects["openai"]), *routes]
+        routes.sort(key=lambda route: not isinstance(route, HeaderRoutes))  # The others keep their order.
         pages = [] if console is None else console.routes()
-        self.routes = [*common, *admin_routes, *pages, *v1_routes(*dialects["openai"]), *routes]
+        self.routes = [*common, *admin_routes, *pages, *routes]
         app = _router(self.routes, lifespan)
         if console is not None:
             console.api = app

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from starlette.routing import BaseRoute
 
-from dragoman.dialects import responses
+from dragoman.dialects import anthropic, responses
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.operation import Operation
@@ -39,6 +39,7 @@ DIALECTS: dict[DialectName, Dialect] = {
     "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
     "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
     "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
+    "anthropic": Dialect(anthropic.routes, anthropic.vendor_routes, anthropic.OPERATIONS, anthropic.ENDPOINT_CODECS),
     # Its first path part is a deployment's name, so its routes come last.
     "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
 }

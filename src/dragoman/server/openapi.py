@@ -62,6 +62,7 @@ _STATUS_DESCRIPTIONS = {
     429: "A limit of the key is reached, or the server is overloaded; `retry-after` says when to try again",
     500: "The engine failed",
     503: "The server is overloaded, or the model is being loaded; `retry-after` says when to try again",
+    529: "The server is overloaded, or the model is being loaded; `retry-after` says when to try again",
 }
 
 

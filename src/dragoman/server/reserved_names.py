@@ -8,6 +8,7 @@ KEPT_FREE = frozenset({"app", "console", "public", "v3", "v5"})
 
 RESERVED_NAMES = KEPT_FREE | {
     "admin",
+    "anthropic",
     "api",
     "chat",
     "completions",

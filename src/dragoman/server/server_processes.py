@@ -59,7 +59,7 @@ class ServerProcesses:
 
     def retire(self) -> None:
         """Stop once the running requests have ended: another server accepts on the socket."""
-        _log.info("retiring", reason="another server has taken over")
+        _log.info("server_retires", reason="another server has taken over")
         self._is_retiring = True
         self._stop_requested.set()
 

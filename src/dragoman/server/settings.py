@@ -31,7 +31,9 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
 UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
-DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee", "openai", "responses"]
+DialectName: TypeAlias = Literal[
+    "float16", "infermatic", "empower", "scale", "arcee", "openai", "responses", "anthropic"
+]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

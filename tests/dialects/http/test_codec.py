@@ -22,6 +22,7 @@ MODELS = [ServedModel(id="echo", aliases=("parrot",), context_length=8192, finge
 CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 TEXT: dict[str, Any] = {"model": "parrot", "prompt": "Hi", "stream": True, "stream_options": {"include_usage": True}}
 BODIES: dict[str, dict[str, Any]] = {
+    "anthropic.messages": CHAT | {"max_tokens": 9},
     "infermatic.chat": CHAT,
     "infermatic.text": TEXT,
     "infermatic.queued_chat": CHAT | {"priority": 3},

@@ -15,6 +15,7 @@ from dragoman.core.events import (
     ToolCallDelta,
 )
 from dragoman.core.models import ServedModel
+from dragoman.dialects.anthropic import codec as anthropic
 from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
 from dragoman.dialects.openai import codec as openai
 from dragoman.dialects.responses import codec as responses
@@ -23,6 +24,7 @@ from dragoman.dialects.vendors.empower import codec as empower
 from dragoman.dialects.vendors.float16 import codec as float16
 from dragoman.dialects.vendors.infermatic import codec as infermatic
 from dragoman.dialects.vendors.scale import codec as scale
+from tests.support.dialects.anthropic_streams import assembled_message
 from tests.support.dialects.decode_contexts import decode_context
 
 MODEL = ServedModel(id="m", aliases=(), context_length=8192, supports_reasoning=True)
@@ -287,7 +289,56 @@ class ScaleChat(DialectCase):
         return [AssembledChoice("".join(piece.text for piece in pieces), pieces[-1].finish_reason)]
 
 
+class Anthropic(DialectCase):
+    name = "anthropic"
+    max_choices = 1
+    renders_reasoning = renders_tool_calls = True
+
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"max_tokens": 1, **CHAT_BODY, **fields}
+        return anthropic.decode_messages(json.dumps(body).encode(), decode_context([MODEL]))
+
+    def _expected_choice(self, events: Sequence[Event], finished: Finished) -> AssembledChoice:
+        """Return the choice; inputs that are no JSON object are empty, and left out of the last call if it is cut."""
+        choice = super()._expected_choice(events, finished)
+        calls = [(call_id, name, as_object(arguments)) for call_id, name, arguments in choice.tool_calls or []]
+        if calls and finished.reason == "length" and calls[-1][2] is None:
+            calls.pop()
+        tool_calls = [(call_id, name, arguments or "{}") for call_id, name, arguments in calls]
+        return choice._replace(tool_calls=tool_calls)
+
+    def read(self, document: Any) -> list[AssembledChoice]:
+        blocks = document["content"]
+        reasons = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+        assert all(block.get("text", block.get("thinking", "x")) for block in blocks), "no block is empty"
+        return [
+            AssembledChoice(
+                "".join(block["text"] for block in blocks if block["type"] == "text"),
+                reasons[document["stop_reason"]],
+                "".join(block["thinking"] for block in blocks if block["type"] == "thinking"),
+                [
+                    (block["id"].removeprefix("toolu_"), block["name"], json.dumps(block["input"]))
+                    for block in blocks
+                    if block["type"] == "tool_use"
+                ],
+            )
+        ]
+
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
+        return self.read(assembled_message(chunks))
+
+
+def as_object(arguments: str) -> str | None:
+    """Return the arguments of a call in Python's own JSON; None: they are no JSON object."""
+    try:
+        value = json.loads(arguments or "{}")
+    except ValueError:
+        return None
+    return json.dumps(value) if isinstance(value, dict) else None
+
+
 DIALECT_CASES: list[DialectCase] = [
+    Anthropic(),
     Arcee(),
     InfermaticChat(),
     InfermaticText(),

@@ -4,6 +4,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+from tests.support.dialects.anthropic_streams import message_of
+
 
 class Reply(NamedTuple):
     """An answer, streamed or not."""
@@ -23,6 +25,7 @@ class DialectClient(ABC):
     missing_field_status: ClassVar[int]
     overflow_status: ClassVar[int]
     out_of_balance_status: ClassVar[int] = 402
+    overloaded_status: ClassVar[int] = 503
     supports_stop: ClassVar[bool] = True
     messages_field: ClassVar[str] = "messages"
     clamps_temperature: ClassVar[bool] = False
@@ -71,11 +74,16 @@ class DialectClient(ABC):
         """Whether a document is an error in the dialect's envelope."""
         return isinstance(document["detail"], str | list)
 
+    def names_field(self, text: str, field: str) -> bool:
+        """Whether an error names this field of the request."""
+        return f'"{field}"' in text
+
 
 class Infermatic(DialectClient):
     name = "infermatic"
     unknown_model_status = out_of_range_status = missing_field_status = overflow_status = 400
     out_of_balance_status = 400
+    overloaded_status = 429
 
     def path(self, model: str) -> str:
         return "/v1/chat/completions"
@@ -210,4 +218,51 @@ class Scale(DialectClient):
         return event == "event: error" and "detail" in json.loads(data.removeprefix("data: "))
 
 
-DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), OpenAI(), Responses(), Float16(), Empower(), Arcee(), Scale()]
+class Anthropic(DialectClient):
+    name = "anthropic"
+    unknown_model_status = 404
+    out_of_range_status = missing_field_status = overflow_status = 400
+    overloaded_status = 529
+
+    def path(self, model: str) -> str:
+        return "/v1/messages"
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        names = {"stop": "stop_sequences"}
+        return {"max_tokens": 10**6, **{names.get(name, name): value for name, value in options.items()}}
+
+    def read(self, document: Any) -> Reply:
+        usage = document["usage"]
+        reasons = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+        return Reply(
+            "".join(block["text"] for block in document["content"] if block["type"] == "text"),
+            reasons.get(document["stop_reason"]),
+            usage["input_tokens"] + usage["cache_creation_input_tokens"] + usage["cache_read_input_tokens"],
+            usage["output_tokens"],
+        )
+
+    def read_stream(self, text: str) -> Reply:
+        return self.read(message_of(text))
+
+    def ends_with_error(self, text: str) -> bool:
+        last = text.rstrip("\n").rpartition("\n\n")[2]
+        event, _, data = last.partition("\n")
+        return event == "event: error" and self.is_error(json.loads(data.removeprefix("data: ")))
+
+    def is_error(self, document: Any) -> bool:
+        return set(document["error"]) == {"type", "message"}
+
+    def names_field(self, text: str, field: str) -> bool:
+        return f'"{field}: ' in text
+
+
+DIALECT_CLIENTS: list[DialectClient] = [
+    Infermatic(),
+    OpenAI(),
+    Responses(),
+    Anthropic(),
+    Float16(),
+    Empower(),
+    Arcee(),
+    Scale(),
+]

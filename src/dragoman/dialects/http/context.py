@@ -2,12 +2,14 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
 import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from dragoman.core.addresses import NO_ADDRESSES, parse_address
 from dragoman.core.context import Caller, new_request_id
@@ -30,6 +32,9 @@ TIMEOUT_HEADER = "x-request-timeout"
 """The seconds in which the client wants the whole answer."""
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
+_ROUTE = "dragoman.route"
+"""Where HeaderRoutes keeps the route that matched in a request's scope."""
 
 _IDENTITY = "identity"
 """The Content-Encoding of a body as it is."""
@@ -102,6 +107,31 @@ def _deadline(headers: Headers) -> float | None:
     if _SECONDS.fullmatch(sent) is None:
         raise BadRequest(f"{TIMEOUT_HEADER} must be a number of seconds, such as 30 or 2.5")
     return time.monotonic() + float(sent)
+
+
+class HeaderRoutes(BaseRoute):
+    """Routes of requests with a certain header only. They precede other routes of the same paths."""
+
+    def __init__(self, header: str, routes: Sequence[BaseRoute]) -> None:
+        """`header` is its name in lower case."""
+        self._header = header.encode()
+        self._routes = routes
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return the first match of a route, a full one if there is one."""
+        found: tuple[Match, Scope] = (Match.NONE, {})
+        if any(name == self._header for name, _ in scope.get("headers", ())):
+            for route in self._routes:
+                match, child_scope = route.matches(scope)
+                if match is Match.FULL:
+                    return match, {**child_scope, _ROUTE: route}
+                if match is Match.PARTIAL and found[0] is Match.NONE:
+                    found = match, {**child_scope, _ROUTE: route}
+        return found
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the route that matched."""
+        await scope[_ROUTE].handle(scope, receive, send)
 
 
 async def authenticated(

@@ -199,7 +199,7 @@ class UpstreamEngine:
             is_well = False
         self._probes += 1
         if self._health.note(is_well=is_well):
-            _log.info("upstream_ready" if self.ready else "upstream_not_ready", upstream=self._name)
+            _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready)
 
 
 class ProbedHealth:

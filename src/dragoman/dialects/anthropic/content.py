@@ -1,0 +1,214 @@
+"""Content blocks and messages, converted to core's conversation.
+
+Each turn has at most one message of the assistant, or the results of its calls followed by one message of the user.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from dragoman.core.request import ImagePart, Message, Part, Role, TextPart, ToolCall
+from dragoman.dialects.anthropic.wire import Content, ContentBlock, MessageParam
+from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation, WrongType
+
+TOOL_USE_PREFIX = "toolu_"
+"""Precedes the engine's ids of calls, and is removed when they come back."""
+
+_ATTRIBUTION = re.compile(r"\Ax-anthropic-billing-header:(?:[ \t]*[\w.-]+=[^;\s]*(?:;|(?=\s|$)))*[ \t]*\n?")
+"""Claude Code's first system text. It differs between conversations, and in older versions between requests, so that
+no prefix behind it could be shared."""
+
+_OMITTED = {"image": "[image]", "document": "[document]"}
+"""What stands in a tool's result for what is no text, so that a screenshot or a PDF does not end a session."""
+
+_ROLES: dict[str, Role] = {"ctx": "user", "msg": "user", "user": "user", "assistant": "assistant", "system": "system"}
+
+Place = tuple[ContentBlock, FieldPath]
+
+
+def parse_conversation(
+    system: Content | None, messages: Sequence[MessageParam], violations: list[Violation]
+) -> tuple[Message, ...]:
+    """Convert a conversation. Adds to `violations` what cannot be converted."""
+    converted: list[Message] = []
+    if system is not None and (text := _system_text(_places(system, ("system",)))):
+        converted.append(Message(role="system", content=text))
+    open_calls: tuple[ToolCall, ...] = ()
+    numbered = enumerate(messages)
+    for role, turn in itertools.groupby(numbered, lambda entry: _ROLES[entry[1].role]):
+        contents = [list(_places(message.content, ("messages", index, "content"))) for index, message in turn]
+        match role:
+            case "system":
+                converted += [Message(role="system", content=text) for text in map(_system_text, contents) if text]
+            case "assistant":
+                converted += _missing_results(open_calls)
+                answer = _assistant_message(contents, violations)
+                open_calls = answer.tool_calls
+                if answer.text or answer.tool_calls or answer.reasoning:
+                    converted.append(answer)
+            case _:
+                converted += _user_messages(contents, open_calls, violations)
+                open_calls = ()
+    return (*converted, *_missing_results(open_calls))
+
+
+def _places(content: Content, path: FieldPath) -> Iterator[Place]:
+    """Yield the blocks of a content, each with its path."""
+    if isinstance(content, str):
+        yield ContentBlock(type="text", text=content), path
+    else:
+        yield from ((block, (*path, index)) for index, block in enumerate(content))
+
+
+def _system_text(places: Iterable[Place]) -> str:
+    return "".join(_ATTRIBUTION.sub("", _text(block)) for block, _ in places)
+
+
+def _join(texts: Iterable[str]) -> str:
+    """Join the texts of consecutive messages of one role."""
+    return "\n\n".join(filter(None, texts))
+
+
+def _assistant_message(contents: Sequence[Sequence[Place]], violations: list[Violation]) -> Message:
+    blocks = [place for content in contents for place in content]
+    return Message(
+        role="assistant",
+        content=_join("".join(_text(block) for block, _ in content) for content in contents),
+        tool_calls=tuple(_tool_call(*place, violations) for place in blocks if place[0].type == "tool_use"),
+        reasoning="".join(block.thinking or "" for block, _ in blocks if block.type == "thinking") or None,
+    )
+
+
+def _tool_call(block: ContentBlock, path: FieldPath, violations: list[Violation]) -> ToolCall:
+    missing = [field for field in ("id", "name") if getattr(block, field) is None]
+    violations += [Violation((*path, field), MissingField()) for field in missing]
+    if not isinstance(block.input, dict | None):
+        violations.append(Violation((*path, "input"), WrongType(("object",))))
+    arguments = msgspec.json.encode(block.input or {}).decode()
+    return ToolCall(_call_id(block.id), block.name or "", arguments)
+
+
+def _call_id(sent: str | None) -> str:
+    return (sent or "").removeprefix(TOOL_USE_PREFIX)
+
+
+def _missing_results(calls: Iterable[ToolCall]) -> Iterator[Message]:
+    """Yield an empty result for each call that was interrupted."""
+    return (Message(role="tool", content="", tool_call_id=call.id) for call in calls)
+
+
+def _user_messages(
+    contents: Sequence[Sequence[Place]], open_calls: Sequence[ToolCall], violations: list[Violation]
+) -> Iterator[Message]:
+    blocks = [place for content in contents for place in content]
+    results = [_tool_result(*place, violations) for place in blocks if place[0].type == "tool_result"]
+    answered = {result.tool_call_id for result in results}
+    yield from results
+    yield from _missing_results(call for call in open_calls if call.id not in answered)
+    parts = [_parts(content, violations) for content in contents]
+    content = _joined_parts([each for each in parts if each])
+    if content or not (results or open_calls):
+        yield Message(role="user", content=content)
+
+
+def _joined_parts(contents: Sequence[Sequence[Part]]) -> str | tuple[Part, ...]:
+    """Join the parts of consecutive messages: one text, or several parts of which at least one is no text."""
+    parts: list[Part] = []
+    for content in contents:
+        for number, part in enumerate(content):
+            before = parts[-1] if parts else None
+            if isinstance(part, TextPart) and isinstance(before, TextPart):
+                parts[-1] = TextPart(before.text + ("" if number else "\n\n") + part.text)
+            else:
+                parts.append(part)
+    if any(isinstance(part, ImagePart) for part in parts):
+        return tuple(parts)
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def _parts(places: Iterable[Place], violations: list[Violation]) -> list[Part]:
+    """Return what a user's message shows besides results of tools."""
+    parts: list[Part] = []
+    for block, path in places:
+        if block.type == "image":
+            parts.append(ImagePart(_image_url(block.source, path, violations)))
+        elif block.type == "document":
+            text = _document_text(block)
+            if text is None:
+                problem = InvalidValue("Documents are taken as text only: sources of the types text and content")
+                violations.append(Violation((*path, "source"), problem))
+            parts.append(TextPart(text or ""))
+        elif text := _text(block):
+            parts.append(TextPart(text))
+    return parts
+
+
+def _text(block: ContentBlock) -> str:
+    """Return the text of a block that is nothing but text; empty for other blocks."""
+    if block.type == "text":
+        return block.text or ""
+    return _search_result_text(block) if block.type == "search_result" else ""
+
+
+def _search_result_text(block: ContentBlock) -> str:
+    return _join([block.title or "", _texts(block.content)])
+
+
+def _texts(content: Any) -> str:
+    """Return the text in content of any form."""
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _image_url(source: Any, path: FieldPath, violations: list[Violation]) -> str:
+    match source:
+        case {"type": "base64", "media_type": str(media_type), "data": str(data)} if media_type.startswith("image/"):
+            return f"data:{media_type};base64,{data}"
+    problem = InvalidValue("Images are taken as base64 only: this server fetches no URLs and stores no files")
+    violations.append(Violation((*path, "source"), problem))
+    return ""
+
+
+def _document_text(block: ContentBlock) -> str | None:
+    """Return a document with its title and context; None: it is no text, but a PDF, a file or a URL."""
+    match block.source:
+        case {"type": "text", "data": str(text)}:
+            pass
+        case {"type": "content", "content": content}:
+            text = _texts(content)
+        case _:
+            return None
+    return _join([block.title or "", block.context or "", text])
+
+
+def _tool_result(block: ContentBlock, path: FieldPath, violations: list[Violation]) -> Message:
+    if block.tool_use_id is None:
+        violations.append(Violation((*path, "tool_use_id"), MissingField()))
+    text = _result_text(block.content, (*path, "content"), violations)
+    return Message(
+        role="tool",
+        content=f"Error: {text}" if block.is_error else text,
+        tool_call_id=_call_id(block.tool_use_id),
+    )
+
+
+def _result_text(content: Any, path: FieldPath, violations: list[Violation]) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    try:
+        blocks = msgspec.convert(content, list[ContentBlock])
+    except msgspec.ValidationError:
+        violations.append(Violation(path, InvalidValue("The result of a tool is a text or a list of blocks")))
+        return ""
+    return "".join(map(_result_block_text, blocks))
+
+
+def _result_block_text(block: ContentBlock) -> str:
+    text = _document_text(block) if block.type == "document" else _text(block)
+    return text or _OMITTED.get(block.type, "")
