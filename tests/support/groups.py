@@ -38,6 +38,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "conformance/test_access.py",
         "conformance/test_codex_requests.py",
         "conformance/test_conformance_command.py",
+        "conformance/test_anthropic_sdk.py",
         "conformance/test_curl.py",
         "conformance/test_determinism.py",
         "conformance/test_hostile_requests.py",
