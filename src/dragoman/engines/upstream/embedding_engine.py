@@ -85,16 +85,19 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
         except TransportError as failure:
             error = error_of(failure, has_output=False)
             if isinstance(error, EngineFailed):
-                _log.warning("upstream_failed", upstream=self._name, reason=str(failure), had_output=False)
+                self._log_failed_embedding(str(failure))
             raise error from None
         except (msgspec.MsgspecError, binascii.Error, ValueError, LookupError):
-            _log.warning("upstream_failed", upstream=self._name, reason="malformed response", had_output=False)
+            self._log_failed_embedding("malformed response")
             raise ReplicaFailed("The upstream's response is malformed") from None
         finally:
             self._running -= 1
         for index, values in enumerate(vectors):
             yield Embedding(index, values)
         yield Usage(tokens or sum(map(_estimate, request.inputs)), 0, 0, source="upstream" if tokens else "estimated")
+
+    def _log_failed_embedding(self, reason: str) -> None:
+        _log.warning("upstream_embedding_failed", upstream=self._name, reason=reason)
 
     async def _embed(self, request: EmbeddingRequest) -> tuple[list[bytes], int]:
         inputs = [each for each in request.inputs if not isinstance(each, TextPair)]
