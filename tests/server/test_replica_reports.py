@@ -43,7 +43,7 @@ async def test_a_deployment_with_one_engine_has_nothing_to_say() -> None:
         metrics = (await client.get("/metrics")).text
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("x-dragoman-")]
-    assert "dragoman_upstream_requests" not in metrics
+    assert "dragoman_upstream_requests_total{" not in metrics
 
 
 async def test_a_fallback_is_named() -> None:

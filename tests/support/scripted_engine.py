@@ -25,7 +25,7 @@ class ScriptedEngine(EchoEngine):
         capabilities: frozenset[Capability] = ALL_CAPABILITIES,
     ) -> None:
         super().__init__()
-        self._script = list(script)
+        self.script = list(script)
         self._is_ready = ready
         self.capabilities = capabilities
         self.attempts = 0
@@ -39,7 +39,7 @@ class ScriptedEngine(EchoEngine):
         self.attempts += 1
         self.running += 1
         try:
-            for each in self._script.pop(0):
+            for each in self.script.pop(0):
                 match each:
                     case DragomanError():
                         raise each

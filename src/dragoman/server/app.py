@@ -50,6 +50,7 @@ from dragoman.server.middleware import (
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName, Settings
 from dragoman.server.tracing import Tracing
+from dragoman.server.upstream_changes import Connect, UpstreamChanges
 
 NO_HOSTS: Mapping[str, DialectName] = {}
 
@@ -88,6 +89,7 @@ def build_app(
     origin_policy: OriginPolicy = SERVE_ALL,
     ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS,
     console: ConsoleOptions | None = None,
+    connect_upstream: Connect | None = None,
 ) -> "App":
     """Build the app over the catalog's engines, which start and close with it.
 
@@ -98,6 +100,7 @@ def build_app(
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
     - `origin_policy` decides under which host names, and to which web pages, requests are served.
     - Each part has `ready_timeout_seconds` to answer /ready.
+    - `connect_upstream` connects to the upstreams that administrators add. None: their changes are not followed.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     - `console` makes the pages of /console. None: there are none.
     """
@@ -120,6 +123,7 @@ def build_app(
         queue=queue,
         console_database=None if console is None else console.database,
         response_store=options.response_store,
+        connect_upstream=connect_upstream,
     )
     return services.app(live)
 
@@ -139,6 +143,7 @@ class AppServices:
         console_database: Database | None = None,
         response_store: ResponseStore | None = None,
         tracing: Tracing | None = None,
+        connect_upstream: Connect | None = None,
     ) -> None:
         """See build_app. The console reads `console_database`, that of the accounts or of the records.
 
@@ -146,7 +151,10 @@ class AppServices:
         """
         registry = CollectorRegistry()
         request_metrics = _request_metrics(registry, tracing)
-        _count_attempts(catalog, registry)
+        routing_metrics = _routing_metrics(catalog, registry)
+        changes = None
+        if accounting is not None and connect_upstream is not None:
+            changes = UpstreamChanges(catalog, accounting.database_thread, connect_upstream, routing_metrics)
         self._accounting = accounting
         self._console_thread = None if console_database is None else DatabaseThread(console_database)
         self._response_store = response_store
@@ -169,6 +177,7 @@ class AppServices:
             response_store=response_store,
             open_queue=_queue_opener(queue, self._executor, registry),
             console_thread=self._console_thread,
+            upstream_changes=changes,
         )
 
     def app(self, live: LiveOptions) -> "App":
@@ -253,12 +262,12 @@ class ReloadableApp(NewestApp["App"]):
         self.app.drain()
 
 
-def _count_attempts(catalog: Catalog, registry: CollectorRegistry) -> None:
-    routers = [deployment.router for deployment in catalog.deployments if deployment.router is not None]
-    if routers:
-        routing_metrics = RoutingMetrics(registry)
-        for router in routers:
-            router.metrics = routing_metrics
+def _routing_metrics(catalog: Catalog, registry: CollectorRegistry) -> RoutingMetrics:
+    routing_metrics = RoutingMetrics(registry)
+    for deployment in catalog.deployments:
+        if deployment.router is not None:
+            deployment.router.metrics = routing_metrics
+    return routing_metrics
 
 
 def _request_metrics(registry: CollectorRegistry, tracing: Tracing | None) -> RequestMetrics:
@@ -284,6 +293,7 @@ async def _lifespan(
     response_store: ResponseStore | None,
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
     console_thread: DatabaseThread | None,
+    upstream_changes: UpstreamChanges | None,
 ) -> AsyncGenerator[None]:
     # The queue ends first, since it requeues what the engines run for it. The engines end before admission does:
     # requests that still run then fail, and are settled.
@@ -296,6 +306,8 @@ async def _lifespan(
             stack.push_async_callback(asyncio.to_thread, console_thread.close)
         if response_store is not None:
             await stack.enter_async_context(response_store.opened())
+        if upstream_changes is not None:
+            await stack.enter_async_context(upstream_changes.followed())
         if open_queue is not None:
             await stack.enter_async_context(open_queue())
         yield

@@ -16,6 +16,7 @@ from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.server.settings import SupervisionSettings, UpstreamSettings
+from dragoman.server.upstream_changes import AddedUpstream
 from dragoman.server.worker_options import (
     DeploymentOptions,
     EchoOptions,
@@ -47,24 +48,42 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
 
 
 def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
-    connected = _connect(name, engine, options.settings.supervision, options.wake_fd)
-    if not isinstance(engine, UpstreamOptions):
-        return Replica(name, connected)
-    upstream = engine.upstream
+    if isinstance(engine, UpstreamOptions):
+        return _connect_upstream(name, engine.upstream, engine.model, engine.kind)
+    return Replica(name, _connect(engine, options.settings.supervision, options.wake_fd))
+
+
+def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deployment) -> Replica:
+    """Connect to an upstream that an administrator has added to a deployment. Raises ValueError."""
+    variable = upstream.key_variable
+    if variable is not None and variable not in os.environ:
+        raise ValueError(f"the environment variable {variable} is not set")
+    settings = UpstreamSettings(
+        url=upstream.url,
+        kind=upstream.kind,
+        key=None if variable is None else os.environ[variable],
+        weight=upstream.weight,
+        priority=upstream.priority,
+        concurrency=upstream.concurrency,
+    )
+    return _connect_upstream(name, settings, upstream.model or deployment.name, deployment.kind)
+
+
+def _connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Replica:
+    """Return the replica of an upstream, which calls the model so. Raises ValueError."""
     return Replica(
         name,
-        connected,
+        _upstream_engine(name, upstream, model, model_kind),
         priority=upstream.priority,
         weight=upstream.weight,
         concurrency=upstream.concurrency,
         is_upstream=True,
+        url=upstream.url,
     )
 
 
-def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
+def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
     match engine:
-        case UpstreamOptions(upstream=upstream):
-            return _connect_upstream(name, upstream, engine.model, engine.kind)
         case EchoOptions(echo=echo):
             return EchoEngine(
                 tokens_per_second=echo.tokens_per_second,
@@ -84,7 +103,7 @@ def _connect(name: str, engine: ReplicaOptions, supervision: SupervisionSettings
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 
-def _connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Engine:
+def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Engine:
     # A server without upstreams need not load their client.
     from dragoman.core.secret_text import SecretText
     from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine

@@ -40,7 +40,7 @@ from dragoman.server.http_server import HttpServer
 from dragoman.server.metrics import SettingsState
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
-from dragoman.server.replicas import build_deployment
+from dragoman.server.replicas import build_deployment, connect_added_upstream
 from dragoman.server.response_options import REASONING_SECRET_VARIABLE, ResponsesSettings, reasoning_key
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
@@ -84,6 +84,7 @@ def main() -> int:
         console_database=None if accounts is None else accounts.database,
         response_store=None if accounts is None else _response_store(accounts, settings.responses),
         tracing=tracing,
+        connect_upstream=connect_added_upstream,
     )
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(

@@ -307,3 +307,22 @@ async def test_models_are_listed_with_their_states(ada: AdminClient) -> None:
         "tool_format": "generic",
         "supports_reasoning": False,
     }, "the app is not started"
+
+
+async def test_upstreams_are_listed_added_drained_and_removed(ada: AdminClient) -> None:
+    [own] = (await ada.get("upstreams"))["data"]
+    assert (own["deployment"], own["url"], own["state"], own["requests_in_flight"]) == ("echo", None, "closed", 0)
+    added = await ada.post("upstreams", deployment="echo", url="http://gpu:8000", kind="vllm", priority=1)
+    name = added["upstream"]
+    assert (name, added["draining"]) == ("echo/a1", False)
+    assert (await ada.post("upstreams/drain", upstream=name))["draining"]
+    assert not (await ada.post("upstreams/undrain", upstream=name))["draining"]
+    assert (await ada.post("upstreams/drain", upstream=own["upstream"]))["url"] is None
+    assert (await ada.post("upstreams/undrain", upstream=own["upstream"]))["upstream"] == own["upstream"]
+    assert (await ada.post("upstreams/remove", upstream=name))["upstream"] == name
+    for change in ("drain", "undrain", "remove"):
+        await ada.post(f"upstreams/{change}", 404, upstream=name)
+    await ada.post("upstreams/remove", 404, upstream=own["upstream"])
+    await ada.post("upstreams", 404, deployment="owl", url="http://gpu:8000")
+    for wrong in ({"url": "gpu"}, {"url": "http://gpu", "key": "sk-1"}, {"url": "http://gpu", "key_variable": "HOME"}):
+        await ada.post("upstreams", 400, deployment="echo", **wrong)

@@ -3,10 +3,11 @@
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from dragoman.accounts.administration import accounts, keys, prices
+from dragoman.accounts.administration import accounts, keys, prices, upstreams
 from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY, Account, Deposit
 from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
 from dragoman.accounts.administration.prices import Price
+from dragoman.accounts.administration.upstreams import StoredUpstream
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import changes
 from dragoman.accounts.times import to_datetime
@@ -110,6 +111,27 @@ class Administrator:
             details = {"model": model, "per_million": amounts, "valid_from": price.valid_from}
             self._record(connection, "set price", f"price {price.id}", **details)
         return price
+
+    def add_upstream(self, deployment: str, url: str, settings: str) -> StoredUpstream:
+        """Add an upstream to a deployment. `settings` are JSON without secrets."""
+        with self.database.write() as connection:
+            added = upstreams.add_upstream(self.database, deployment, url, settings)
+            self._record(connection, "add upstream", f"upstream {added.name}", url=url)
+        return added
+
+    def drain_upstream(self, name: str, deployment: str, url: str, *, is_draining: bool) -> StoredUpstream:
+        """Begin no further attempts at an upstream, or do so again."""
+        with self.database.write() as connection:
+            drained = upstreams.set_draining(self.database, name, deployment, url, is_draining=is_draining)
+            self._record(connection, "drain upstream" if is_draining else "undrain upstream", f"upstream {name}")
+        return drained
+
+    def remove_upstream(self, name: str) -> StoredUpstream:
+        """Remove an upstream that was added."""
+        with self.database.write() as connection:
+            removed = upstreams.remove_upstream(self.database, name)
+            self._record(connection, "remove upstream", f"upstream {name}", url=removed.url)
+        return removed
 
     def _record(self, connection: Connection, action: str, subject: str, **details: object) -> None:
         at = self.database.now(connection).wall

@@ -324,3 +324,15 @@ schema_migrations = Table(
     Column("requires", BigInteger),
 )
 """The newest step that code must know to run on the tables after the step is `requires`; NULL: the step itself."""
+
+upstreams = Table(
+    "upstreams",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("deployment", String, nullable=False),
+    Column("url", String, nullable=False),
+    Column("settings", String),
+    Column("is_draining", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+"""Upstreams that administrators have added, with their settings as JSON, or drained. `is_draining` is 0 or 1."""

@@ -124,7 +124,7 @@ class RoutedAttempts:
         if (metrics := self._router.metrics) is not None:
             seconds = asyncio.get_running_loop().time() - self._began_at
             metrics.observe_first_token(self._deployment, replica.name, seconds, self._matched_blocks)
-        if self._request.blocks:
+        if self._request.blocks and self._router.health.knows(replica.name):
             self._router.prefixes.record(replica.name, self._request.blocks)
         if attempt.is_trial:
             # A replica that has returned must not wait for the end of a long answer.

@@ -14,6 +14,7 @@ from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.tasks import Task
 from dragoman.engines.base import AdapterHost, Embeds, Engine
 from dragoman.engines.fingerprint import fingerprint
+from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.policies import PolicyName
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
@@ -44,15 +45,39 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """Chooses the replicas. None: there is nothing to choose, one engine of this machine answers all requests."""
 
     def __post_init__(self) -> None:
-        if self.router is None and (len(self.replicas) > 1 or self.replicas[0].is_upstream):
-            self.router = Router(self.route)
-            for replica in self.replicas:
-                self.router.add(replica.name, is_new=False)
+        if len(self.replicas) > 1 or self.replicas[0].is_upstream:
+            self.require_router()
 
     @classmethod
     def of(cls, name: str, aliases: tuple[str, ...], engine: Engine, dialects: tuple[str, ...] | None = None) -> Self:
         """Return a deployment with one replica."""
         return cls(name=name, aliases=aliases, replicas=(Replica(name, engine),), dialects=dialects)
+
+    def require_router(self, metrics: RoutingMetrics | None = None) -> Router:
+        """Return the router. If there is none yet, make one that counts with `metrics`."""
+        if self.router is None:
+            self.router = Router(self.route)
+            self.router.metrics = metrics
+            for replica in self.replicas:
+                self.router.add(replica.name, is_new=False)
+        return self.router
+
+    def add_replica(self, replica: Replica, metrics: RoutingMetrics | None = None) -> None:
+        """Let one more replica answer, whose engine was started."""
+        router = self.require_router(metrics)
+        self.replicas = (*self.replicas, replica)
+        router.add(replica.name)
+
+    def remove_replica(self, name: str) -> None:
+        """Begin no attempts at a replica any more. It must not be the only one."""
+        router = self.require_router()
+        self.replicas = tuple(replica for replica in self.replicas if replica.name != name)
+        assert self.replicas, "a deployment has a replica at least"
+        router.remove(name)
+
+    def is_draining(self, name: str) -> bool:
+        """Whether its operator lets no attempts begin at a replica."""
+        return self.router is not None and self.router.health.state(name) == "draining"
 
     @property
     def engines(self) -> tuple[Engine, ...]:

@@ -18,3 +18,5 @@ class Replica(msgspec.Struct, frozen=True):
     """Requests that may be in flight from this process; None: any number."""
     is_upstream: bool = False
     """Whether it is another server."""
+    url: str = ""
+    """Of another server, for its operator; it holds no secret."""

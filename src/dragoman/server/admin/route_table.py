@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from dragoman.dialects.http.operation import Operation
-from dragoman.server.admin import handlers, wire
+from dragoman.server.admin import handlers, upstream_handlers, wire
 from dragoman.server.admin.handlers import AdminRequest
 
 
@@ -60,6 +60,17 @@ def _write(
     )
 
 
+def _upstream_change(
+    handler: Callable[[AdminRequest], msgspec.Struct],
+    path: str,
+    summary: str,
+    request: type[msgspec.Struct] = wire.UpstreamName,
+) -> AdminRoute:
+    # Names have slashes, so they are in the body.
+    return _write(handler, ("POST", f"{_UPSTREAMS}{path}", summary), wire.UpstreamChangeBody, request, 404)
+
+
+_UPSTREAMS = "/admin/upstreams"
 _ACCOUNTS, _KEYS, _PRICES = "/admin/accounts", "/admin/keys", "/admin/prices"
 _ACCOUNT, _KEY = f"{_ACCOUNTS}/{{account}}", f"{_KEYS}/{{key}}"
 _DEPOSITS = f"{_ACCOUNT}/deposits"
@@ -79,6 +90,11 @@ ADMIN_ROUTES = (
     _read(handlers.list_prices, _PRICES, "List prices", wire.PriceList, wire.PricesQuery),
     _read(handlers.list_models, "/admin/models", "List the models and their states", wire.ModelStateList),
     _write(handlers.reload, ("POST", "/admin/reload", "Read the settings again"), wire.ReloadBody, None, 409),
+    _read(upstream_handlers.list_states, _UPSTREAMS, "List the upstreams and their states", wire.UpstreamList),
+    _upstream_change(upstream_handlers.add, "", "Add an upstream", wire.NewUpstream),
+    _upstream_change(upstream_handlers.drain, "/drain", "Send an upstream no further requests"),
+    _upstream_change(upstream_handlers.undrain, "/undrain", "Send an upstream requests again"),
+    _upstream_change(upstream_handlers.remove, "/remove", "Remove an upstream that was added"),
     _read(handlers.list_usage, "/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery),
     _read(
         handlers.list_daily_usage, "/admin/usage/daily", "List sums by day", wire.DailyUsagePage, wire.DailyUsageQuery

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 from dragoman.accounts.administration.accounts import AccountNameTaken, AccountNotFound
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.keys import KeyNotFound
+from dragoman.accounts.administration.upstreams import UpstreamNotFound
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import DragomanError
@@ -62,7 +63,7 @@ def _endpoint(
             return _json(await thread.run_slow(route.handler, admin_request))
         except DragomanError as error:
             return error_response(_ADMIN_ERRORS.render(error), {})
-        except (AccountNotFound, KeyNotFound) as error:
+        except (AccountNotFound, KeyNotFound, UpstreamNotFound) as error:
             return _error(404, str(error))
         except (AccountNameTaken, ReloadRefused) as error:
             return _error(409, str(error))

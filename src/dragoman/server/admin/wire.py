@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY
 from dragoman.server.settings import DialectName
+from dragoman.server.upstream_changes import AddedUpstream
 
 MAX_PAGE_ITEMS = 1000
 
@@ -262,6 +263,49 @@ class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
     data: list[ChangeBody]
     next: int | None
     """The next page's `before`."""
+
+
+class NewUpstream(AddedUpstream, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another server that is to answer for a deployment."""
+
+    deployment: Text
+
+
+class UpstreamName(_RequestBody, frozen=True, kw_only=True):
+    upstream: Text
+
+
+class UpstreamBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica, as the worker that answers knows it."""
+
+    upstream: str
+    """Its name."""
+    deployment: str
+    url: str | None
+    """None: an engine of the server's own machine."""
+    ready: bool
+    state: str
+    """`closed` (it takes requests), `ejected`, `half_open` or `draining`."""
+    returns_in_seconds: float | None
+    """0: it is not ejected. None: it is draining."""
+    requests_in_flight: int
+    tokens_in_flight: int
+    weight: float
+    priority: int
+    concurrency: int | None
+
+
+class UpstreamList(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[UpstreamBody]
+
+
+class UpstreamChangeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that all workers make within a second."""
+
+    upstream: str
+    deployment: str
+    url: str | None
+    draining: bool
 
 
 class AfterQuery(_RequestBody, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from dragoman.accounts.database.migrations import (
     m0007_fallbacks,
     m0008_console,
     m0009_responses,
+    m0010_upstreams,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -88,6 +89,7 @@ MIGRATIONS = (
     Migration(7, "fallbacks", m0007_fallbacks.apply, requires=6),
     Migration(8, "console", m0008_console.apply, requires=7),
     Migration(9, "responses", m0009_responses.apply, requires=8),
+    Migration(10, "upstreams", m0010_upstreams.apply, requires=8),
 )
 
 
