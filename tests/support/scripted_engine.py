@@ -26,14 +26,14 @@ class ScriptedEngine(EchoEngine):
     ) -> None:
         super().__init__()
         self.script = list(script)
-        self._is_ready = ready
+        self.is_ready = ready
         self.capabilities = capabilities
         self.attempts = 0
         self.running = 0
 
     @property
     def ready(self) -> bool:
-        return self._is_ready
+        return self.is_ready
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         self.attempts += 1

@@ -155,8 +155,38 @@ async def test_a_request_waits_for_the_return_of_the_only_replica() -> None:
     waiting = asyncio.create_task(routed.answer())
     await turns()
     routed.clock.advance(5.0)
-    routed.router.wake_when_back("r0")
+    routed.router.watch(routed.deployment.replicas[0])
     assert await waiting == ANSWER
+
+
+async def test_an_ejected_replica_is_tried_as_soon_as_its_engine_is_ready_again() -> None:
+    engine, other = ScriptedEngine(*[[UNAUTHORIZED]] * 3, ANSWER), ScriptedEngine(*[ANSWER] * 20)
+    routed = Routed(engine, other, max_attempts=1)
+    for seconds in (5.0, 10.0):
+        await routed.fail(1)
+        routed.clock.advance(seconds)
+    await routed.fail(1)
+    routed.clock.advance(6.0)
+    routed.router.watch(routed.deployment.replicas[0])
+    assert routed.router.health.state("r0") == "ejected", "it was ready all the time, and there is another one"
+    for is_ready, state in ((False, "ejected"), (True, "half_open")):
+        engine.is_ready = is_ready
+        routed.router.watch(routed.deployment.replicas[0])
+        assert routed.router.health.state("r0") == state
+    assert await routed.answer() == ANSWER
+
+
+async def test_the_last_replica_is_tried_every_five_seconds_however_often_it_was_ejected() -> None:
+    routed = Routed(ScriptedEngine(*[[UNAUTHORIZED]] * 5, ANSWER), max_attempts=1)
+    for _ in range(5):
+        await routed.fail(1)
+        routed.clock.advance(4.0)
+        routed.router.watch(routed.deployment.replicas[0])
+        assert routed.router.health.state("r0") == "ejected"
+        routed.clock.advance(1.0)
+        routed.router.watch(routed.deployment.replicas[0])
+        assert routed.router.health.state("r0") == "half_open"
+    assert await routed.answer() == ANSWER
 
 
 async def test_requests_beyond_the_concurrency_wait_for_a_place_and_then_fail() -> None:

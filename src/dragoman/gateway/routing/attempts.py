@@ -189,7 +189,7 @@ class RoutedAttempts:
                 attempt.succeed()
         if not was_ejected and router.health.is_ejected(replica.name):
             self._report_ejection(replica, error)
-        router.wake_when_back(replica.name)
+        router.watch(replica)
 
     def _report_ejection(self, replica: Replica, error: DragomanError) -> None:
         seconds = self._router.health.returns_in(replica.name)

@@ -112,6 +112,19 @@ class DeploymentHealth:
         """Whether a replica is left out for its failures now."""
         return self.knows(replica) and self.state(replica) == "ejected"
 
+    def ejected_for(self, replica: str) -> float:
+        """Return the seconds since a replica was ejected last."""
+        return self.now - self._replicas[replica].ejected_at
+
+    def end_ejection(self, replica: str) -> None:
+        """Let an ejected replica be tried now. Its next ejection is as long as if this one had not been ended."""
+        self._replicas[replica].ejected_until = self.now
+
+    @property
+    def has_closed(self) -> bool:
+        """Whether a replica takes requests as usual."""
+        return any(replica.state == "closed" for replica in self._replicas.values())
+
     def may_attempt(self, replica: str) -> bool:
         """Whether an attempt may begin now."""
         health = self._replicas[replica]
@@ -172,6 +185,7 @@ class _ReplicaHealth:
         self.is_closed = True
         self.has_trial = False
         self.ejections = 0
+        self.ejected_at = -math.inf
         self.ejected_until = 0.0
         self.returned_at = returned_at
 
@@ -212,6 +226,7 @@ class _ReplicaHealth:
         self._doublings += 1
         self.ejections += 1
         self.is_closed = False
+        self.ejected_at = now
         self.ejected_until = now + seconds
         self.has_trial = False
         self._trial_successes = 0

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Collection, Sequence
 
-from dragoman.gateway.routing.health import DeploymentHealth
+from dragoman.gateway.routing.health import FIRST_EJECTION_SECONDS, DeploymentHealth
 from dragoman.gateway.routing.leases import ReplicaLeases
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.policies import Choice, PolicyName, ReplicaLoad, RoutingRequest, choose
@@ -16,6 +16,10 @@ from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
 
 DEFAULT_WAIT_SECONDS = 120.0
 """Time that a request waits for a replica, all its attempts together."""
+
+
+WATCH_SECONDS = 1.0
+"""Between two looks at an ejected replica."""
 
 
 class Router:
@@ -42,7 +46,9 @@ class Router:
         self._source = random.Random() if source is None else source
         self._paused_until: dict[str, float] = {}
         self._cold_at: dict[str, float] = {}
-        self._wake_ups: dict[str, asyncio.TimerHandle] = {}
+        self._watches: dict[str, asyncio.TimerHandle] = {}
+        self._were_down: set[str] = set()
+        """Ejected replicas whose engine was not ready since."""
 
     def add(self, replica: str, *, is_new: bool = True) -> None:
         """Add a replica. `is_new` False: without slow start, as at the start of the server."""
@@ -55,8 +61,9 @@ class Router:
         self.prefixes.forget(replica)
         self._paused_until.pop(replica, None)
         self._cold_at.pop(replica, None)
-        if (wake_up := self._wake_ups.pop(replica, None)) is not None:
-            wake_up.cancel()
+        self._were_down.discard(replica)
+        if (watch := self._watches.pop(replica, None)) is not None:
+            watch.cancel()
 
     def undrain(self, replica: str) -> None:
         """Allow attempts at a drained replica again."""
@@ -89,16 +96,26 @@ class Router:
         """Begin no attempts for a time, without a judgement of the replica's health: it limits the rate."""
         if self.health.knows(replica):
             self._paused_until[replica] = max(self._paused_until.get(replica, 0.0), self._clock() + seconds)
-            self.wake_when_back(replica)
 
-    def wake_when_back(self, replica: str) -> None:
+    def watch(self, replica: Replica) -> None:
         """Let those who wait choose again as soon as the replica may be attempted."""
-        if not self.health.knows(replica) or not (delay := self._returns_in(replica)):
+        name = replica.name
+        if (earlier := self._watches.pop(name, None)) is not None:
+            earlier.cancel()
+        if self.health.is_ejected(name) and self._is_back_early(replica):
+            self._were_down.discard(name)
+            self.health.end_ejection(name)
+        if not self.health.knows(name) or not (delay := self._returns_in(name)):
             self.leases.notify()
             return
-        if (earlier := self._wake_ups.pop(replica, None)) is not None:
-            earlier.cancel()
-        self._wake_ups[replica] = asyncio.get_running_loop().call_later(delay, self.wake_when_back, replica)
+        seconds = min(delay, WATCH_SECONDS)
+        self._watches[name] = asyncio.get_running_loop().call_later(seconds, self.watch, replica)
+
+    def _is_back_early(self, replica: Replica) -> bool:
+        """Whether an ejected replica shall be tried before its time: it is ready again, or there is no better one."""
+        if not replica.engine.ready:
+            self._were_down.add(replica.name)
+        return self._returns_in(replica.name) == 0 or (replica.engine.ready and replica.name in self._were_down)
 
     def backoff(self, attempts: int) -> float:
         """Return the seconds to wait before a replica is tried again, after so many failed attempts."""
@@ -119,7 +136,12 @@ class Router:
 
     def _returns_in(self, replica: str) -> float | None:
         delay = self.health.returns_in(replica)
-        return None if delay is None else max(delay, self._paused_until.get(replica, 0.0) - self._clock())
+        if delay is None:
+            return None
+        if delay and not self.health.has_closed:
+            # Long ejections keep requests at better replicas. Without any, an outage must not outlast its cause.
+            delay = min(delay, max(0.0, FIRST_EJECTION_SECONDS - self.health.ejected_for(replica)))
+        return max(delay, self._paused_until.get(replica, 0.0) - self._clock())
 
     def _load(self, replica: Replica) -> ReplicaLoad:
         in_flight = self.leases.in_flight(replica.name)
