@@ -49,6 +49,9 @@ def test_each_replica_has_a_process_and_a_socket_of_its_own(tmp_path: Path) -> N
     options = msgspec.json.decode(worker.environment[OPTIONS_VARIABLE], type=WorkerOptions)
     engines = [engine for engine in options.deployments[1].engines if isinstance(engine, LlamaOptions)]
     assert [engine.wake_number for engine in engines] == [*commands] == [1, 2]
+    assert {engine.cache_tokens for engine in engines} == {2 * settings.engine.kv_cache_tokens}, (
+        "and as many on the host"
+    )
     sockets = [
         msgspec.json.decode(command.environment[OPTIONS_VARIABLE], type=EngineOptions).socket_path
         for command in commands.values()

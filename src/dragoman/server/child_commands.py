@@ -20,7 +20,7 @@ from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, Upstre
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
 from dragoman.server.response_options import REASONING_SECRET_VARIABLE
-from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
+from dragoman.server.settings import AdminKeySettings, AdminSettings, EngineSettings, Settings
 from dragoman.server.supervisor import ChildCommand
 from dragoman.server.worker_options import (
     DeploymentOptions,
@@ -142,7 +142,7 @@ def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> E
         max_sequences=engine.max_sequences,
         threads=engine.threads or _available_cores(),
         max_batched_tokens=engine.max_batched_tokens,
-        host_cache_tokens=engine.kv_cache_tokens if engine.host_cache_tokens is None else engine.host_cache_tokens,
+        host_cache_tokens=_host_cache_tokens(engine),
         max_waiting=settings.max_waiting_requests,
         max_adapters=settings.max_adapters,
         step_timeout_seconds=engine.step_timeout_seconds,
@@ -189,7 +189,12 @@ def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> Repli
                 event_timeout_seconds=plan.engine.event_timeout_seconds,
                 reply_timeout_seconds=plan.engine.reply_timeout_seconds,
                 kind=plan.kind,
+                cache_tokens=plan.engine.kv_cache_tokens + _host_cache_tokens(plan.engine),
             )
+
+
+def _host_cache_tokens(engine: EngineSettings) -> int:
+    return engine.kv_cache_tokens if engine.host_cache_tokens is None else engine.host_cache_tokens
 
 
 def _worker_environment(settings: Settings, accounts: AccountsLocation | None, files: ServerFiles) -> Mapping[str, str]:

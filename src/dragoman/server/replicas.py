@@ -50,7 +50,8 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
 def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
     if isinstance(engine, UpstreamOptions):
         return _connect_upstream(name, engine.upstream, engine.model, engine.kind)
-    return Replica(name, _connect(engine, options.settings.supervision, options.wake_fd))
+    cache_tokens = engine.cache_tokens if isinstance(engine, LlamaOptions) else None
+    return Replica(name, _connect(engine, options.settings.supervision, options.wake_fd), cache_tokens=cache_tokens)
 
 
 def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deployment) -> Replica:

@@ -25,6 +25,8 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True, tag="llama"):
     """The architecture that the model's adapters need. None: it takes no adapters."""
     event_timeout_seconds: float
     reply_timeout_seconds: float
+    cache_tokens: int | None = None
+    """Tokens of prefixes that its caches hold at most. None: not known."""
     kind: ModelKind = "generation"
     """What the model is for."""
 

@@ -43,20 +43,17 @@ class Routed:
         wait_seconds: float = TEST_TIMEOUT_SECONDS,
         concurrency: int | None = None,
         max_attempts: int = 3,
+        cache_tokens: int | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.router = Router(policy, wait_seconds=wait_seconds, clock=self.clock, source=random.Random(1))
-        for number in range(len(engines)):
-            self.router.add(f"r{number}", is_new=False)
-        self.deployment = Deployment(
-            name="m",
-            replicas=tuple(
-                Replica(f"r{number}", engine, is_upstream=True, concurrency=concurrency)
-                for number, engine in enumerate(engines)
-            ),
-            max_attempts=max_attempts,
-            router=self.router,
+        replicas = tuple(
+            Replica(f"r{number}", engine, is_upstream=True, concurrency=concurrency, cache_tokens=cache_tokens)
+            for number, engine in enumerate(engines)
         )
+        for replica in replicas:
+            self.router.add(replica, is_new=False)
+        self.deployment = Deployment(name="m", replicas=replicas, max_attempts=max_attempts, router=self.router)
 
     async def answer(self, request: GenerationRequest = REQUEST) -> list[Event]:
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
@@ -249,6 +246,12 @@ async def test_conversations_return_to_the_replica_that_has_their_beginning() ->
     for text in "abcdefgh":
         await routed.answer(turn(text, 2))
     assert sum(prefixes.count_blocks(name) for name in before) == 8 * 2, "nothing is cached twice"
+
+
+async def test_no_more_of_a_prompt_is_taken_for_cached_than_the_replicas_cache_holds() -> None:
+    routed = Routed(EchoEngine(context_length=100_000), EchoEngine(), policy="cache", cache_tokens=1_000)
+    await routed.answer(GenerationRequest(model="m", prompt=TextPrompt("a" * 8_000)))
+    assert max(routed.router.prefixes.count_blocks(name) for name in ("r0", "r1")) == 1_000 // 128
 
 
 class FlakyEngine(EchoEngine):

@@ -59,14 +59,14 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
             self.router = Router(self.route)
             self.router.metrics = metrics
             for replica in self.replicas:
-                self.router.add(replica.name, is_new=False)
+                self.router.add(replica, is_new=False)
         return self.router
 
     def add_replica(self, replica: Replica, metrics: RoutingMetrics | None = None) -> None:
         """Let one more replica answer, whose engine was started."""
         router = self.require_router(metrics)
         self.replicas = (*self.replicas, replica)
-        router.add(replica.name)
+        router.add(replica)
 
     def remove_replica(self, name: str) -> None:
         """Begin no attempts at a replica any more. It must not be the only one."""

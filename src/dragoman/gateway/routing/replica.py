@@ -18,5 +18,7 @@ class Replica(msgspec.Struct, frozen=True):
     """Requests that may be in flight from this process; None: any number."""
     is_upstream: bool = False
     """Whether it is another server."""
+    cache_tokens: int | None = None
+    """Tokens of prefixes that its caches hold at most; None: not known."""
     url: str = ""
     """Of another server, for its operator; it holds no secret."""

@@ -9,7 +9,7 @@ from dragoman.gateway.routing.health import FIRST_EJECTION_SECONDS, DeploymentHe
 from dragoman.gateway.routing.leases import ReplicaLeases
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.policies import Choice, PolicyName, ReplicaLoad, RoutingRequest, choose
-from dragoman.gateway.routing.prefix_tree import PrefixTree
+from dragoman.gateway.routing.prefix_tree import TOKENS_PER_BLOCK, PrefixTree
 from dragoman.gateway.routing.recent_counts import Clock
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
@@ -50,9 +50,11 @@ class Router:
         self._were_down: set[str] = set()
         """Ejected replicas whose engine was not ready since."""
 
-    def add(self, replica: str, *, is_new: bool = True) -> None:
+    def add(self, replica: Replica, *, is_new: bool = True) -> None:
         """Add a replica. `is_new` False: without slow start, as at the start of the server."""
-        self.health.add(replica, is_new=is_new)
+        self.health.add(replica.name, is_new=is_new)
+        if replica.cache_tokens is not None:
+            self.prefixes.limit(replica.name, replica.cache_tokens // TOKENS_PER_BLOCK)
         self.leases.notify()
 
     def remove(self, replica: str) -> None:
