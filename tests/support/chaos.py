@@ -272,7 +272,8 @@ async def chaos(account_fixture: AccountFixture, journals: Path, seed: int) -> A
 @contextlib.asynccontextmanager
 async def _serving(app: App) -> AsyncGenerator[str]:
     """Serve the app on a free port: clients that leave are noticed by their connections."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_keep_alive=75)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
