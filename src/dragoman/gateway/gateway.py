@@ -14,6 +14,7 @@ from dragoman.core.errors import (
     BadRequest,
     ContextOverflow,
     DragomanError,
+    EngineFailed,
     Forbidden,
     InsufficientBalance,
     ModelNotFound,
@@ -142,7 +143,7 @@ class Gateway:
         return self._catalog.find_model(name)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return await self._catalog.resolve(model).deployment.tokenizer_for(prompt).count_tokens(prompt)
+        return (await self._catalog.resolve(model).deployment.count_tokens(prompt)).tokens
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
         return await self._catalog.resolve(model).deployment.tokenizer_for(prompt).tokenize(prompt)
@@ -158,8 +159,8 @@ class Gateway:
         try:
             try:
                 reservation = await self._admit(requests, resolved, caller, fallbacks.names, streamed=streamed)
-            except ContextOverflow as error:
-                resolved, reservation = await self._admit_longer(error, requests, caller, fallbacks, streamed=streamed)
+            except (ContextOverflow, EngineFailed) as error:
+                resolved, reservation = await self._admit_other(error, requests, caller, fallbacks, streamed=streamed)
                 fallbacks = NO_FALLBACKS
         except asyncio.CancelledError:
             timer.end("cancelled")
@@ -284,22 +285,23 @@ class Gateway:
             admission_request = msgspec.structs.replace(admission_request, fallback_models=fallback_models)
         return await self._admission.admit(admission_request)
 
-    async def _admit_longer(
+    async def _admit_other(
         self,
-        error: ContextOverflow,
+        error: ContextOverflow | EngineFailed,
         requests: Sequence[Task],
         caller: Caller,
         fallbacks: Fallbacks,
         *,
         streamed: bool,
     ) -> tuple[ResolvedModel, Reservation]:
-        """Admit prompts that are too long to the first fallback that takes them and that the key may use.
+        """Admit prompts that are too long, or that nobody can count, to the first fallback that the key may use.
 
         Raises the error if there is none.
         """
-        for deployment in fallbacks.on_overflow:
+        others = fallbacks.on_overflow if isinstance(error, ContextOverflow) else fallbacks.on_failure
+        for deployment in others:
             resolved = ResolvedModel(deployment, None)
-            with contextlib.suppress(ContextOverflow, ModelNotFound):
+            with contextlib.suppress(ContextOverflow, EngineFailed, ModelNotFound):
                 if can_answer(deployment, requests):
                     return resolved, await self._admit(requests, resolved, caller, streamed=streamed)
         raise error

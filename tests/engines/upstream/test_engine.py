@@ -84,10 +84,12 @@ def sending(*parts: bytes) -> Handler:
 
 
 @contextlib.asynccontextmanager
-async def engine_of(server: Server, kind: KindName | None = "vllm") -> AsyncGenerator[UpstreamEngine]:
+async def engine_of(
+    server: Server, kind: KindName | None = "vllm", reply_seconds: float = TEST_TIMEOUT_SECONDS
+) -> AsyncGenerator[UpstreamEngine]:
     async with running_upstream(server.upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
         client = UpstreamClient(UpstreamAddress.parse(url), key=SecretText(KEY))
-        engine = UpstreamEngine("m/0", client, model="m", kind=kind)
+        engine = UpstreamEngine("m/0", client, model="m", kind=kind, reply_seconds=reply_seconds)
         try:
             yield engine
         finally:
@@ -245,6 +247,19 @@ async def test_tokens_are_counted_by_the_upstream_where_it_can_and_estimated_oth
         assert await engine.count_tokens(TokenPrompt((1, 2))) == 2
         with pytest.raises(BadRequest):
             await engine.tokenize(TextPrompt("abc"))
+
+
+async def test_an_upstream_that_does_not_answer_is_neither_waited_for_to_count_nor_to_be_probed() -> None:
+    server = Server(tokenize=hang_after)
+    async with engine_of(server, reply_seconds=0.01) as engine:
+        with pytest.raises(ReplicaFailed, match="did not count tokens in time"):
+            await engine.count_tokens(HELLO)
+    unresponsive = Server()
+    unresponsive.upstream = ScriptedUpstream(hang_after)
+    async with engine_of(unresponsive, kind=None, reply_seconds=0.01) as engine:
+        with pytest.raises(ReplicaFailed, match="cannot be reached"):
+            await collect(engine)
+        assert not engine.ready
 
 
 async def test_llama_servers_prompt_is_rendered_before_it_is_counted() -> None:

@@ -16,7 +16,7 @@ from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.events import Delta, Event, Finished, Started, Usage
-from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
@@ -161,6 +161,26 @@ async def test_a_prompt_that_is_known_to_be_too_long_is_admitted_to_the_longer_m
     account_fixture.assert_settled()
     [used] = account_fixture.usage
     assert (used.model, used.charge) == ("long", 19 * 100 + 4 * 300)
+
+
+class UncountingEngine(EchoEngine):
+    """Cannot count tokens, since its server does not answer."""
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        raise LOST
+
+
+async def test_a_prompt_whose_tokens_nobody_can_count_is_admitted_to_the_fallback(
+    database: Database, tmp_path: Path
+) -> None:
+    account_fixture = AccountFixture(database)
+    entries = deployments(UncountingEngine(), ScriptedEngine(ANSWER), ScriptedEngine())
+    async with metered_gateway(account_fixture, tmp_path / "journals", entries) as gateway:
+        await execute(gateway, account_fixture.new_key())
+        with pytest.raises(ReplicaFailed):
+            await execute(gateway, account_fixture.new_key(KeyRules(models=("echo",))))
+    account_fixture.assert_settled()
+    assert [used.model for used in account_fixture.usage] == ["small"]
 
 
 async def test_all_prompts_of_a_request_fall_back_together(database: Database, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ PROBES_PER_DISCOVERY = 6
 FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN = 3, 2
 """Probes in a row after which an upstream is not ready, or ready again."""
 
+REPLY_SECONDS = 5.0
+
 UNBOUNDED_ANSWER_TOKENS = 4096
 """Of a text that is bounded by neither its request nor a known context: servers would end it after 16 tokens."""
 
@@ -57,8 +59,20 @@ class UpstreamEngine:
     """Not known: another server may change its model at any time."""
     failure: str | None = None
 
-    def __init__(self, name: str, client: UpstreamClient, *, model: str, kind: KindName | None = None) -> None:
-        """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing."""
+    def __init__(
+        self,
+        name: str,
+        client: UpstreamClient,
+        *,
+        model: str,
+        kind: KindName | None = None,
+        reply_seconds: float = REPLY_SECONDS,
+    ) -> None:
+        """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing.
+
+        `reply_seconds` is the time that the upstream has to answer a probe, or to count the tokens of a prompt.
+        """
+        self._reply_seconds = reply_seconds
         self._name = name
         self._client = client
         self._model = model
@@ -94,8 +108,13 @@ class UpstreamEngine:
     async def count_tokens(self, prompt: Prompt) -> int:
         if self._kind is None:
             return estimate_tokens(prompt)
-        with self._translating_failures():
-            return await UpstreamTokenizer(self._client, self._kind, self._model).count(prompt)
+        tokenizer = UpstreamTokenizer(self._client, self._kind, self._model)
+        try:
+            with self._translating_failures():
+                async with asyncio.timeout(self._reply_seconds):
+                    return await tokenizer.count(prompt)
+        except TimeoutError:
+            raise ReplicaFailed("The upstream did not count tokens in time") from None
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         with self._translating_failures():
@@ -187,19 +206,23 @@ class UpstreamEngine:
     async def _probe(self) -> None:
         """Ask for the health, and now and then for the list of models. No token is ever generated for it."""
         try:
-            if self._kind is None or self._discovered is None or self._probes % PROBES_PER_DISCOVERY == 0:
-                discovered = await discover(self._client)
-                self._discovered = discovered.find(self._model)
-                if not self._is_kind_set:
-                    self._kind = KINDS[discovered.kind]
-            else:
-                await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
+            async with asyncio.timeout(self._reply_seconds):
+                await self._ask_for_health()
             is_well = True
-        except (TransportError, msgspec.MsgspecError):
+        except (TransportError, msgspec.MsgspecError, TimeoutError):
             is_well = False
         self._probes += 1
         if self._health.note(is_well=is_well):
             _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready)
+
+    async def _ask_for_health(self) -> None:
+        if self._kind is not None and self._discovered is not None and self._probes % PROBES_PER_DISCOVERY:
+            await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
+            return
+        discovered = await discover(self._client)
+        self._discovered = discovered.find(self._model)
+        if not self._is_kind_set:
+            self._kind = KINDS[discovered.kind]
 
 
 class ProbedHealth:

@@ -29,8 +29,7 @@ async def token_bounds(deployment: Deployment, requests: Sequence[Task]) -> Toke
         if isinstance(request, EmbeddingRequest):
             prompt_tokens += await deployment.count_input_tokens(request)
             continue
-        engine = deployment.tokenizer_for(request.prompt)
-        count = await engine.count_tokens(request.prompt)
+        count, engine = await deployment.count_tokens(request.prompt)
         prompt_tokens += count
         is_exact = "exact_token_counts" in engine.capabilities
         max_completion_tokens += (request.best_of or request.n) * _answer_tokens(

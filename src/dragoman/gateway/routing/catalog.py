@@ -1,5 +1,6 @@
 """The catalog of deployments: from model names to engines."""
 
+import contextlib
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple, Self
 
@@ -8,7 +9,7 @@ import msgspec
 from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
 from dragoman.core.capabilities import missing_need, needs_beyond
 from dragoman.core.embedding import EmbeddingRequest, ModelKind, TextPair
-from dragoman.core.errors import BadRequest, ModelNotFound
+from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound
 from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.tasks import Task
@@ -22,6 +23,14 @@ from dragoman.gateway.routing.router import Router
 
 DEFAULT_ATTEMPTS = 3
 """A request during which an engine died this many times may be the cause. It is not sent again."""
+
+
+class CountedTokens(NamedTuple):
+    """The number of a prompt's tokens."""
+
+    tokens: int
+    engine: Engine
+    """The one that counted."""
 
 
 class Deployment(msgspec.Struct, kw_only=True, eq=False):
@@ -142,11 +151,30 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
         return _best_tokenizer(self.engines)
 
     def tokenizer_for(self, prompt: Prompt) -> Engine:
-        """Return the engine that counts the tokens of this prompt. Raises BadRequest as `candidates` does."""
+        """Return the engine that converts this prompt to tokens. Raises BadRequest as `candidates` does."""
+        return self._tokenizers_for(prompt)[0]
+
+    async def count_tokens(self, prompt: Prompt) -> CountedTokens:
+        """Count the tokens of a prompt by the first engine that can be asked now. Raises core.errors."""
+        *others, last = self._tokenizers_for(prompt)
+        for engine in others:
+            with contextlib.suppress(EngineFailed):
+                return CountedTokens(await engine.count_tokens(prompt), engine)
+        return CountedTokens(await last.count_tokens(prompt), last)
+
+    def _tokenizers_for(self, prompt: Prompt) -> list[Engine]:
+        """Return the engines that count this prompt's tokens, those first that do it best."""
         if self.kind != "generation":
-            return self.tokenizer
+            return [self.tokenizer]
         candidates = self.candidates(GenerationRequest(model=self.name, prompt=prompt))
-        return _best_tokenizer([replica.engine for replica in candidates])
+        if len(candidates) > 1:
+            candidates.sort(
+                key=lambda replica: (not self._is_ejected(replica), *_exactness(replica.engine)), reverse=True
+            )
+        return [replica.engine for replica in candidates]
+
+    def _is_ejected(self, replica: Replica) -> bool:
+        return self.router is not None and self.router.health.is_ejected(replica.name)
 
     async def count_input_tokens(self, request: EmbeddingRequest) -> int:
         """Count the tokens of all inputs. Raises core.errors."""
@@ -177,7 +205,11 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
 
 def _best_tokenizer(engines: Sequence[Engine]) -> Engine:
     """Return an engine that counts exactly if there is any, and that is ready."""
-    return max(engines, key=lambda engine: ("exact_token_counts" in engine.capabilities, engine.ready))
+    return max(engines, key=_exactness)
+
+
+def _exactness(engine: Engine) -> tuple[bool, bool]:
+    return "exact_token_counts" in engine.capabilities, engine.ready
 
 
 _LACKS: dict[ModelKind, str] = {

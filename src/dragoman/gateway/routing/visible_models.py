@@ -23,7 +23,7 @@ class PrincipalModels:
         return self._catalog.find_model(name, self._principal.owner, self._principal.models)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return await self.resolve(model).deployment.tokenizer_for(prompt).count_tokens(prompt)
+        return (await self.resolve(model).deployment.count_tokens(prompt)).tokens
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
         return await self.resolve(model).deployment.tokenizer_for(prompt).tokenize(prompt)
