@@ -155,7 +155,9 @@ class Gateway:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
         timer = self._metrics.start_timer(resolved.metrics_label, requests[0])
-        fallbacks = fallbacks_of(resolved, self._catalog)
+        fallbacks = NO_FALLBACKS
+        if resolved.has_fallbacks:
+            fallbacks = fallbacks_of(resolved.deployment, self._catalog)
         try:
             try:
                 reservation = await self._admit(requests, resolved, caller, fallbacks.names, streamed=streamed)

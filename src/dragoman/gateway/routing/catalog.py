@@ -244,6 +244,11 @@ class ResolvedModel(NamedTuple):
     adapter: Adapter | None
 
     @property
+    def has_fallbacks(self) -> bool:
+        """Whether other deployments may answer instead. An adapter has none: its answers are its own."""
+        return self.adapter is None and bool(self.deployment.fallbacks or self.deployment.context_fallbacks)
+
+    @property
     def metrics_label(self) -> str:
         """The name that metrics show: one for all adapters that clients registered."""
         return self.canonical_name if self.adapter is None else metrics_label(self.canonical_name)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dragoman.core.errors import ContextOverflow, DragomanError, EngineFailed, Overloaded
 from dragoman.core.tasks import Task
-from dragoman.gateway.routing.catalog import Catalog, Deployment, ResolvedModel
+from dragoman.gateway.routing.catalog import Catalog, Deployment
 
 
 class Fallbacks(NamedTuple):
@@ -15,11 +15,8 @@ class Fallbacks(NamedTuple):
     """After all attempts."""
     on_overflow: tuple[Deployment, ...] = ()
     """When the context is too short for the prompt."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all of them."""
-        return tuple(dict.fromkeys(each.name for each in (*self.on_failure, *self.on_overflow)))
+    names: tuple[str, ...] = ()
+    """The names of all of them."""
 
     def after(self, error: DragomanError, requests: Sequence[Task], excluded: Collection[str]) -> Deployment | None:
         """Return the deployment to try after this error, which can do what the requests need. None: there is none."""
@@ -35,15 +32,13 @@ class Fallbacks(NamedTuple):
 NO_FALLBACKS = Fallbacks()
 
 
-def fallbacks_of(resolved: ResolvedModel, catalog: Catalog) -> Fallbacks:
-    """Return the fallbacks of a model. An adapter has none: its answers are its own."""
-    deployment = resolved.deployment
-    if resolved.adapter is not None or not (deployment.fallbacks or deployment.context_fallbacks):
-        return NO_FALLBACKS
+def fallbacks_of(deployment: Deployment, catalog: Catalog) -> Fallbacks:
+    """Return the fallbacks of a deployment."""
     by_name = {each.name: each for each in catalog.unfiltered.deployments}
     return Fallbacks(
         tuple(by_name[name] for name in deployment.fallbacks),
         tuple(by_name[name] for name in deployment.context_fallbacks),
+        tuple(dict.fromkeys((*deployment.fallbacks, *deployment.context_fallbacks))),
     )
 
 
