@@ -114,6 +114,31 @@ async def test_a_rate_limit_beyond_the_wait_is_reported_as_one() -> None:
     assert caught.value.retry_after == 30, "the next request knows it without an attempt"
 
 
+async def test_a_rate_limited_replica_gets_no_request_before_its_time() -> None:
+    limiting, other = ScriptedEngine([limited(30.0)], ANSWER), ScriptedEngine(ANSWER, ANSWER)
+    routed = Routed(limiting, other)
+    for _ in range(2):
+        assert await routed.answer() == ANSWER
+    assert (limiting.attempts, other.attempts) == (1, 2)
+    routed.clock.advance(30.0)
+    await routed.answer()
+    assert limiting.attempts == 2
+
+
+async def test_a_trial_whose_client_leaves_lets_the_next_one_try() -> None:
+    engine = ScriptedEngine([UNAUTHORIZED], [asyncio.Event()], ANSWER)
+    routed = Routed(engine, max_attempts=1)
+    await routed.fail(1)
+    routed.clock.advance(5.0)
+    leaving = asyncio.create_task(routed.answer())
+    await turns()
+    assert not routed.router.health.may_attempt("r0")
+    leaving.cancel()
+    await turns()
+    assert routed.router.health.state("r0") == "half_open"
+    assert await routed.answer() == ANSWER
+
+
 async def test_wrong_configuration_ejects_at_once_and_is_no_fault_of_the_client() -> None:
     routed = Routed(ScriptedEngine([UNAUTHORIZED]), wait_seconds=1.0)
     with pytest.raises(ReplicaFailed, match="refuses access"):
