@@ -349,7 +349,7 @@ class App(WithoutEmptySegments):
         routes = [*v1_routes(*dialects["openai"]), *routes]
         routes.sort(key=lambda route: not isinstance(route, HeaderRoutes))  # The others keep their order.
         pages = [] if console is None else console.routes()
-        self.routes = [*common, *admin_routes, *pages, *routes]
+        self.routes = [*common, *admin_routes, *routes, *pages]
         app = _router(self.routes, lifespan)
         if console is not None:
             console.api = app

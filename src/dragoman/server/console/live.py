@@ -28,7 +28,7 @@ _MAX_ROWS = 50
 _OVERLAP = 64
 """Ids behind the newest that are read again: PostgreSQL's transactions may commit in another order than their ids."""
 
-_CHECKED_TICKS = 10
+_CHECKED_TICKS = 5
 """Ticks after which the session is looked up again."""
 
 _QUEUED_TICKS = 4

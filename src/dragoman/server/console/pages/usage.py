@@ -40,7 +40,7 @@ class Period(NamedTuple):
         return {1: "hour", 24: "day"}.get(self.hours, f"{self.hours} hours")
 
 
-PERIODS = {"24h": Period("Last 24 hours", 1, 24), "7d": Period("Last 7 days", 3, 56)} | {
+PERIODS = {"24h": Period("Last 24 hours", 1, 24), "7d": Period("Last 7 days", 6, 28)} | {
     f"{days}d": Period(f"Last {days} days", 24, days) for days in (30, 90, 365)
 }
 
