@@ -113,7 +113,7 @@ def test_two_models_answer_side_by_side_with_heat(open_page: OpenPage, server: C
 
 def test_every_dialect_answers_and_is_shown_as_code(open_page: OpenPage, server: ConsoleServer) -> None:
     with open_page(server.key) as page:
-        for dialect in ("infermatic", "arcee", "empower", "float16", "scale"):
+        for dialect in ("infermatic", "openai", "arcee", "empower", "float16", "scale"):
             page.goto("/console/playground")
             page.get_by_label("Dialect").select_option(dialect)
             page.locator("summary", has_text="Sampling").click()
