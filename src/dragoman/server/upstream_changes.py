@@ -133,7 +133,7 @@ class UpstreamChanges:
             router.health.drain(replica.name)
         else:
             router.undrain(replica.name)
-        _log.info("upstream_drained" if is_draining else "upstream_undrained", upstream=replica.name)
+        _log.info("upstream_drain_changed", upstream=replica.name, draining=is_draining)
 
 
 async def _close_when_idle(deployment: Deployment, replica: Replica) -> None:

@@ -169,7 +169,7 @@ def test_a_model_that_does_not_exist_is_not_found(client: httpx.Client, path: st
     }
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/echo/completions", "/v1/chat", "/openai/completions"])
+@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/v1/echo/completions", "/v1/chat", "/openai/completions"])
 def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
     response = client.post(path, json=CHAT_BODY)
     assert (response.status_code, response.json()) == (404, {"detail": "Not Found"})
