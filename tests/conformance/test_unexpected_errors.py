@@ -148,6 +148,8 @@ BODIES: dict[str, dict[str, object]] = {
     "NewKeyRequest": {"account": 1},
     "KeyPatch": {},
     "NewPrice": {"model": "echo", "prompt": "1", "completion": "1"},
+    "NewUpstream": {"deployment": "echo", "url": "http://127.0.0.1:1"},
+    "UpstreamName": {"upstream": "echo"},
     "EmbeddingsRequest": {"model": "echo", "input": "Hi"},
     "RerankRequest": {"model": "echo", "query": "Hi", "documents": ["Ho"]},
     "ScoreRequest": {"model": "echo", "text_1": "Hi", "text_2": "Ho"},

@@ -30,6 +30,14 @@ CLIENTS, RELOADS = 4, 12
 TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
 
 
+@pytest.fixture(autouse=True)
+def hangups() -> Iterator[None]:
+    """Let servers get SIGHUP: below `nohup`, they would inherit that it is ignored."""
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, inherited)
+
+
 def write_settings(path: Path, *lines: str, keys: tuple[str, ...] = (KEY,)) -> None:
     tables = (f'[[keys]]\nname = "k"\nkey = "{key}"\n' for key in keys)
     path.write_text("\n".join([*lines, *tables]))
