@@ -24,7 +24,7 @@ END = "<!-- to here -->"
 
 def tables() -> str:
     """Return all tables, a section for each dialect."""
-    return "\n".join(line for name, dialect in DIALECTS.items() for line in _section(name, dialect.operations))
+    return "\n".join(line for name, dialect in DIALECTS.items() for line in _section(name, dialect.OPERATIONS))
 
 
 def updated(document: str) -> str:
@@ -81,7 +81,7 @@ def _other_dialects(field: str) -> list[str]:
             operation.request is not None
             and operation.path.endswith("/completions")
             and field in struct_fields(operation.request)
-            for operation in DIALECTS[name].operations
+            for operation in DIALECTS[name].OPERATIONS
         )
     ]
 

@@ -12,8 +12,8 @@ import pytest
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
+from dragoman.dialects.registry import DialectName
 from dragoman.server.app import App
-from dragoman.server.settings import DialectName
 from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app
 from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient

@@ -17,13 +17,13 @@ from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.registry import DialectName
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.server.dialects import DIALECTS
-from dragoman.server.settings import DialectName
 from tests.conformance.test_access import OPEN_PATHS, ROUTES
 from tests.support.apps import client_of
 from tests.support.dialects.clients import DIALECT_CLIENTS

@@ -23,7 +23,7 @@ from tests.support.jobs.http_queue_harness import RESPOND_ASYNC, job_when_ended,
 from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
-OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
+OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.OPERATIONS]
 EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None]
 LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET" and operation.chunk is None]
 

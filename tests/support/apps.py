@@ -12,6 +12,7 @@ from dragoman.core.addresses import AddressSet
 from dragoman.core.context import key_digest
 from dragoman.core.responses import ResponseStore
 from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
@@ -21,7 +22,6 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App, build_app
 from dragoman.server.origins import SERVE_ALL, OriginPolicy
-from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
 MAX_BODY_BYTES = 100_000

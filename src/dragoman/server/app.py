@@ -21,6 +21,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.responses import ResponseStore
 from dragoman.dialects.http.context import HeaderRoutes, HttpOptions
+from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
@@ -37,7 +38,7 @@ from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.console import Console, ConsoleOptions
 from dragoman.server.console.services import ConsoleServices
-from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, documented_operations, v1_routes
+from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, HOST_ROUTES, documented_operations, v1_routes
 from dragoman.server.middleware import (
     BelowRootPath,
     ByHost,
@@ -48,7 +49,7 @@ from dragoman.server.middleware import (
     with_cors,
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
-from dragoman.server.settings import DialectName, Settings
+from dragoman.server.settings import Settings
 from dragoman.server.tracing import Tracing
 from dragoman.server.upstream_changes import Connect, UpstreamChanges
 
@@ -354,7 +355,7 @@ class App(WithoutEmptySegments):
         if console is not None:
             console.api = app
         apps_by_host = {
-            parse_host_name(host): _router([*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])])
+            parse_host_name(host): _router([*common, *HOST_ROUTES[dialect](*dialects[dialect])])
             for host, dialect in hosts.items()
         }
         by_host = ByHost(app, apps_by_host)

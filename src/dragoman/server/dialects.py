@@ -1,30 +1,35 @@
 """The dialects that a server speaks."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Protocol, cast
 
 from starlette.routing import BaseRoute
 
-from dragoman.dialects import anthropic, responses
+from dragoman.dialects import responses
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.openai import routes as openai
-from dragoman.dialects.vendors import arcee, empower, float16, infermatic, scale
+from dragoman.dialects.registry import REGISTERED_DIALECTS, DialectName
 from dragoman.gateway.gateway import Gateway
-from dragoman.server.settings import DialectName
+
+BuildRoutes = Callable[[Gateway, HttpOptions], list[BaseRoute]]
 
 
-class Dialect(NamedTuple):
-    """One dialect's part of the app."""
+class Dialect(Protocol):
+    """What the module of a dialect has."""
 
-    routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
-    vendor_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
-    """The routes on a host of the dialect's own, on the vendor's own paths."""
-    operations: tuple[Operation, ...]
+    OPERATIONS: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
-    endpoint_codecs: tuple[EndpointCodec, ...]
+    ENDPOINT_CODECS: tuple[EndpointCodec, ...]
     """The codecs of the endpoints that generate."""
+
+    def routes(self, gateway: Gateway, options: HttpOptions, /) -> list[BaseRoute]:
+        """Return the routes beside other dialects."""
+
+    def vendor_routes(self, gateway: Gateway, options: HttpOptions, /) -> list[BaseRoute]:
+        """Return the routes on a host of the dialect's own, on the vendor's own paths."""
 
 
 def _openai_host_routes(gateway: Gateway, options: HttpOptions) -> list[BaseRoute]:
@@ -33,20 +38,19 @@ def _openai_host_routes(gateway: Gateway, options: HttpOptions) -> list[BaseRout
 
 
 DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
-    "openai": Dialect(openai.routes, _openai_host_routes, openai.OPERATIONS, openai.ENDPOINT_CODECS),
-    "responses": Dialect(responses.routes, responses.vendor_routes, responses.OPERATIONS, responses.ENDPOINT_CODECS),
-    "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
-    "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
-    "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
-    "anthropic": Dialect(anthropic.routes, anthropic.vendor_routes, anthropic.OPERATIONS, anthropic.ENDPOINT_CODECS),
-    # Its first path part is a deployment's name, so its routes come last.
-    "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
+    name: cast(Dialect, import_module(f"dragoman.dialects.{dialect.module}"))
+    for name, dialect in REGISTERED_DIALECTS.items()
 }
 
-ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec in dialect.endpoint_codecs}
+HOST_ROUTES: Mapping[DialectName, BuildRoutes] = {
+    **{name: dialect.vendor_routes for name, dialect in DIALECTS.items()},
+    "openai": _openai_host_routes,
+}
+"""The routes on a host that serves one dialect only."""
 
-OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
+ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec in dialect.ENDPOINT_CODECS}
+
+OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.OPERATIONS for name, dialect in DIALECTS.items()}
 """The operations of all dialects, for the OpenAPI document."""
 
 

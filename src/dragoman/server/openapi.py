@@ -230,7 +230,10 @@ def _operation(
 
 
 def _error(status: int, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": _STATUS_DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
+    return {
+        "description": _STATUS_DESCRIPTIONS.get(status, "The request failed"),
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 def _not_found(documented: dict[str, Any] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.embedding import ModelKind
+from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.native.libraries.builds import PACKAGED_BUILDS
 from dragoman.engines.llama.weights.adapter_files import resolve_adapter
@@ -24,7 +25,6 @@ from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import (
     AdapterSettings,
     DeploymentSettings,
-    DialectName,
     EngineSettings,
     RoutingPolicy,
     Settings,

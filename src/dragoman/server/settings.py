@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.embedding import ModelKind
+from dragoman.dialects.registry import DialectName
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.response_options import ResponsesSettings
@@ -31,9 +32,6 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
 UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
-DialectName: TypeAlias = Literal[
-    "float16", "infermatic", "empower", "scale", "arcee", "openai", "responses", "anthropic"
-]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,8 +3,9 @@
 import msgspec
 
 from dragoman.core.embedding import ModelKind
+from dragoman.dialects.registry import DialectName
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import DialectName, EchoSettings, RoutingPolicy, Settings, UpstreamSettings
+from dragoman.server.settings import EchoSettings, RoutingPolicy, Settings, UpstreamSettings
 
 
 class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, tag="echo"):

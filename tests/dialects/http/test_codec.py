@@ -52,7 +52,7 @@ def stream_and_document(call: DecodedRequest) -> list[bytes]:
 
 def test_codec_names_are_unique_and_stable() -> None:
     assert ENDPOINT_CODECS.keys() == BODIES.keys()
-    assert len(ENDPOINT_CODECS) == sum(len(dialect.endpoint_codecs) for dialect in DIALECTS.values())
+    assert len(ENDPOINT_CODECS) == sum(len(dialect.ENDPOINT_CODECS) for dialect in DIALECTS.values())
 
 
 @pytest.mark.parametrize("name", BODIES)

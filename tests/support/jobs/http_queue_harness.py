@@ -15,13 +15,13 @@ from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import jobs
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import Engine
 from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
-from dragoman.server.settings import DialectName
 from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app, running_app
 from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY
-from dragoman.server.settings import DialectName
+from dragoman.dialects.registry import DialectName
 from dragoman.server.upstream_changes import AddedUpstream
 
 MAX_PAGE_ITEMS = 1000
