@@ -20,26 +20,38 @@ class Connection(asyncio.Protocol):
     """One TCP connection, kept alive as long as the server keeps it."""
 
     def __init__(self) -> None:
+        self._url = ""
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._on_body: Callable[[bytes], None] = _ignore
+        self._keeps_alive = True
         self._response_status: asyncio.Future[int] | None = None
 
     @classmethod
     async def open(cls, url: str) -> Self:
         """Connect to the host and port of `url`. Raises OSError or UnexpectedResponse."""
-        address = urlsplit(url)
-        if address.hostname is None or address.port is None:
-            raise UnexpectedResponse(f"a server gave {url} as its address, which has no host or no port")
-        _, connection = await asyncio.get_running_loop().create_connection(cls, address.hostname, address.port)
+        connection = cls()
+        connection._url = url
+        await connection._connect()
         return connection
+
+    async def _connect(self) -> None:
+        address = urlsplit(self._url)
+        if address.hostname is None or address.port is None:
+            raise UnexpectedResponse(f"a server gave {self._url} as its address, which has no host or no port")
+        self._parser = httptools.HttpResponseParser(self)
+        self._keeps_alive = True
+        await asyncio.get_running_loop().create_connection(lambda: self, address.hostname, address.port)
 
     async def send(self, request: bytes, on_body: Callable[[bytes], None]) -> None:
         """Send a whole request and pass the pieces of the response's body to `on_body`.
 
-        Raises UnexpectedResponse unless the status is 200.
+        Raises UnexpectedResponse unless the status is 200. Connects again if the server has said that it closes the
+        connection, as llama-server does with every hundredth response.
         """
         assert self._transport is not None, "set by open()"
+        if not self._keeps_alive:
+            await self._connect()
         self._on_body = on_body
         self._response_status = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -69,6 +81,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        self._keeps_alive = self._parser.should_keep_alive()
         if self._response_status is not None and not self._response_status.done():
             self._response_status.set_result(self._parser.get_status_code())
 
