@@ -295,9 +295,10 @@ class Catalog:
                 if name in self._by_name:
                     raise ValueError(f"two models are called {name!r}")
                 self._by_name[name] = deployment
+        names = {deployment.name for deployment in self.unfiltered.deployments}
         for deployment in self.unfiltered.deployments:
             for name in (*deployment.fallbacks, *deployment.context_fallbacks):
-                if name not in {each.name for each in self.unfiltered.deployments}:
+                if name not in names:
                     raise ValueError(f"the fallback {name!r} of {deployment.name!r} is no deployment")
 
     def for_dialect(self, dialect: str) -> "Catalog":

@@ -34,10 +34,10 @@ NO_FALLBACKS = Fallbacks()
 
 def fallbacks_of(deployment: Deployment, catalog: Catalog) -> Fallbacks:
     """Return the fallbacks of a deployment."""
-    by_name = {each.name: each for each in catalog.unfiltered.deployments}
+    resolve = catalog.unfiltered.resolve
     return Fallbacks(
-        tuple(by_name[name] for name in deployment.fallbacks),
-        tuple(by_name[name] for name in deployment.context_fallbacks),
+        tuple(resolve(name).deployment for name in deployment.fallbacks),
+        tuple(resolve(name).deployment for name in deployment.context_fallbacks),
         tuple(dict.fromkeys((*deployment.fallbacks, *deployment.context_fallbacks))),
     )
 
