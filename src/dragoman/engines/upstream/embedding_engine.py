@@ -74,10 +74,7 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
         return sum(map(_estimate, request.inputs))
 
     async def embed(self, request: EmbeddingRequest) -> AsyncGenerator[Event]:
-        if self._kind is None:
-            await self._probe()
-        if self._kind is None:
-            raise ReplicaFailed("The upstream cannot be reached", "refused")
+        await self._find_kind()
         compute = self._rank if self.model_kind == "rerank" else self._embed
         self._running += 1
         try:

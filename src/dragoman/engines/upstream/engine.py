@@ -159,16 +159,21 @@ class UpstreamEngine:
 
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
         """Return the request in the upstream's form. Raises core.errors."""
-        kind = self._kind or await self._find_kind(request)
+        kind = self._kind or await self._find_able_kind(request)
         body = request_body(request, kind, model=self._model, max_tokens=self._max_tokens(request), salt=_salt(request))
         return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body))
 
-    async def _find_kind(self, request: GenerationRequest) -> UpstreamKind:
-        """Probe the upstream. Raises ReplicaFailed, and BadRequest if it turns out to be of a kind that is unable."""
-        await self._probe()
-        kind = self._kind
-        if kind is None:
+    async def _find_kind(self) -> UpstreamKind:
+        """Return the upstream's kind, which is probed if it is not known yet. Raises ReplicaFailed."""
+        if self._kind is None:
+            await self._probe()
+        if self._kind is None:
             raise ReplicaFailed("The upstream cannot be reached", "refused")
+        return self._kind
+
+    async def _find_able_kind(self, request: GenerationRequest) -> UpstreamKind:
+        """Probe the upstream. Raises ReplicaFailed, and BadRequest if it turns out to be of a kind that is unable."""
+        kind = await self._find_kind()
         if (need := missing_need(request, kind.capabilities)) is not None:
             raise BadRequest(f"The model '{request.model}' does not support {need.description}", need.parameter)
         return kind
