@@ -11,11 +11,17 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from dragoman.core.context import Caller
-from dragoman.core.errors import ModelNotFound
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.anthropic import codec, errors, wire
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HeaderRoutes, HttpOptions, RouteContext, authenticated, json_response
+from dragoman.dialects.http.context import (
+    HeaderRoutes,
+    HttpOptions,
+    RouteContext,
+    authenticated,
+    json_response,
+    require_model,
+)
 from dragoman.dialects.http.errors import FailureContext
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
@@ -104,9 +110,7 @@ def _other_routes(prefix: str, route: RouteContext) -> list[BaseRoute]:
     async def model(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             name = request.path_params["model_id"]
-            found = visible.find_model(name)
-            if found is None:
-                raise ModelNotFound(name)
+            found = require_model(visible, name)
             return json_response(codec.model_info(found, name))
 
         return await _lookup(request, route, handler)

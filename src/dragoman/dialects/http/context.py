@@ -17,9 +17,11 @@ from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
     DragomanError,
+    ModelNotFound,
     Unauthenticated,
 )
 from dragoman.core.idempotency import IdempotencyStore
+from dragoman.core.models import ServedModel
 from dragoman.core.responses import ResponseStore
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
@@ -132,6 +134,14 @@ class HeaderRoutes(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the route that matched."""
         await scope[_ROUTE].handle(scope, receive, send)
+
+
+def require_model(models: VisibleModels, name: str) -> ServedModel:
+    """Return the model with this name or alias. Raises ModelNotFound."""
+    found = models.find_model(name)
+    if found is None:
+        raise ModelNotFound(name)
+    return found
 
 
 async def authenticated(

@@ -7,10 +7,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
-from dragoman.core.errors import ModelNotFound
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response, require_model
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
@@ -60,9 +59,7 @@ def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> l
     async def model(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             name = request.path_params["model_id"]
-            found = visible.find_model(name)
-            if found is None:
-                raise ModelNotFound(name)
+            found = require_model(visible, name)
             return json_response(codec.model_card(found, name, started))
 
         return await authenticated(request, route, handler, _ERRORS)

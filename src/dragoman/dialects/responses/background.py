@@ -6,12 +6,10 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Send
 
-from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event, PromptTokens, Usage
 from dragoman.core.jobs import Job
-from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ReceivedRequest
@@ -19,6 +17,7 @@ from dragoman.dialects.http.context import RouteContext
 from dragoman.dialects.http.generation import QueuedResponder
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions, is_final_error
 from dragoman.dialects.responses.codec import DecodedResponse
+from dragoman.dialects.responses.watched_events import WatchedEvents
 
 ANNOUNCEMENT = PromptTokens(0, [])
 """Lets the builder announce a response before the engine has begun: it adds nothing else."""
@@ -39,7 +38,7 @@ class EventsAfter(sse.Frames):
         return sse.frame(event) if self._next_number > self._starting_after + 1 else b""
 
 
-class BackgroundEvents:
+class BackgroundEvents(WatchedEvents):
     """Implements core.services.EventStream: a job's events, with the time of its end before its usage.
 
     That time is in the response, and it must be the same however often the events are read.
@@ -48,19 +47,11 @@ class BackgroundEvents:
     def __init__(
         self, events: EventStream, route: RouteContext, job_id: str, caller: Caller, decoded: DecodedResponse
     ) -> None:
-        self._events = events
+        super().__init__(events)
         self._route = route
         self._job_id = job_id
         self._caller = caller
         self._decoded = decoded
-
-    @property
-    def allowances(self) -> Allowances:
-        return self._events.allowances
-
-    @property
-    def answered_by(self) -> AnsweredBy | None:
-        return self._events.answered_by
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         yield ANNOUNCEMENT
@@ -74,9 +65,6 @@ class BackgroundEvents:
             job = await self._route.service.job(self._job_id, self._caller)
             self._decoded.response.completed_at = job.ended_at or self._decoded.response.completed_at
             yield usage
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
 
 
 class BackgroundStream(GenerationResponse):

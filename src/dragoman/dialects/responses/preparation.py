@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator
 import msgspec
 import structlog
 
-from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.context import Caller
 from dragoman.core.errors import Overloaded
 from dragoman.core.events import Event, Usage
-from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import ChatPrompt
 from dragoman.core.services import EventStream, QueueService, VisibleModels
 from dragoman.core.tasks import Task
@@ -20,6 +18,7 @@ from dragoman.dialects.http.truncation import ContextWindowFitter
 from dragoman.dialects.responses.codec import DecodedResponse, PromptParts
 from dragoman.dialects.responses.stored import StoredResponses, record_of
 from dragoman.dialects.responses.truncation import UnitTruncationPlan
+from dragoman.dialects.responses.watched_events import WatchedEvents
 
 SKIPPED_HEADER = "x-dragoman-skipped"
 """Names the kinds of tools and items that were ignored."""
@@ -29,22 +28,14 @@ _MAX_REPORTED_LENGTH = 500
 _log = structlog.get_logger(__name__)
 
 
-class StoredEvents:
+class StoredEvents(WatchedEvents):
     """Implements core.services.EventStream: stores the response when it is complete, before its client knows that."""
 
     def __init__(self, events: EventStream, decoded: DecodedResponse, stored: StoredResponses, caller: Caller) -> None:
-        self._events = events
+        super().__init__(events)
         self._decoded = decoded
         self._stored = stored
         self._caller = caller
-
-    @property
-    def allowances(self) -> Allowances:
-        return self._events.allowances
-
-    @property
-    def answered_by(self) -> AnsweredBy | None:
-        return self._events.answered_by
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         async for event in self._events:
@@ -52,9 +43,6 @@ class StoredEvents:
                 self._decoded.response.completed_at = int(time.time())
                 await self._save(event)
             yield event
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
 
     async def _save(self, usage: Usage) -> None:
         builder = self._decoded.response

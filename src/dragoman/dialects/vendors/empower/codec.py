@@ -24,7 +24,7 @@ from dragoman.dialects.http.validation import (
 )
 from dragoman.dialects.openai.parse import parse_messages, parse_tools
 from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
-from dragoman.dialects.openai.wire import ChatMessage
+from dragoman.dialects.openai.wire import ChatMessage, ModelCard, ModelList
 from dragoman.dialects.vendors.empower import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -102,8 +102,8 @@ def base_model(name: str, model: ServedModel | None, created: int) -> bytes:
 
 def model_list(models: list[ServedModel], created: int) -> bytes:
     """Return all models in OpenAI's shape; `created` is the time of models from the settings."""
-    cards = [wire.ModelCard(model.id, "model", model.created_at or created, "dragoman") for model in models]
-    return _encode(wire.ModelList("list", cards))
+    cards = [ModelCard(model.id, "model", model.created_at or created, "dragoman") for model in models]
+    return _encode(ModelList("list", cards))
 
 
 def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...]]:

@@ -147,7 +147,7 @@ OPERATIONS = tuple(
             method="GET",
             path=f"{prefix}/models",
             summary="List models",
-            response=wire.ModelList,
+            response=openai_wire.ModelList,
             error=wire.ErrorBody,
             error_statuses=(401, 403, 429, 503),
         ),

@@ -106,18 +106,6 @@ class AdapterBody(msgspec.Struct, frozen=True):
     unit_price: float
 
 
-class ModelCard(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    owned_by: str
-
-
-class ModelList(msgspec.Struct, frozen=True):
-    object: str
-    data: list[ModelCard]
-
-
 class ErrorDetail(msgspec.Struct, frozen=True):
     """`param` is the field at fault; `message` names the place in it."""
 

@@ -6,7 +6,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
-from dragoman.core.errors import ModelNotFound
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import (
@@ -14,6 +13,7 @@ from dragoman.dialects.http.context import (
     RouteContext,
     authenticated,
     json_response,
+    require_model,
     selected_account,
 )
 from dragoman.dialects.http.generation import respond
@@ -54,9 +54,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         name = request.path_params["model_id"]
 
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            found = visible.find_model(name)
-            if found is None:
-                raise ModelNotFound(name)
+            found = require_model(visible, name)
             return json_response(codec.model_card(found, name))
 
         return await authenticated(request, route, handler, _LOOKUP_ERRORS)

@@ -9,12 +9,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dragoman.core.context import Caller
-from dragoman.core.errors import BadRequest, ModelNotFound
+from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_MESSAGES
 from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, Prompt, TextPrompt
 from dragoman.core.services import VisibleModels
-from dragoman.dialects.http.context import RouteContext, authenticated, json_response
+from dragoman.dialects.http.context import RouteContext, authenticated, json_response, require_model
 from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.validation import InvalidFields, MissingField, Violation, decode_body, raise_violations
@@ -110,10 +110,7 @@ def _model(name: str | None, visible: VisibleModels) -> ServedModel:
         if len(models) != 1:
             raise InvalidFields([Violation(("model",), MissingField())])
         return models[0]
-    model = visible.find_model(name)
-    if model is None:
-        raise ModelNotFound(name)
-    return model
+    return require_model(visible, name)
 
 
 def _prompt(sent: TokenizeRequest) -> Prompt:

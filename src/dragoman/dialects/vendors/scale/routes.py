@@ -8,10 +8,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
-from dragoman.core.errors import ModelNotFound
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import DecodedRequest, EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response, require_model
 from dragoman.dialects.http.generation import PreparedRequests, respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import Operation
@@ -77,9 +76,7 @@ def _list_routes(route: RouteContext) -> list[BaseRoute]:
         name = request.path_params["model"]
 
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            found = visible.find_model(name)
-            if found is None:
-                raise ModelNotFound(name)
+            found = require_model(visible, name)
             return json_response(codec.model_item(found, name))
 
         return await authenticated(request, route, handler, _LOOKUP_ERRORS)
