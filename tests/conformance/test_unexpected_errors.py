@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from structlog.testing import capture_logs
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
@@ -33,6 +32,7 @@ from dragoman.server.metrics import MetricsSources
 from dragoman.server.openapi import example_body
 from dragoman.server.origins import SERVE_ALL
 from tests.support.apps import KEY, client_of
+from tests.support.captured_logs import capture_logs
 from tests.support.dialects.clients import DialectClient
 
 SECRET = "postgresql://user:hunter2@host"

@@ -1,10 +1,9 @@
 import asyncio
 from itertools import count
 
-from structlog.testing import capture_logs
-
 from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import Overloaded
+from tests.support.captured_logs import capture_logs
 
 
 async def test_a_loop_goes_on_after_every_error_and_logs_the_first_of_consecutive_ones() -> None:

@@ -6,12 +6,11 @@ import sys
 
 SCRIPT = """
 import logging, sys, threading
-import structlog
 from dragoman.core import logs
 
 logs.configure("info", sys.argv[1])
 logs.configure_child()
-log = structlog.get_logger()
+log = logs.get_logger("dragoman.test")
 log.debug("not shown")
 log.info("two_lines", text="first\\nsecond\\r\\u2028third", number=1)
 try:

@@ -2,12 +2,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location
 from dragoman.server.settings import AccountsSettings
+from tests.support.captured_logs import capture_logs
 
 
 @pytest.fixture

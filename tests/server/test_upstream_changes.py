@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.database.connections import Database
@@ -22,6 +21,7 @@ from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
 from dragoman.server.replicas import connect_added_upstream
 from dragoman.server.upstream_changes import AddedUpstream, UpstreamChanges, stored_settings
+from tests.support.captured_logs import capture_logs
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.sqlite_files import create_sqlite_database
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS

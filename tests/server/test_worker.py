@@ -8,16 +8,21 @@ from dragoman.server.worker import allows_adapter_registration
 
 NOT_NEEDED = (
     "aiohttp",
+    "attr",
     "gguf",
     "httpx",
     "huggingface_hub",
     "ik_llama_cpp",
     "llguidance",
     "numpy",
+    "psycopg",
+    "rich",
+    "sqlalchemy.dialects.postgresql",
+    "structlog",
     "typer",
     "xllamacpp",
 )
-"""Modules of webhooks, engines, downloads and the command line. (structlog imports rich if that is installed.)"""
+"""Modules of webhooks, engines, downloads, other databases and the command line."""
 
 
 def test_a_worker_imports_nothing_that_it_may_never_use() -> None:

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.errors import Overloaded
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class RoundErrors:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
 from sqlalchemy.engine import URL
 
 from dragoman.accounts.database.connections import Database, DatabaseUnavailable, InvalidDatabaseUrl
@@ -18,13 +17,14 @@ from dragoman.accounts.database.migrations import (
     upgrade,
 )
 from dragoman.accounts.private_files import create_private_folder, restrict_to_owner
+from dragoman.core import logs
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
 DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE_URL"
 """Passes the URL to workers. It may hold a password, and other users can read a process's arguments."""
 
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class AccountsUnavailable(Exception):

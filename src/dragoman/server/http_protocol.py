@@ -20,9 +20,9 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dragoman.core import logs
 from dragoman.core.addresses import client_network
 from dragoman.server.settings import HttpSettings
 
@@ -40,7 +40,7 @@ _WARNING_SECONDS = 10.0
 
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class OpenConnections:

@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-from rich.console import Console
-
 from dragoman.core import logs
 from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
@@ -47,7 +44,7 @@ from dragoman.server.supervisor import ChildCommand, ChildFailed, StartFailure
 from dragoman.server.systemd import ServiceManager
 from dragoman.server.tracing_variables import TracingUnavailable, exports_traces
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _EXIT_STARTUP_FAILED = 2
 
@@ -249,13 +246,17 @@ def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: soc
         host, port = listener.getsockname()[:2]
         place = url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         option = ""
-    console = Console(highlight=False, soft_wrap=True)
-    served = " and ".join(f"[bold]{plan.name}[/bold]{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
-    console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{place}[/bold]")
+    served = " and ".join(f"{_bold(plan.name)}{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
+    print(f"{_bold('dragoman')} serves {served}\n  at {_bold(place)}")
     path, fields = _EXAMPLES[plans[0].kind]
     body = f'{{"model": "{plans[0].name}", {fields}}}'
     key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
-    console.print(f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n", markup=False)
+    print(f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n", flush=True)
+
+
+def _bold(text: str) -> str:
+    """Make the text bold for a terminal, unless its user wants no colours. rich would delay every start."""
+    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def _alias_suffix(plan: DeploymentPlan) -> str:

@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Container, Mapping
 from typing import Generic, TypeVar
 
-import structlog
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dragoman.core import logs
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorCodec
 from dragoman.dialects.http.errors import FailureContext, InternalError, error_response
@@ -27,7 +27,7 @@ _LOGGED_PATH_CHARACTERS = 256
 
 _SLASHES = re.compile("/+")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 AnyApp = TypeVar("AnyApp", bound=ASGIApp)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
+from dragoman.core import logs
 from dragoman.server.settings import Settings
 from dragoman.server.settings_loading import SettingsError
 from dragoman.server.start_checks import StartupError, check_settings
@@ -29,7 +29,7 @@ LIVE_SETTINGS = frozenset(
 )
 """Keys of the settings that a reload changes. All others need a restart."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Apply = Callable[[Settings, int], Awaitable[list[str]]]
 """Gives all workers settings and their generation. Returns what went wrong."""

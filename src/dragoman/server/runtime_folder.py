@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-import structlog
+from dragoman.core import logs
 
 _PREFIX = "dragoman-run-"
 """Folders without a lock have another prefix: those of servers before there were locks."""
@@ -24,7 +24,7 @@ _MAX_SOCKET_PATH_BYTES = 100
 
 _LONGEST_NAME = "control-4194304.sock"
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class RuntimeFolderError(Exception):

@@ -7,8 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 from dragoman.server.worker_options import RETIRE_LINE
@@ -23,7 +22,7 @@ _RELOAD_SECONDS = 10.0
 _RETIREMENT_MARGIN_SECONDS = 5.0
 """Beyond the time for running requests: workers notice with a delay that connections have ended."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class ServerProcesses:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.addresses import AddressSet, InvalidNetwork
 from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server.accounts_location import (
@@ -20,7 +19,7 @@ from dragoman.server.settings import Settings
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class StartupError(Exception):

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 
 _MIN_BACKOFF_SECONDS = 0.1
@@ -31,7 +30,7 @@ _FIRST_OUTPUT_SECONDS = 60.0
 _STOP_MARGIN_SECONDS = 5.0
 """Time that a child has to exit after its own grace period."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class ChildFailed(Exception):

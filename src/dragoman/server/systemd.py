@@ -9,11 +9,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, MutableMapping
 
-import structlog
+from dragoman.core import logs
 
 _MICROSECONDS = 1_000_000
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class ServiceManager:

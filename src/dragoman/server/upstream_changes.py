@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated
 
 import msgspec
-import structlog
 from msgspec import Meta
 
 from dragoman.accounts.administration.upstreams import StoredUpstream, list_upstreams
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import Overloaded
 from dragoman.engines.upstream.http_request import UpstreamAddress
@@ -27,7 +27,7 @@ CLOSE_SECONDS = 30.0
 
 _POLL_SECONDS = 0.2
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Connect = Callable[[str, "AddedUpstream", Deployment], Replica]
 """Connects to an upstream of a name, for a deployment. Raises ValueError."""

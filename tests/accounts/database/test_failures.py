@@ -4,11 +4,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
-from structlog.testing import capture_logs
 
 from dragoman.accounts.administration.accounts import create_account
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.failures import QUIET_SECONDS, OutageLog, find_outage
+from tests.support.captured_logs import capture_logs
 from tests.support.ledger_harness import ManualClock
 
 

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, GenerationRequest, JsonSchemaFormat, SamplingParams, Tool, ToolOptions
 from dragoman.dialects.anthropic import codec, tools
+from tests.support.captured_logs import capture_logs
 from tests.support.dialects.decode_contexts import decode_context
 
 FIND = {"name": "find", "input_schema": {"properties": {"q": {}}}}

@@ -2,7 +2,6 @@ import itertools
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.database.connections import Database
@@ -16,6 +15,7 @@ from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.ledger import LedgerAdmission
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
+from tests.support.captured_logs import capture_logs
 from tests.support.jobs.queue_harness import wait_until
 from tests.support.metered import MODEL, cost, sqlite_account
 

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.ledger_thread import LedgerThread
@@ -10,6 +9,7 @@ from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.recording import UsageRecordingAdmission
 from dragoman.gateway.admission.reservation import UNMETERED
 from dragoman.gateway.ledger_connection import AccountsOptions
+from tests.support.captured_logs import capture_logs
 from tests.support.metered import sqlite_account
 
 

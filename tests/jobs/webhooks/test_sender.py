@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp.abc import AbstractResolver
-from structlog.testing import capture_logs
 
 from dragoman.jobs.webhooks.message import ended_message, parse_secret
 from dragoman.jobs.webhooks.sender import DeliveryAttempt, WebhookSender
 from dragoman.jobs.webhooks.urls import UrlRules
+from tests.support.captured_logs import capture_logs
 from tests.support.jobs.webhook_receivers import (
     CERTIFICATE,
     CERTIFICATE_HOST,

@@ -4,9 +4,10 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from dragoman.core import logs
 
 QUIET_SECONDS = 12.0
 """How long nothing may have failed when a success ends an outage. Reads often succeed while writes fail, and every
@@ -16,7 +17,7 @@ _KEPT_CONNECTION_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _KEPT_CONNECTION_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 """Serialization failure, deadlock, lock not available, and query canceled by the statement's timeout."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class DatabaseUnavailable(Exception):

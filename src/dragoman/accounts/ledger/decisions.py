@@ -4,13 +4,13 @@ The order of an admission's checks decides which failure a client receives.
 """
 
 import msgspec
-import structlog
 
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
 from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup, Settled, Settlement
 from dragoman.accounts.ledger.rows import HoldRow, ModelTerms, PriceRow, UsageRow
 from dragoman.accounts.times import to_datetime
+from dragoman.core import logs
 from dragoman.core.errors import (
     AccountNotAllowed,
     BalanceTooLow,
@@ -32,7 +32,7 @@ MAX_PAYABLE = MAX_AMOUNT // 2
 
 _decode_terms = msgspec.json.Decoder(tuple[ModelTerms, ...]).decode
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def validate_admission(admission: Admission) -> None:

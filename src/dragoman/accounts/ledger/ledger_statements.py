@@ -1,6 +1,6 @@
 """The statements of the ledger's transactions."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -19,7 +19,6 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy import update as update_of
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dragoman.accounts.database.statements import (
     Statement,
@@ -44,6 +43,10 @@ from dragoman.accounts.database.tables import (
     usage,
 )
 from dragoman.accounts.ledger.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+    from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
 _DAILY_KEY = ("account_id", "key_id", "model", "day")
 # In the order in which batch.py adds them up.
@@ -189,9 +192,19 @@ def _for_update(query: Select[Any], column: Column[Any]) -> Select[Any]:
 
 def _upsert_sums(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:
     """Insert a row, or add its sums to the row with the same key."""
-    kind = sqlite if dialect.name == "sqlite" else postgresql
-    statement = kind.insert(table)
+    statement = _insert_or_update(dialect, table)
     statement = statement.on_conflict_do_update(
         index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}
     )
     return compile_statement(statement, dialect, (*key, *sums), (*key, *sums))
+
+
+def _insert_or_update(dialect: Dialect, table: Table) -> "PostgresqlInsert | SqliteInsert":
+    """Return the dialect's own insertion. A process imports only the dialect of its database."""
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)

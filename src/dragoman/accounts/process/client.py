@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import structlog
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.operations import (
@@ -38,6 +37,7 @@ from dragoman.accounts.process.messages import (
     unpack_outcome,
 )
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core import logs
 from dragoman.core.errors import LedgerUnavailable
 
 MAX_WAITING = 10_000
@@ -69,7 +69,7 @@ _START_SECONDS = 10.0
 _SHUTDOWN_GRACE_SECONDS = 10.0
 """How long the shutdown waits for the process, beyond the database's own timeout."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _PendingOperation(msgspec.Struct, eq=False):

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.database.migrations import require_current
 from dragoman.accounts.identifiers import new_process_id
@@ -16,12 +14,13 @@ from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.journal import Journal, JournalFolder
 from dragoman.accounts.process.recovery import HEARTBEAT_SECONDS, Recovery
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core import logs
 from dragoman.core.background_tasks import repeat
 
 _ROUNDS_TO_RESTORE = 2
 """Rounds in which every process has restored its journal after the folder was deleted."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class LedgerResources(NamedTuple):

@@ -4,8 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Final, Literal
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.request import Tool, ToolOptions
 from dragoman.dialects.anthropic.wire import ToolChoiceParam, ToolParam
 from dragoman.dialects.http.validation import InvalidValue, MissingField, Violation
@@ -18,7 +17,7 @@ _CHOICES: Final[dict[str, Literal["auto", "required", "named"]]] = {"auto": "aut
 _MAX_NAME = 64
 """Characters of a client's own name in an error or in the log."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def parse_tools(

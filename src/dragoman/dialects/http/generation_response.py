@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from urllib.parse import quote
 
 import msgspec
-import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from dragoman.core import logs
 from dragoman.core.errors import BadRequest, DragomanError, JobNotFound, Overloaded
 from dragoman.core.events import Unenforced
 from dragoman.core.rate_limits import NO_LIMITS
@@ -32,7 +32,7 @@ DEPLOYMENT_HEADER, UPSTREAM_HEADER, ATTEMPTS_HEADER = (
 _MAX_REPORTED_LENGTH = 2_000
 _HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ import time
 from collections.abc import AsyncIterator
 
 import msgspec
-import structlog
 
+from dragoman.core import logs
 from dragoman.core.context import Caller
 from dragoman.core.errors import Overloaded
 from dragoman.core.events import Event, Usage
@@ -25,7 +25,7 @@ SKIPPED_HEADER = "x-dragoman-skipped"
 
 _MAX_REPORTED_LENGTH = 500
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class StoredEvents(WatchedEvents):

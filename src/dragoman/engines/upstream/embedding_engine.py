@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-import structlog
 
+from dragoman.core import logs
 from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest, ModelKind, TextPair
 from dragoman.core.errors import BadRequest, EngineFailed, ReplicaFailed
 from dragoman.core.events import Embedding, Event, Usage
@@ -28,7 +28,7 @@ _KINDS_OF_VLLM = ("vllm", "dragoman")
 _MAX_BYTES_PER_INPUT = 256 * 1024
 """Of a response: a vector of 8,192 values as numbers has less."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 Found = TypeVar("Found", bound=msgspec.Struct)

@@ -11,8 +11,8 @@ import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import msgspec
-import structlog
 
+from dragoman.core import logs
 from dragoman.core.capabilities import Capability, missing_need
 from dragoman.core.errors import BadRequest, EngineFailed, ReplicaFailed
 from dragoman.core.events import Event
@@ -46,7 +46,7 @@ UNBOUNDED_ANSWER_TOKENS = 4096
 
 _SALT_BYTES = 16
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class UpstreamEngine:

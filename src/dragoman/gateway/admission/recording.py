@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-import structlog
-
 from dragoman.accounts.database.failures import DatabaseUnavailable
 from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
+from dragoman.core import logs
 from dragoman.core.context import Caller
 from dragoman.core.errors import Overloaded
 from dragoman.core.rate_limits import NO_LIMITS
@@ -17,7 +16,7 @@ from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.reservation import UNMETERED, Reservation, Settler, open_settler
 from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class UnmeteredAdmission:

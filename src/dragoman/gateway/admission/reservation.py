@@ -10,11 +10,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
-import structlog
-
 from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
+from dragoman.core import logs
 from dragoman.core.errors import LedgerUnavailable, Overloaded
 from dragoman.core.events import Usage, UsageSource
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
@@ -176,7 +175,7 @@ _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 60.0
 _MAX_RETRYING = 10_000
 """Settlements kept for a retry. Further ones are left to the journal."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Settler:

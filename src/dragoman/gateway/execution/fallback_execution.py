@@ -3,8 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event
@@ -14,7 +13,7 @@ from dragoman.gateway.routing.attempts import ReportAnswer
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.fallbacks import Fallbacks
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Answer = Callable[[Deployment], AsyncGenerator[Event]]
 """Starts the answer of a deployment."""

@@ -5,10 +5,9 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 
-import structlog
-
 from dragoman.accounts.database.idempotency_keys import DEFAULT_MAX_BYTES, ROW_BYTES, IdempotencyKeyTable
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Acquired, IdempotencyState, IdempotentRequest, StoredResponse
@@ -21,7 +20,7 @@ SWEEP_INTERVAL_SECONDS = 60.0
 _SWEEPS_PER_LIMIT = 16
 """The limit of all responses may be exceeded by this part of it before the next sweep."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class DatabaseIdempotencyStore:

@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.answered_by import AnsweredBy
 from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.tasks import Task
@@ -23,7 +22,7 @@ UNKNOWN_RETRY_SECONDS = 5
 _CANCELLED = "cancelled"
 """The result of an attempt that was neither completed nor failed."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 ReportAnswer = Callable[[AnsweredBy], None]

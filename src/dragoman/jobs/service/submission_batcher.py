@@ -6,9 +6,8 @@ import time
 from collections import OrderedDict
 from typing import NamedTuple
 
-import structlog
-
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import Limited, Overloaded
 from dragoman.jobs.storage.reader import Backlog, JobReader
@@ -31,7 +30,7 @@ _MAX_OWNERS = 10_000
 
 _FULL_RETRY_AFTER_SECONDS = 5
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _PendingSubmission(NamedTuple):

@@ -4,12 +4,11 @@ import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
-import structlog
-
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
+from dragoman.core import logs
 from dragoman.jobs.storage.statements import job_statements
 from dragoman.jobs.storage.transactions.accept import AcceptResult, AcceptTransaction
 from dragoman.jobs.storage.transactions.finalize import delete_events
@@ -18,7 +17,7 @@ from dragoman.jobs.storage.transactions.retry import RetryTransaction
 from dragoman.jobs.values.options import LEASE_SECONDS, QueueOptions
 from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, OpenJobRow, Submission
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class JobStore:

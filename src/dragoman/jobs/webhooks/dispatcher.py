@@ -5,10 +5,9 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import structlog
-
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.background_tasks import RoundErrors
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.webhooks.message import DeliveryResult
@@ -17,7 +16,7 @@ from dragoman.jobs.webhooks.sender import MAX_CONCURRENT_DELIVERIES, DeliveryAtt
 from dragoman.jobs.webhooks.store import Delivery, WebhookStore
 from dragoman.jobs.webhooks.urls import origin
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _InFlight(NamedTuple):

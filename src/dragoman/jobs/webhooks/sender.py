@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import aiohttp
-import structlog
 from aiohttp.abc import AbstractResolver
 
 from dragoman import __version__
+from dragoman.core import logs
 from dragoman.core.http_client import BoundedConnector, ResponseHeadTooLarge
 from dragoman.jobs.webhooks.addresses import AddressRefused
 from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, signed_headers
@@ -25,7 +25,7 @@ MAX_CONCURRENT_DELIVERIES = 64
 
 _GONE = 410
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class DeliveryAttempt(NamedTuple):

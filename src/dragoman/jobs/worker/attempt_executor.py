@@ -5,9 +5,9 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import msgspec
-import structlog
 
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded
 from dragoman.core.events import Event, Usage
 from dragoman.core.tasks import Task
@@ -19,7 +19,7 @@ from dragoman.jobs.worker.attempts import RunningAttempt
 from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.jobs.worker.resume import ReplayFilter, can_resume, resumed_requests
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class AttemptExecutor:

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core import logs
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker
@@ -17,7 +16,7 @@ from dragoman.jobs.worker.attempts import RunningAttempt
 _RETRY_SECONDS = 0.5
 """Pause while the database does not answer. Until it does, events wait in memory, and then the engines wait."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class EventFlusher:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 
+from dragoman.core import logs
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext
@@ -20,7 +20,7 @@ from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, Vocabulary
 from dragoman.engines.llama.weights.digests import cache_folder, file_signature, write_cached
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _PASSED, _FAILED = b"right", b"wrong"
 """The contents of a file with a cached result."""

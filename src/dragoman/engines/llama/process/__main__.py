@@ -11,8 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-import structlog
-
 from dragoman.core import logs
 from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
@@ -34,7 +32,7 @@ from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import EngineOptions
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _TOKENIZER_STACK_BYTES = 64 * 2**20
 """llama.cpp splits text with recursive regular expressions; a hostile text would overflow a stack of the usual size."""

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import msgspec
-import structlog
 
+from dragoman.core import logs
 from dragoman.core.adapters import Adapter
 from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound, too_many_adapters
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend
@@ -14,7 +14,7 @@ from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.weights.digests import content_digest
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_registry, write_registry
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class AdapterManager:

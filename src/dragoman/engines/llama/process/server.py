@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import structlog
-
 from dragoman import __version__
+from dragoman.core import logs
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Unenforced, Usage
@@ -36,7 +35,7 @@ from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.prompt.template import ChatTemplate, check_tool_format
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _MAX_UNSENT_BYTES = 64 * 2**20
 """The most unsent bytes of a connection. A worker that does not read them is considered dead."""

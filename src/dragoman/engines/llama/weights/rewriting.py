@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from dragoman.engines.llama.weights.digests import cache_folder, content_digest, files_by_digest
 from dragoman.engines.llama.weights.gguf_files import part_names
@@ -181,6 +179,10 @@ def _locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress_bar(name: str, total: int, *, visible: bool) -> Iterator[Callable[[int], None]]:
+    # Imported only here, like numpy above.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True, quiet=not visible)
     with Progress(TextColumn("{task.description}", markup=False), *columns, console=console) as progress:

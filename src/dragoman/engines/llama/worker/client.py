@@ -12,8 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from dragoman.core import logs
 from dragoman.core.adapters import Adapter
 from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.child_process import HEARTBEAT_SECONDS
@@ -151,7 +150,7 @@ RESTART_TIMEOUT_SECONDS = 15.0
 _MAX_EVENTS_PER_TOKEN = 6
 """An upper bound: a token may end the arguments of one call and begin those of another, with text between."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class LlamaEngine:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import structlog
-
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
+from dragoman.core import logs
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.values.payloads import pack_error
@@ -17,7 +16,7 @@ _SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {
     "cancelled": "disconnected",
 }
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class JobFinalizer:

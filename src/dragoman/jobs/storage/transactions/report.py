@@ -5,10 +5,9 @@ Only the holder of a job's lease writes to it; a process that has lost the lease
 
 from collections.abc import Sequence
 
-import structlog
-
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome
+from dragoman.core import logs
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.transactions.finalize import JobFinalizer, requeue
@@ -16,7 +15,7 @@ from dragoman.jobs.values.options import LEASE_SECONDS
 from dragoman.jobs.values.payloads import pack_events
 from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Requeue
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class ReportTransaction:
