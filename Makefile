@@ -39,6 +39,7 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/python -m tools.grafana_board --check
 	$(BIN)/python -m tools.links
 	$(BIN)/python -m tools.structure
+	$(BIN)/python -m tools.request_path
 
 check-deployment: $(DEV_READY) ## Lint the Dockerfile, render the Helm chart and check compose.yaml
 	@$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with-requirements requirements/deployment.txt \

@@ -1,6 +1,6 @@
 """Counts the files and functions of dragoman that one streamed chat enters, in all processes of a server.
 
-.venv/bin/python -m tools.request_path           # the counts
+.venv/bin/python -m tools.request_path           # the counts; fails if there are more than MAX_FILES
 .venv/bin/python -m tools.request_path --list    # the functions, too
 
 It starts the server from this checkout with the bundled model and default settings, but an empty data folder and a
@@ -30,6 +30,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+
+MAX_FILES = 50
+"""What someone can read who follows one request."""
 
 SOURCE = Path(__file__).parent.parent / "src"
 IDLE_SECONDS = 5.0
@@ -168,6 +171,10 @@ def main() -> int:
         if "--list" in sys.argv[1:] and process != "in all":
             for file, names in files.items():
                 print(f"  {file}: {', '.join(names)}")
+    count = len({file for functions in entered.values() for file, _name in functions})
+    if count > MAX_FILES:
+        print(f"more than {MAX_FILES} files: put what each request needs into a file that is on its way already")
+        return 1
     return 0
 
 

@@ -1,6 +1,8 @@
+from typing import Literal
+
 import pytest
 
-from dragoman.core.request import ChatPrompt, Message, ReasoningEffort
+from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, Tool, ToolOptions
 from dragoman.output.parts import ContentText, ReasoningText
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
@@ -71,6 +73,16 @@ def test_the_prompt_opens_the_reasoning_of_a_constrained_answer() -> None:
     assert render(SWITCHABLE_REASONING, constrained=True).parser_spec.reasoning == reasoning_spec(opened=True)
     assert render(ALWAYS_REASONING, constrained=True).text == render(ALWAYS_REASONING).text
     assert render(SWITCHABLE_REASONING, "none", constrained=True).text == render(SWITCHABLE_REASONING, "none").text
+
+
+@pytest.mark.parametrize(("choice", "is_opened"), [("auto", False), ("required", True), ("named", True)])
+def test_the_prompt_opens_the_reasoning_before_a_call_that_is_required(
+    choice: Literal["auto", "required", "named"], is_opened: bool
+) -> None:
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), tools=ToolOptions((Tool("f"),), choice, "f"))
+    rendered = ChatTemplate(SWITCHABLE_REASONING, bos="", eos="").render(prompt)
+    assert rendered.text.endswith("@assistant <think>\n") == is_opened
+    assert rendered.parser_spec.reasoning == reasoning_spec(opened=is_opened)
 
 
 @pytest.mark.parametrize("effort", [None, "none", "low", "high"])

@@ -121,7 +121,10 @@ _NEEDS: tuple[tuple[Need, NeedTest], ...] = (
         Need("prompt_truncation", "truncate_prompt_tokens", "the truncation of prompts"),
         lambda request: request.prompt.truncation is not None,
     ),
-    (Need("images", "messages", "images"), _of_chat(lambda prompt: any(each.images for each in prompt.messages))),
+    (
+        Need("images", "messages", "images"),
+        _of_chat(lambda prompt: any(not isinstance(each.content, str) and each.images for each in prompt.messages)),
+    ),
     (Need("tools", "tools", "tools"), _of_chat(lambda prompt: prompt.tools is not None)),
     (
         Need("tool_choice", "tool_choice", "calls that are required"),

@@ -18,6 +18,7 @@ from dragoman.core.request import (
     Prompt,
     PromptTruncation,
     SamplingParams,
+    TextPart,
     TextPrompt,
     TokenPrompt,
 )
@@ -98,7 +99,9 @@ def is_large_prompt(prompt: Prompt) -> bool:
 
 
 def _message_characters(message: Message) -> int:
-    return len(message.text) + sum(len(image.url) for image in message.images)
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text) if isinstance(part, TextPart) else len(part.url) for part in message.content)
 
 
 def excludes_tokens(sampling: SamplingParams) -> bool:

@@ -269,9 +269,3 @@ class GenerationRequest(
     """
     cache_salt: str = ""
     """Requests of one owner share prefixes only if they have the same salt."""
-
-    @property
-    def is_constrained(self) -> bool:
-        """Whether a grammar binds the answer from its first character on."""
-        tools = self.prompt.tools if isinstance(self.prompt, ChatPrompt) else None
-        return self.response_format is not None or (tools is not None and tools.choice != "auto")

@@ -115,7 +115,7 @@ class ChatTemplate:
 
         Raises BadRequest if the template does not accept the messages, and TooManySteps if there is a limit of steps.
 
-        `constrained`: a grammar constrains the answer after its reasoning, or the answer must call tools.
+        `constrained`: a grammar constrains the answer's text, after its reasoning.
         RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
         """
         escaped = self.escape(prompt)
@@ -211,7 +211,8 @@ class ChatTemplate:
         else:
             text = self._render(messages, variables, max_characters)
             if self.supports_reasoning and prompt.add_generation_prompt:
-                text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained)
+                must_call = prompt.tools is not None and prompt.tools.choice != "auto"
+                text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained or must_call)
         tool_format_name = None if prompt.tools is None else self.tool_format
         return RenderedPrompt(
             text, OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers)
@@ -248,19 +249,20 @@ class ChatTemplate:
 
     def _message_fields(self, message: Message) -> dict[str, Any]:
         """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
-        fields: dict[str, Any] = {"role": message.role, "content": message.text}
+        text = message.content if isinstance(message.content, str) else message.text
+        fields: dict[str, Any] = {"role": message.role, "content": text}
         if message.name is not None:
             fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = [
                 _call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
             ]
-            if not message.text and not self._traits.takes_empty_content:
+            if not text and not self._traits.takes_empty_content:
                 fields["content"] = None
         if message.tool_call_id is not None:
             fields["tool_call_id"] = message.tool_call_id
         if message.reasoning is not None:
-            fields |= self._reasoning.fields(message.text, message.reasoning)
+            fields |= self._reasoning.fields(text, message.reasoning)
         return fields
 
 

@@ -268,7 +268,7 @@ class LlamaEngine:
         try:
             # The queue is open already: the connection may end while a template is rendered.
             rendered, output_format = await self._render(
-                connection, request.prompt, constrained=request.is_constrained, owner=request.owner or None
+                connection, request.prompt, constrained=request.response_format is not None, owner=request.owner or None
             )
             connection.send(
                 messages.GenerateCommand(
