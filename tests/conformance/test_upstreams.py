@@ -19,10 +19,23 @@ from dragoman.engines.llama.weights.sources import resolve
 from dragoman.engines.upstream.engine import UpstreamEngine
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.engines.upstream.kinds import KindName
+from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 from dragoman.server.app import App
 from tests.support.apps import KEY, client_of, echo_app, running_app
 from tests.support.dialects.clients import DialectClient, Reply
 from tests.support.echo_engines import GatedEcho
+from tests.support.scripted_upstream import (
+    HEAD,
+    Script,
+    ScriptedRequest,
+    ScriptedUpstream,
+    event,
+    hang_after,
+    response,
+    running_upstream,
+    sends,
+)
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 EMOJI = "día 🦜🇫🇷 naïve 漢字"
@@ -50,10 +63,18 @@ async def serving(app: App) -> AsyncGenerator[str]:
 
 
 @contextlib.asynccontextmanager
-async def in_front_of(url: str, model: str = "echo", key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+async def in_front_of(
+    url: str,
+    model: str = "echo",
+    key: str | None = None,
+    *,
+    kind: KindName | None = None,
+    timeouts: UpstreamTimeouts | None = None,
+) -> AsyncGenerator[httpx.AsyncClient]:
     """Open a client of an app whose deployment `echo` is answered by a server."""
-    client = UpstreamClient(UpstreamAddress.parse(url), key=None if key is None else SecretText(key))
-    app = echo_app(engine=UpstreamEngine("echo/0", client, model=model))
+    secret = None if key is None else SecretText(key)
+    client = UpstreamClient(UpstreamAddress.parse(url), key=secret, timeouts=timeouts)
+    app = echo_app(engine=UpstreamEngine("echo/0", client, model=model, kind=kind))
     async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS), running_app(app), client_of(app) as opened:
         yield opened
 
@@ -78,8 +99,71 @@ async def test_a_dragoman_answers_in_every_dialect(dialect: DialectClient) -> No
 async def test_a_wrong_key_of_the_upstream_is_never_reported_as_the_clients(dialect: DialectClient) -> None:
     async with serving(echo_app(keys=[KEY])) as url, in_front_of(url, key="sk-wrong-0123456789") as client:
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
-    assert response.status_code == 500
+    assert response.status_code == 502
     assert dialect.is_error(response.json())
+
+
+TEXT = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"}}]}')
+
+FAILURES: dict[str, Script] = {
+    "unauthorized": sends(response(401, b'{"error":{"message":"a secret"}}')),
+    "forbidden": sends(response(403, b'{"error":{"message":"a secret"}}')),
+    "unknown_model": sends(response(404)),
+    "failed": sends(response(500, b"a secret")),
+    "not_to_be_tried_again": sends(response(500, b"a secret", "x-should-retry: false")),
+    "no_http": sends(b"SSH-2.0-OpenSSH_9.6\r\n", close=True),
+    "no_stream": sends(response(200, b"<html>a secret</html>", "content-type: text/html")),
+    "lost": sends(HEAD, close=True),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_the_failure_of_an_upstream_is_that_of_a_gateway(dialect: DialectClient, failure: str) -> None:
+    async with running_upstream(ScriptedUpstream(FAILURES[failure])) as url, in_front_of(url, kind="vllm") as client:
+        for stream in (False, True):
+            response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello", stream=stream))
+            assert response.status_code == 502, response.text
+            assert dialect.is_error(response.json())
+            assert "secret" not in response.text
+
+
+async def test_an_upstream_that_nobody_runs_is_a_failure_of_the_gateway(dialect: DialectClient) -> None:
+    async with running_upstream(ScriptedUpstream()) as url:
+        pass
+    kinds: tuple[KindName | None, ...] = ("vllm", None)
+    for kind in kinds:
+        async with in_front_of(url, kind=kind) as client:
+            response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
+        assert response.status_code == 502
+        assert dialect.is_error(response.json())
+
+
+@pytest.mark.parametrize("parts", [(), (HEAD,)], ids=["silent", "without_a_token"])
+async def test_an_upstream_that_takes_too_long_is_a_timeout_of_the_gateway(
+    dialect: DialectClient, parts: tuple[bytes, ...]
+) -> None:
+    async def hang(request: ScriptedRequest) -> None:
+        await hang_after(request, *parts)
+
+    limits = UpstreamTimeouts(first_token=0.01)
+    async with (
+        running_upstream(ScriptedUpstream(hang)) as url,
+        in_front_of(url, kind="vllm", timeouts=limits) as client,
+    ):
+        response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
+    assert response.status_code == dialect.upstream_timeout_status
+    assert dialect.is_error(response.json())
+
+
+async def test_an_answer_that_an_upstream_breaks_off_ends_with_the_dialects_error(dialect: DialectClient) -> None:
+    breaking = ScriptedUpstream(sends(HEAD, TEXT, close=True))
+    async with running_upstream(breaking) as url, in_front_of(url, kind="vllm") as client:
+        whole = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
+        streamed = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello", stream=True))
+    assert whole.status_code == 502
+    assert dialect.is_error(whole.json())
+    assert streamed.status_code == 200
+    assert dialect.ends_with_error(streamed.text)
 
 
 async def test_a_prompt_that_is_too_long_for_the_upstream_is_refused_as_such(dialect: DialectClient) -> None:

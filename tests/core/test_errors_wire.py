@@ -53,6 +53,8 @@ EXAMPLES: tuple[DragomanError, ...] = (
     errors.LedgerUnavailable("The accounts' database does not answer", 5),
     errors.EngineFailed("Broken"),
     errors.ReplicaFailed("Gone"),
+    errors.UpstreamFailed("Broken off", "timed_out"),
+    errors.UpstreamUnavailable("Gone", "limited", 2.5),
 )
 
 STORED: tuple[tuple[list[object], DragomanError], ...] = (
@@ -62,6 +64,7 @@ STORED: tuple[tuple[list[object], DragomanError], ...] = (
     (["model", "parrot"], errors.ModelNotFound("parrot")),
     (["timeout", "Late"], errors.JobTimedOut("Late")),
     (["failed", "Broken"], errors.EngineFailed("Broken")),
+    (["upstream", "Broken off", "timed_out"], errors.UpstreamFailed("Broken off", "timed_out")),
 )
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from dragoman.core.errors import BadRequest
+
 _OWNED = re.compile(r"(account [0-9]+|key [0-9]+|key group .+)/.+", re.DOTALL)
 """The qualified names of clients' adapters."""
 
@@ -69,3 +71,8 @@ class RegisteredAdapter(msgspec.Struct, frozen=True):
 def metrics_label(qualified_name: str) -> str:
     """Return the name of a model or adapter for metrics, which shows no client's adapter."""
     return REGISTERED_ADAPTER_LABEL if _OWNED.fullmatch(qualified_name) else qualified_name
+
+
+def too_many_adapters(owned: int) -> BadRequest:
+    """Return the error of an owner that has as many adapters of a model as it may have."""
+    return BadRequest(f"You have {owned} adapters of this model already; remove one of them first", "name")

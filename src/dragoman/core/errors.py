@@ -7,15 +7,11 @@ DragomanError
 │   ├── AdapterMissing        this server cannot find the adapter
 │   └── RequestTooLarge       the request asks for more tokens than its key may use in a minute
 ├── Unauthenticated           the API key is missing, malformed or not accepted
-│   ├── KeyUnknown
-│   ├── KeyDisabled
-│   └── KeyExpired
+│   └── KeyUnknown, KeyDisabled, KeyExpired
 ├── Forbidden                 the key is valid, but not for this
-│   ├── DialectNotAllowed
-│   └── AccountNotAllowed
+│   └── DialectNotAllowed, AccountNotAllowed
 ├── InsufficientBalance       the request may cost more than is left to spend
-│   ├── BalanceTooLow         of the account
-│   └── BudgetExceeded        of the key
+│   └── BalanceTooLow, BudgetExceeded   of the account; of the key
 ├── ModelNotFound             no deployment has this name
 │   └── ModelNotAllowed       the key may not use the model; the gateway reports ModelNotFound
 ├── JobNotFound               no job has this id, its result was removed, or another owner has it
@@ -28,8 +24,7 @@ DragomanError
 ├── NoAccount                 the endpoint reports account data and the caller has no account
 ├── Limited                   a limit of the caller was reached; retry after `retry_after`
 │   ├── RateLimited           requests or tokens per minute
-│   │   ├── RequestRateLimited
-│   │   └── TokenRateLimited
+│   │   └── RequestRateLimited, TokenRateLimited
 │   └── TooManyRunning        concurrent requests
 ├── Overloaded                the server cannot take the request now; retry after `retry_after`
 │   ├── ModelLoading          the engine is starting or restarting
@@ -37,7 +32,8 @@ DragomanError
 │   ├── ShuttingDown          the server is draining
 │   └── LedgerUnavailable     the accounts' database does not answer, or too many requests wait for it
 └── EngineFailed              the engine died or broke its contract
-    └── ReplicaFailed         before it had sent anything: another replica may answer
+    ├── ReplicaFailed         before it had sent anything: another replica may answer
+    └── UpstreamFailed        the engine is another server; UpstreamUnavailable is a ReplicaFailed too
 
 Each dialect maps this tree to its own envelope in its codec; after the first byte the same error becomes
 that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
@@ -54,9 +50,9 @@ from dragoman.core.rate_limits import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
 
-ReplicaFault = Literal["failed", "refused", "configuration", "limited"]
-"""What a replica did: fail; refuse connections; refuse access or know no such model, because it or this server is
-configured wrongly; reject one request too many."""
+ReplicaFault = Literal["failed", "timed_out", "refused", "configuration", "limited"]
+"""What a replica did: fail; not answer in time; refuse connections; refuse access or know no such model, because it or
+this server is configured wrongly; reject one request too many."""
 
 _KEY_FAULT_MESSAGES: dict[KeyFault, str] = {
     "missing": "Missing API key",
@@ -118,11 +114,6 @@ class AdapterMissing(BadRequest):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "model_name")
-
-
-def too_many_adapters(owned: int) -> BadRequest:
-    """Return the error of an owner that has as many adapters of a model as it may have."""
-    return BadRequest(f"You have {owned} adapters of this model already; remove one of them first", "name")
 
 
 class RequestTooLarge(BadRequest):
@@ -383,15 +374,25 @@ class EngineFailed(DragomanError):
 
 
 class ReplicaFailed(EngineFailed):
-    """The engine failed before it had sent anything: another replica, or the same one later, may answer.
-
-    `retry_after` is in seconds; 0: the engine does not say.
-    """
+    """The engine failed before it had sent anything: another replica, or the same one in `retry_after` seconds (0: it
+    does not say when), may answer."""
 
     def __init__(self, message: str, fault: ReplicaFault = "failed", retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.fault = fault
         self.retry_after = retry_after
+
+
+class UpstreamFailed(EngineFailed):
+    """Another server failed, or broke its answer off."""
+
+    def __init__(self, message: str, fault: ReplicaFault = "failed") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class UpstreamUnavailable(ReplicaFailed, UpstreamFailed):
+    """Another server failed before it had sent anything: a further one, or the same one later, may answer."""
 
 
 def _limit_message(limit: str, retry_after: int) -> str:

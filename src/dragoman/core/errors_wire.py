@@ -21,6 +21,7 @@ _STORED_CODES: dict[type[DragomanError], str] = {
     errors.ModelNotFound: "model",
     errors.JobTimedOut: "timeout",
     errors.EngineFailed: "failed",
+    errors.UpstreamFailed: "upstream",
 }
 
 STORED_ERRORS = tuple(_STORED_CODES)

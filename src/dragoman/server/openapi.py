@@ -53,7 +53,7 @@ _STATUS_DESCRIPTIONS = {
     402: "The account's balance or the key's budget is used up",
     403: "The key may not do this",
     404: "Not found",
-    408: "The request waited in the queue for too long",
+    408: "The request waited in the queue for too long, or the model's server did not answer in time",
     409: "The name is taken, or the Idempotency-Key belongs to another request",
     410: "The request was cancelled",
     413: "The body is too large",
@@ -61,7 +61,9 @@ _STATUS_DESCRIPTIONS = {
     422: "Fields are missing, of a wrong type or out of range",
     429: "A limit of the key is reached, or the server is overloaded; `retry-after` says when to try again",
     500: "The engine failed",
+    502: "The model's server failed or cannot be reached",
     503: "The server is overloaded, or the model is being loaded; `retry-after` says when to try again",
+    504: "The model's server did not answer in time",
     529: "The server is overloaded, or the model is being loaded; `retry-after` says when to try again",
 }
 

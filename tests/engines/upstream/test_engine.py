@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, ReplicaFailed
+from dragoman.core.errors import (
+    BadRequest,
+    ContextOverflow,
+    DragomanError,
+    EngineFailed,
+    ReplicaFailed,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
 from dragoman.core.events import Delta, Event, Finished, Started, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.core.secret_text import SecretText
@@ -118,20 +126,20 @@ def _estimated() -> int:
 
 
 FAILURES: list[tuple[tuple[bytes, ...], type[DragomanError], str]] = [
-    ((response(503),), ReplicaFailed, "failed"),
-    ((response(500, b"Traceback ..."),), ReplicaFailed, "failed"),
-    ((response(429, b"", "retry-after: 7"),), ReplicaFailed, "limited"),
-    ((response(401),), ReplicaFailed, "configuration"),
-    ((response(404),), ReplicaFailed, "configuration"),
-    ((response(302, b"", "location: http://169.254.169.254/"),), ReplicaFailed, "configuration"),
-    ((document({"error": {"message": "no"}}),), ReplicaFailed, "failed"),
-    ((HEAD, event(b'{"error":{"message":"out of memory"}}')), ReplicaFailed, "failed"),
-    ((HEAD, LAST_CHUNK), ReplicaFailed, "failed"),
-    ((HEAD, event(b"no json")), ReplicaFailed, "failed"),
-    ((HEAD,), ReplicaFailed, "failed"),
-    ((HEAD, text_chunk("Hel")), EngineFailed, ""),
-    ((HEAD, text_chunk("Hel"), LAST_CHUNK), EngineFailed, ""),
-    ((HEAD, text_chunk("Hel"), event(b'{"error":{}}')), EngineFailed, ""),
+    ((response(503),), UpstreamUnavailable, "failed"),
+    ((response(500, b"Traceback ..."),), UpstreamUnavailable, "failed"),
+    ((response(429, b"", "retry-after: 7"),), UpstreamUnavailable, "limited"),
+    ((response(401),), UpstreamUnavailable, "configuration"),
+    ((response(404),), UpstreamUnavailable, "configuration"),
+    ((response(302, b"", "location: http://169.254.169.254/"),), UpstreamUnavailable, "configuration"),
+    ((document({"error": {"message": "no"}}),), UpstreamUnavailable, "failed"),
+    ((HEAD, event(b'{"error":{"message":"out of memory"}}')), UpstreamUnavailable, "failed"),
+    ((HEAD, LAST_CHUNK), UpstreamUnavailable, "failed"),
+    ((HEAD, event(b"no json")), UpstreamUnavailable, "failed"),
+    ((HEAD,), UpstreamUnavailable, "failed"),
+    ((HEAD, text_chunk("Hel")), UpstreamFailed, ""),
+    ((HEAD, text_chunk("Hel"), LAST_CHUNK), UpstreamFailed, ""),
+    ((HEAD, text_chunk("Hel"), event(b'{"error":{}}')), UpstreamFailed, ""),
 ]
 
 

@@ -14,6 +14,8 @@ from dragoman.core.errors import (
     JobTimedOut,
     ModelNotFound,
     Overloaded,
+    UpstreamFailed,
+    UpstreamUnavailable,
 )
 from dragoman.core.events import Event, Usage
 from dragoman.core.jobs import StoredRequest
@@ -148,6 +150,12 @@ def test_errors_round_trip(error: DragomanError) -> None:
     again = unpack_error(pack_error(error))
     assert type(again) is type(error)
     assert vars(again) == vars(error)
+
+
+def test_the_failure_of_an_upstream_is_known_as_one_later() -> None:
+    again = unpack_error(pack_error(UpstreamUnavailable("Late", "timed_out", 2.0)))
+    assert type(again) is UpstreamFailed
+    assert vars(again) == {"message": "Late", "fault": "timed_out"}
 
 
 def test_other_errors_become_engine_failures_with_the_same_message() -> None:

@@ -26,6 +26,7 @@ class DialectClient(ABC):
     overflow_status: ClassVar[int]
     out_of_balance_status: ClassVar[int] = 402
     overloaded_status: ClassVar[int] = 503
+    upstream_timeout_status: ClassVar[int] = 504
     supports_stop: ClassVar[bool] = True
     messages_field: ClassVar[str] = "messages"
     clamps_temperature: ClassVar[bool] = False
@@ -84,6 +85,7 @@ class Infermatic(DialectClient):
     unknown_model_status = out_of_range_status = missing_field_status = overflow_status = 400
     out_of_balance_status = 400
     overloaded_status = 429
+    upstream_timeout_status = 408
 
     def path(self, model: str) -> str:
         return "/v1/chat/completions"

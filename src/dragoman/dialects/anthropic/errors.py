@@ -21,6 +21,7 @@ from dragoman.core.errors import (
     NoAccount,
     Overloaded,
     Unauthenticated,
+    UpstreamFailed,
 )
 from dragoman.dialects.anthropic import wire
 from dragoman.dialects.http.codec import ErrorResponse
@@ -60,6 +61,12 @@ def _model_not_found(error: ModelNotFound) -> ErrorRule:
     return ErrorRule(status=404, message=f"model: {error.model}", kind="not_found_error")
 
 
+def _upstream_failed(error: UpstreamFailed) -> ErrorRule:
+    if error.fault == "timed_out":
+        return ErrorRule(status=504, message="The model's server did not answer in time", kind="timeout_error")
+    return ErrorRule(status=502, message="The model's server failed or cannot be reached", kind="api_error")
+
+
 class NotServed(DragomanError):
     """The vendor has this route, and this server has not."""
 
@@ -84,6 +91,7 @@ _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     BodyTooLarge: ErrorRule(status=413, kind="request_too_large"),
     Limited: ErrorRule(status=429, kind="rate_limit_error"),
     Overloaded: ErrorRule(status=OVERLOADED, kind="overloaded_error"),
+    UpstreamFailed: _upstream_failed,
     DragomanError: ErrorRule(status=500, message="Internal server error", kind="api_error"),
 }
 

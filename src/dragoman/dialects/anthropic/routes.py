@@ -157,7 +157,7 @@ ENDPOINT_CODECS = (_MESSAGES,)
 
 _LIST_STATUSES = (400, 401, 403, 429, errors.OVERLOADED)
 
-_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, errors.OVERLOADED)
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 502, 504, errors.OVERLOADED)
 
 
 def _operations(prefix: str) -> tuple[Operation, ...]:

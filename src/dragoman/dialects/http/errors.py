@@ -31,6 +31,7 @@ from dragoman.core.errors import (
     RequestTimedOut,
     Unauthenticated,
     UnsupportedEncoding,
+    UpstreamFailed,
 )
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import GenerationService
@@ -74,6 +75,14 @@ def _overloaded(error: Overloaded) -> ErrorRule:
     return ErrorRule(status=503, message=message, kind="server_error", code="overloaded")
 
 
+def _upstream_failed(error: UpstreamFailed) -> ErrorRule:
+    if error.fault == "timed_out":
+        message = "The model's server did not answer in time"
+        return ErrorRule(status=504, message=message, kind="server_error", code="upstream_timeout")
+    message = "The model's server failed or cannot be reached"
+    return ErrorRule(status=502, message=message, kind="server_error", code="upstream_failed")
+
+
 _SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     BadRequest: ErrorRule(status=400),
     Unauthenticated: _unauthenticated,
@@ -92,6 +101,7 @@ _SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     UnsupportedEncoding: ErrorRule(status=415),
     Limited: _limited,
     Overloaded: _overloaded,
+    UpstreamFailed: _upstream_failed,
     DragomanError: ErrorRule(status=500, message="An internal error occurred", kind="server_error"),
 }
 

@@ -82,7 +82,7 @@ _EMBEDDINGS = EndpointCodec("openai.embeddings", decode_embeddings, _ERRORS)
 
 ENDPOINT_CODECS = (_CHAT, _TEXT, _EMBEDDINGS)
 
-_ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def _operations(prefix: str) -> tuple[Operation, ...]:

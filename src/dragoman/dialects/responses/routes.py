@@ -76,7 +76,7 @@ _RESPONSE = EndpointCodec("responses.response", codec.decode_response, _ERRORS)
 
 ENDPOINT_CODECS = (_RESPONSE,)
 
-_ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 
 _EXAMPLE: dict[str, object] = {
     "model": "{model}",
@@ -105,7 +105,7 @@ OPERATIONS = tuple(
             summary="Count the tokens of an input",
             response=wire.InputTokens,
             error=openai_wire.ErrorBody,
-            error_statuses=(400, 401, 403, 404, 413, 429, 500, 503),
+            error_statuses=(400, 401, 403, 404, 413, 429, 500, 502, 503, 504),
             request=wire.PromptFields,
             example={"model": "{model}", "input": "What is the capital of France?"},
         ),

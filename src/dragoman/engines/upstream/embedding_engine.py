@@ -10,7 +10,7 @@ import numpy as np
 
 from dragoman.core import logs
 from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest, ModelKind, TextPair
-from dragoman.core.errors import BadRequest, EngineFailed, ReplicaFailed
+from dragoman.core.errors import BadRequest, EngineFailed, UpstreamUnavailable
 from dragoman.core.events import Embedding, Event, Usage
 from dragoman.core.request import TextPrompt
 from dragoman.engines.base import Embeds
@@ -86,7 +86,7 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
             raise error from None
         except (msgspec.MsgspecError, binascii.Error, ValueError, LookupError):
             self._log_failed_embedding("malformed response")
-            raise ReplicaFailed("The upstream's response is malformed") from None
+            raise UpstreamUnavailable("The upstream's response is malformed") from None
         finally:
             self._running -= 1
         for index, values in enumerate(vectors):

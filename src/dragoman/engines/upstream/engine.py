@@ -14,7 +14,7 @@ import msgspec
 
 from dragoman.core import logs
 from dragoman.core.capabilities import Capability, missing_need
-from dragoman.core.errors import BadRequest, EngineFailed, ReplicaFailed
+from dragoman.core.errors import BadRequest, EngineFailed, UpstreamFailed, UpstreamUnavailable
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
@@ -114,7 +114,7 @@ class UpstreamEngine:
                 async with asyncio.timeout(self._reply_seconds):
                     return await tokenizer.count(prompt)
         except TimeoutError:
-            raise ReplicaFailed("The upstream did not count tokens in time") from None
+            raise UpstreamUnavailable("The upstream did not count tokens in time", "timed_out") from None
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         with self._translating_failures():
@@ -148,13 +148,12 @@ class UpstreamEngine:
                 raise error from None
         except BrokenAnswer as failure:
             self._log_failure(failure.message, answer)
-            raise (EngineFailed if answer.has_started else ReplicaFailed)(failure.message) from None
+            raise _failure_of(answer, failure.message) from None
         finally:
             self._running -= 1
         if not answer.is_finished:
             self._log_failure("the answer ended early", answer)
-            failure_type = EngineFailed if answer.has_started else ReplicaFailed
-            raise failure_type("The upstream ended its answer early")
+            raise _failure_of(answer, "The upstream ended its answer early")
         yield answer.usage()
 
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
@@ -164,15 +163,15 @@ class UpstreamEngine:
         return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body))
 
     async def _find_kind(self) -> UpstreamKind:
-        """Return the upstream's kind, which is probed if it is not known yet. Raises ReplicaFailed."""
+        """Return the upstream's kind, which is probed if it is not known yet. Raises UpstreamUnavailable."""
         if self._kind is None:
             await self._probe()
         if self._kind is None:
-            raise ReplicaFailed("The upstream cannot be reached", "refused")
+            raise UpstreamUnavailable("The upstream cannot be reached", "refused")
         return self._kind
 
     async def _find_able_kind(self, request: GenerationRequest) -> UpstreamKind:
-        """Probe the upstream. Raises ReplicaFailed, and BadRequest if it turns out to be of a kind that is unable."""
+        """Probe the upstream. Raises UpstreamUnavailable, and BadRequest if its kind turns out to be unable."""
         kind = await self._find_kind()
         if (need := missing_need(request, kind.capabilities)) is not None:
             raise BadRequest(f"The model '{request.model}' does not support {need.description}", need.parameter)
@@ -198,7 +197,7 @@ class UpstreamEngine:
         except TransportError as failure:
             raise error_of(failure, has_output=False) from None
         except msgspec.MsgspecError:
-            raise ReplicaFailed("The upstream's response is malformed") from None
+            raise UpstreamUnavailable("The upstream's response is malformed") from None
 
     def _log_failure(self, reason: str, answer: UpstreamAnswer) -> None:
         _log.warning("upstream_failed", upstream=self._name, reason=reason, had_output=answer.has_started)
@@ -249,6 +248,10 @@ class ProbedHealth:
         self.is_ready = is_well
         self._differing = 0
         return True
+
+
+def _failure_of(answer: UpstreamAnswer, message: str) -> UpstreamFailed:
+    return UpstreamFailed(message) if answer.has_started else UpstreamUnavailable(message)
 
 
 def _salt(request: GenerationRequest) -> str:

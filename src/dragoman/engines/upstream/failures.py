@@ -5,7 +5,14 @@ from typing import Any
 
 import msgspec
 
-from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, ReplicaFailed
+from dragoman.core.errors import (
+    BadRequest,
+    ContextOverflow,
+    DragomanError,
+    ReplicaFault,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
 from dragoman.engines.upstream.transport_errors import (
     ConnectFailed,
     TransportError,
@@ -42,25 +49,26 @@ class _ErrorBody(msgspec.Struct):
 def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
     """Return the error of a request whose attempt failed so, before or after the first event of its answer."""
     if has_output:
-        return EngineFailed("The upstream failed while it was answering")
+        fault: ReplicaFault = "timed_out" if isinstance(failure, UpstreamTimeout) else "failed"
+        return UpstreamFailed("The upstream failed while it was answering", fault)
     match failure:
         case UpstreamStatus(may_retry=False, failure=None):
             return _refusal(failure.body)
         case UpstreamStatus(status=status, retry_after=seconds) if status == _LIMITED:
-            return ReplicaFailed("The upstream is rate limited", "limited", seconds or 1.0)
+            return UpstreamUnavailable("The upstream is rate limited", "limited", seconds or 1.0)
         case UpstreamStatus(may_retry=False):
-            return EngineFailed(f"The upstream answered with status {failure.status}, and not to try again")
+            return UpstreamFailed(f"The upstream answered with status {failure.status}, and not to try again")
         case UpstreamStatus(failure="configuration"):
-            return ReplicaFailed("The upstream refuses access or knows no such model", "configuration")
+            return UpstreamUnavailable("The upstream refuses access or knows no such model", "configuration")
         case UpstreamStatus(status=status, retry_after=seconds):
-            return ReplicaFailed(f"The upstream answered with status {status}", retry_after=seconds or 0.0)
+            return UpstreamUnavailable(f"The upstream answered with status {status}", retry_after=seconds or 0.0)
         case ConnectFailed():
-            return ReplicaFailed("The upstream cannot be reached", "refused")
+            return UpstreamUnavailable("The upstream cannot be reached", "refused")
         case UpstreamTimeout():
-            return ReplicaFailed("The upstream did not answer in time")
+            return UpstreamUnavailable("The upstream did not answer in time", "timed_out")
         case UpstreamDisconnected():
-            return ReplicaFailed("The upstream closed the connection")
-    return ReplicaFailed("The upstream's response is malformed")
+            return UpstreamUnavailable("The upstream closed the connection")
+    return UpstreamUnavailable("The upstream's response is malformed")
 
 
 def _refusal(body: bytes) -> BadRequest:

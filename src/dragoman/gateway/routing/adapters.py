@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Collection
 
-from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
+from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter, too_many_adapters
 from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import (
     AdapterMissing,
@@ -14,7 +14,6 @@ from dragoman.core.errors import (
     Limited,
     ModelNameTaken,
     ModelNotFound,
-    too_many_adapters,
 )
 from dragoman.engines.base import AdapterFile, AdapterHost, AdapterStore
 from dragoman.gateway.routing.catalog import Catalog, Deployment

@@ -176,7 +176,7 @@ class RoutedAttempts:
         match error:
             case ReplicaFailed(fault="limited", retry_after=seconds):
                 router.pause(replica.name, seconds)
-            case ReplicaFailed(fault="failed" | "refused" | "configuration" as fault):
+            case ReplicaFailed(fault="refused" | "configuration" as fault):
                 attempt.fail(fault)
                 if fault == "refused":
                     router.prefixes.forget(replica.name)  # Its server has ended, and its cache with it.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.embedding import EmbeddingRequest
-from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, UpstreamFailed
 from dragoman.core.errors_wire import STORED_ERRORS, decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
@@ -74,6 +74,8 @@ def pack_error(error: DragomanError) -> bytes:
         return encode_error(error)
     if isinstance(error, BadRequest):
         return encode_error(BadRequest(error.message, error.parameter))
+    if isinstance(error, UpstreamFailed):
+        return encode_error(UpstreamFailed(error.message, error.fault))
     return encode_error(EngineFailed(error.message))
 
 

@@ -100,7 +100,7 @@ _EXAMPLE_ADAPTER: dict[str, object] = {"model_name": "pirate.gguf", "model_sourc
 
 _LOOKUP_STATUSES = (401, 403, 404, 429, 500, 503)
 
-_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 502, 503, 504)
 
 OPERATIONS = tuple(
     operation

@@ -45,7 +45,7 @@ _TEXT = EndpointCodec("float16.text", codec.decode_text, _ERRORS)
 ENDPOINT_CODECS = (_CHAT, _TEXT)
 
 
-_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 502, 503, 504)
 
 OPERATIONS = (
     Operation(

@@ -60,7 +60,7 @@ def _operation(path: str, summary: str, request: type[msgspec.Struct], response:
         request=request,
         response=response,
         error=ErrorBody,
-        error_statuses=(400, 401, 403, 413, 429, 500, 503),
+        error_statuses=(400, 401, 403, 408, 413, 429, 500, 502, 503),
         is_queueable=True,
     )
 

@@ -24,6 +24,7 @@ from dragoman.core.errors import (
     TooManyRunning,
     Unauthenticated,
     UnsupportedEncoding,
+    UpstreamFailed,
 )
 from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowance
@@ -117,6 +118,12 @@ def _service_unavailable(error: DragomanError) -> ErrorRule:
     return ErrorRule(status=503, message=f"litellm.ServiceUnavailableError: {error.message}", kind="None")
 
 
+def _upstream_failed(error: UpstreamFailed) -> ErrorRule:
+    if error.fault == "timed_out":  # LiteLLM's status of its Timeout, whoever took too long.
+        return ErrorRule(status=408, message=f"litellm.Timeout: {error.message}", kind="timeout_error")
+    return ErrorRule(status=502, message=f"litellm.BadGatewayError: {error.message}", kind="internal_server_error")
+
+
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     BadRequest: _bad_request,
     InvalidFields: _invalid_fields,
@@ -139,6 +146,7 @@ _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     Overloaded: _overloaded,
     ModelUnavailable: _service_unavailable,
     ShuttingDown: _service_unavailable,
+    UpstreamFailed: _upstream_failed,
     DragomanError: lambda error: ErrorRule(
         status=500, message=f"litellm.InternalServerError: {error.message}", kind="internal_server_error"
     ),

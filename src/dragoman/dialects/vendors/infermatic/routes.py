@@ -96,7 +96,7 @@ _QUEUED_CHAT = EndpointCodec("infermatic.queued_chat", codec.decode_queued_chat,
 ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT, *embeddings.ENDPOINT_CODECS)
 
 
-_ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 403, 408, 413, 429, 500, 502, 503)
 _JOB_STATUSES = (400, 401, 403, 404, 429, 500)
 _EXAMPLE_COUNT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time"}
 
@@ -129,7 +129,7 @@ def _operations(prefix: str) -> list[Operation]:
     ]
 
 
-_QUEUE_STATUSES = (*_ERROR_STATUSES, 408, 410)
+_QUEUE_STATUSES = (*_ERROR_STATUSES, 410)
 
 _QUEUE_OPERATIONS = (
     Operation(
@@ -187,7 +187,7 @@ OPERATIONS = (
         summary="Count tokens",
         response=wire.TokenCount,
         error=wire.TokenCounterErrorBody,
-        error_statuses=(400, 401, 403, 404, 413, 422, 429, 500),
+        error_statuses=(400, 401, 403, 404, 408, 413, 422, 429, 500, 502),
         request=wire.TokenCountRequest,
         example=_EXAMPLE_COUNT,
     ),

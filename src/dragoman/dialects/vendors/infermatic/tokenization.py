@@ -137,7 +137,7 @@ def _prompt(sent: TokenizeRequest) -> Prompt:
 
 _ERRORS = LookupErrors()
 
-_STATUSES = (400, 401, 403, 404, 413, 429, 500)
+_STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 502)
 
 OPERATIONS = (
     Operation(

@@ -127,7 +127,7 @@ async def _not_served(_request: Request) -> Response:
 
 _LIST_STATUSES = (401, 403, 422, 429, 503)
 
-_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 502, 503, 504)
 
 OPERATIONS = (
     Operation(

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from dragoman.core import logs
-from dragoman.core.adapters import Adapter
-from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound, too_many_adapters
+from dragoman.core.adapters import Adapter, too_many_adapters
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.process.stepper import Stepper
