@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.harness.figures import TargetRatio, medians, table, write_json
 from benchmarks.routing_simulation import Result, Simulation, Workload
-from dragoman.gateway.routing.policies import PolicyName
+from dragoman.gateway.routing.router_options import PolicyName
 
 POLICIES: tuple[PolicyName, ...] = ("cache", "least", "weighted")
 RATES = (2.0, 3.0, 4.0)

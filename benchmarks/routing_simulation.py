@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from benchmarks.harness.figures import percentile
-from dragoman.gateway.routing.policies import PolicyName, ReplicaLoad, RoutingRequest, choose
+from dragoman.gateway.routing.policies import ReplicaLoad, RoutingRequest, choose
 from dragoman.gateway.routing.prefix_tree import TOKENS_PER_BLOCK, Blocks, PrefixTree, hash_tokens
+from dragoman.gateway.routing.router_options import PolicyName
 
 MAX_SEQUENCES = 16
 MAX_BATCHED_TOKENS = 512

@@ -103,7 +103,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration"), _PRICES),
     **dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), _PRICES),
     **dict.fromkeys(("input_cost_per_second", "output_cost_per_second"), _PRICES),
-    **dict.fromkeys(("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"), _PREFIXES),
+    **dict.fromkeys(("prompt_cache_options", "prompt_cache_retention"), _PREFIXES),
     "cache_control_injection_points": _PREFIXES,
     "store": "nothing is stored",
     "service_tier": "there is one tier; see `priority`",

@@ -81,7 +81,7 @@ INVISIBLE = {
     # Templates and reasoning.
     *("reasoning_effort", "include_reasoning", "documents"),
     # Order, records, shared prefixes, and the number of calls.
-    *("priority", "user", "cache_salt", "parallel_tool_calls"),
+    *("priority", "user", "prompt_cache_key", "cache_salt", "parallel_tool_calls"),
 }
 """Honoured fields that a repeated answer does not show."""
 

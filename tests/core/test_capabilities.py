@@ -78,6 +78,7 @@ NEEDS: list[tuple[GenerationRequest, Capability]] = [
     (request(best_of=2), "several_choices"),
     (request(best_of=2), "logprobs"),
     (request(echo=True), "echo"),
+    (request(cache_salt="a"), "prefix_isolation"),
     (request(logprobs=0), "logprobs"),
     (request(prompt_logprobs=0), "prompt_logprobs"),
     (request(reports_prompt=True), "prompt_tokens"),

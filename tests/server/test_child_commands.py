@@ -6,9 +6,11 @@ import msgspec
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.engines.llama.weights.sources import BUNDLED_ID
 from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import plan_deployments
-from dragoman.server.settings import DeploymentSettings, Settings, UpstreamSettings
+from dragoman.server.settings import DeploymentSettings, Settings
+from dragoman.server.upstream_settings import UpstreamSettings
 from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, UpstreamOptions, WorkerOptions
 
 
@@ -63,7 +65,9 @@ def test_an_upstreams_key_reaches_the_workers_and_nobody_else(tmp_path: Path) ->
     upstream = UpstreamSettings(url="http://gpu:8000", key="sk-upstream-0123456789")
     settings = Settings(
         deployments=(
-            DeploymentSettings(name="far", upstreams=(upstream,), route="first", attempts=2),
+            DeploymentSettings(
+                name="far", upstreams=(upstream,), route="first", wait_seconds=7, max_waiting=9, attempts=2
+            ),
             DeploymentSettings(name="near", model=BUNDLED_ID),
         )
     )
@@ -78,7 +82,7 @@ def test_an_upstreams_key_reaches_the_workers_and_nobody_else(tmp_path: Path) ->
         aliases=(),
         dialects=None,
         engines=(UpstreamOptions(upstream=upstream, model="far"),),
-        route="first",
+        routing=RouterOptions(policy="first", wait_seconds=7, max_waiting=9),
         attempts=2,
     )
     assert not options.settings.deployments

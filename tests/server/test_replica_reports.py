@@ -8,6 +8,7 @@ from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.app import App, build_app
 from tests.support.apps import client_of
 from tests.support.scripted_engine import ScriptedEngine
@@ -24,7 +25,7 @@ def app_of(*deployments: Deployment) -> App:
 
 def two_replicas(*engines: EchoEngine) -> Deployment:
     replicas = tuple(Replica(f"m/{number}", engine, is_upstream=True) for number, engine in enumerate(engines))
-    return Deployment(name="m", replicas=replicas, route="first")
+    return Deployment(name="m", replicas=replicas, routing=RouterOptions(policy="first"))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -19,6 +19,7 @@ from dragoman.gateway.execution.request_execution import generate
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.replicas import connect_added_upstream
 from dragoman.server.upstream_changes import AddedUpstream, UpstreamChanges, stored_settings
 from tests.support.captured_logs import capture_logs
@@ -39,7 +40,7 @@ class Worker:
     def __init__(self, database: Database, *, own: ScriptedEngine | None = None, is_upstream: bool = False) -> None:
         own = own or ScriptedEngine(*[saying("own")] * 50)
         replica = Replica("m/0", own, is_upstream=is_upstream, url="http://old:8000" if is_upstream else "")
-        self.deployment = Deployment(name="m", replicas=(replica,), route="first")
+        self.deployment = Deployment(name="m", replicas=(replica,), routing=RouterOptions(policy="first"))
         self.engines: dict[str, ScriptedEngine] = {}
         self.changes = UpstreamChanges(
             Catalog([self.deployment]),

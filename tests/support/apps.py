@@ -32,7 +32,7 @@ def echo_app(
     *,
     keys: Sequence[str] = (),
     hosts: dict[str, DialectName] | None = None,
-    engine: Engine | None = None,
+    engine: Engine | Deployment | None = None,
     trusted_proxies: Sequence[str] = (),
     adapter_dir: Path | None = None,
     accounting: AccountingServices | None = None,
@@ -50,7 +50,9 @@ def echo_app(
 
     Requests need one of `keys`, or with `accounting` the key of an account.
     """
-    catalog = Catalog([Deployment.of("echo", ("acme/parrot",), engine or EchoEngine())])
+    if not isinstance(engine, Deployment):
+        engine = Deployment.of("echo", ("acme/parrot",), engine or EchoEngine())
+    catalog = Catalog([engine])
     options = HttpOptions(
         max_body_bytes=max_body_bytes,
         keep_alive_seconds=keep_alive_seconds,

@@ -28,6 +28,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.retry_budget import MIN_RETRIES_PER_SECOND, RETRY_SHARE, WINDOW_SECONDS
 from dragoman.gateway.routing.router import Router
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App, build_app
 from tests.support.metered import AccountFixture
@@ -248,7 +249,9 @@ async def chaos(account_fixture: AccountFixture, journals: Path, seed: int) -> A
         )
         for number, upstream in enumerate(upstreams)
     )
-    deployment = Deployment(name="echo", replicas=replicas, route="least", max_attempts=MAX_ATTEMPTS)
+    deployment = Deployment(
+        name="echo", replicas=replicas, routing=RouterOptions(policy="least"), max_attempts=MAX_ATTEMPTS
+    )
     assert deployment.router is not None
     accounting = AccountingServices(
         AccountsOptions(

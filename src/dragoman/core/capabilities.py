@@ -23,6 +23,7 @@ from dragoman.core.request import (
 Capability = Literal[
     "exact_token_counts",
     "tokenize",
+    "prefix_isolation",
     "resume",
     "text_prompt",
     "token_prompt",
@@ -190,6 +191,10 @@ _NEEDS: tuple[tuple[Need, NeedTest], ...] = (
     (
         Need("prompt_tokens", "return_token_ids", "reports of token ids"),
         lambda request: request.reports_prompt,
+    ),
+    (
+        Need("prefix_isolation", "cache_salt", "prefixes that are shared by a salt"),
+        lambda request: bool(request.cache_salt),
     ),
     (Need("resume", "resume_token_ids", "resuming an answer"), lambda request: bool(request.resume_token_ids)),
 )

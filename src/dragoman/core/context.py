@@ -64,6 +64,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The account that is to pay, by its number or name; None: the key's own."""
     deadline: float | None = None
     """When the client wants the whole answer, in seconds of time.monotonic; None: it does not say."""
+    session: str = ""
+    """What the client calls the conversation that the request belongs to; empty: it does not say."""
     key_digest: str = ""
     """Computed from the key, once; stands for it everywhere else. Empty without a key."""
 

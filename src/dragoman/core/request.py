@@ -269,3 +269,5 @@ class GenerationRequest(
     """
     cache_salt: str = ""
     """Requests of one owner share prefixes only if they have the same salt."""
+    affinity: str = ""
+    """Requests of one owner with an equal one go to the same replica where nothing else decides; empty: to any."""

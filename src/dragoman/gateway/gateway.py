@@ -171,7 +171,7 @@ class Gateway:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         owner = self._owner(reservation.account_id, caller)
-        requests = [resolved.assign(request, owner=owner) for request in requests]
+        requests = [resolved.assign(request, owner=owner, session=caller.session) for request in requests]
         return RequestExecution(
             resolved.deployment, requests, reservation, timer, fallbacks=fallbacks, deadline=caller.deadline
         )

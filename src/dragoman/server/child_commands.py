@@ -166,7 +166,7 @@ def _deployment_options(plans: Sequence[DeploymentPlan], files: ServerFiles) -> 
             aliases=plan.aliases,
             dialects=plan.dialects,
             engines=tuple(_replica_options(engine, next(numbers), files) for engine in plan.engines),
-            route=plan.route,
+            routing=plan.routing,
             attempts=plan.attempts,
             fallbacks=plan.fallbacks,
             context_fallbacks=plan.context_fallbacks,

@@ -6,7 +6,8 @@ from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy, UpstreamSettings
+from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy
+from dragoman.server.upstream_settings import UpstreamSettings
 
 
 class EchoPlan(msgspec.Struct, frozen=True, kw_only=True):

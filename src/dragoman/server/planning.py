@@ -20,16 +20,16 @@ from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import (
     AdapterSettings,
     DeploymentSettings,
     EngineSettings,
-    RoutingPolicy,
     Settings,
-    UpstreamSettings,
 )
+from dragoman.server.upstream_settings import UpstreamSettings
 
 ECHO = "echo"
 """The model name that stands for the echo engine."""
@@ -58,7 +58,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The dialects that serve it. None: all."""
     engines: tuple[EnginePlan, ...]
     """One for each replica, at least one."""
-    route: RoutingPolicy = "cache"
+    routing: RouterOptions = RouterOptions()
     attempts: int = 3
     fallbacks: tuple[str, ...] = ()
     context_fallbacks: tuple[str, ...] = ()
@@ -206,7 +206,9 @@ def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, prog
         aliases=tuple(aliases),
         dialects=deployment.dialects,
         engines=(*own_engines, *(_plan_upstream(each, deployment.name, kind) for each in deployment.upstreams)),
-        route=deployment.route,
+        routing=RouterOptions(
+            policy=deployment.route, wait_seconds=deployment.wait_seconds, max_waiting=deployment.max_waiting
+        ),
         attempts=deployment.attempts,
         fallbacks=deployment.fallbacks,
         context_fallbacks=deployment.context_fallbacks,

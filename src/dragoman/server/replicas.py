@@ -15,8 +15,9 @@ from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
-from dragoman.server.settings import SupervisionSettings, UpstreamSettings
+from dragoman.server.settings import SupervisionSettings
 from dragoman.server.upstream_changes import AddedUpstream
+from dragoman.server.upstream_settings import UpstreamSettings
 from dragoman.server.worker_options import (
     DeploymentOptions,
     EchoOptions,
@@ -41,7 +42,7 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
             for number, engine in enumerate(deployment.engines)
         ),
         max_attempts=deployment.attempts,
-        route=deployment.route,
+        routing=deployment.routing,
         fallbacks=deployment.fallbacks,
         context_fallbacks=deployment.context_fallbacks,
     )

@@ -16,6 +16,7 @@ from dragoman.output.markup import ToolFormatName
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.response_options import ResponsesSettings
 from dragoman.server.secret_settings import LongSecret, SecretSetting
+from dragoman.server.upstream_settings import RoutingPolicy, UpstreamSettings
 
 DEFAULT_DATABASE = "sqlite"
 """The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
@@ -30,8 +31,6 @@ PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
-RoutingPolicy: TypeAlias = Literal["cache", "least", "weighted", "first"]
-UpstreamKindName: TypeAlias = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,40 +203,6 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of the admin API. None: there is no admin API."""
 
 
-class UpstreamTimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time limits of requests to an upstream, in seconds."""
-
-    connect: PositiveSeconds = 2.0
-    """Time for a connection."""
-    first_token: PositiveSeconds = 120.0
-    """Time from the request to the first token."""
-    between_tokens: PositiveSeconds = 60.0
-    """Time without a byte after it."""
-    total: PositiveSeconds = 3600.0
-    """Time of the whole request."""
-
-
-class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another server that answers for the deployment."""
-
-    url: Text
-    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, without `/v1`."""
-    kind: UpstreamKindName | None = None
-    """What it is. Not set: found by its list of models."""
-    model: Text | None = None
-    """What it calls the model. Not set: as the deployment is called."""
-    key: SecretSetting | None = None
-    """Its API key."""
-    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
-    """Share of the requests that it gets, compared with the others."""
-    priority: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """Those with the lowest one are used; the others when none of these can take a request."""
-    concurrency: Annotated[int, Meta(ge=1, le=65536)] = 64
-    """Requests that each worker sends to it at the same time."""
-    timeouts: UpstreamTimeoutSettings = UpstreamTimeoutSettings()
-    """Time limits."""
-
-
 class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model and the names it is served under."""
 
@@ -250,6 +215,11 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     route: RoutingPolicy = "cache"
     """Which replica gets a request. `cache`: where the longest prefix of its prompt is cached. `least`: where the
     fewest tokens are in flight. `weighted`: at random, by weight. `first`: the first that can take it."""
+    wait_seconds: Seconds = 120.0
+    """Time that a request waits for a replica that can take it, all its attempts together, unless its client gives less
+    (`x-request-timeout`). 0: none."""
+    max_waiting: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 1_000
+    """Requests of each worker that may wait for a replica. Further ones are rejected at once."""
     attempts: Annotated[int, Meta(ge=1, le=16)] = 3
     """Attempts to have a request answered before its first token, on different replicas where there are several."""
     fallbacks: tuple[Text, ...] = ()

@@ -17,7 +17,7 @@ from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
-from dragoman.server.settings import UpstreamKindName
+from dragoman.server.upstream_settings import UpstreamKindName
 
 READ_SECONDS = 1.0
 """Between two looks at the database."""

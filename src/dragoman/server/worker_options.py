@@ -4,8 +4,10 @@ import msgspec
 
 from dragoman.core.embedding import ModelKind
 from dragoman.dialects.registry import DialectName
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import EchoSettings, RoutingPolicy, Settings, UpstreamSettings
+from dragoman.server.settings import EchoSettings, Settings
+from dragoman.server.upstream_settings import UpstreamSettings
 
 
 class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, tag="echo"):
@@ -56,7 +58,7 @@ class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     dialects: tuple[DialectName, ...] | None
     engines: tuple[ReplicaOptions, ...]
     """One for each replica."""
-    route: RoutingPolicy = "cache"
+    routing: RouterOptions = RouterOptions()
     attempts: int = 3
     fallbacks: tuple[str, ...] = ()
     context_fallbacks: tuple[str, ...] = ()

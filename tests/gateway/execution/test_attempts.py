@@ -11,6 +11,7 @@ from dragoman.core.request import GenerationRequest, JsonObjectFormat, RegexForm
 from dragoman.gateway.execution.request_execution import generate
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from tests.support.scripted_engine import ScriptedEngine
 
 REQUEST = GenerationRequest(model="m", prompt=TextPrompt("a"))
@@ -21,7 +22,7 @@ BUSY = Overloaded("Too many wait", retry_after=3)
 
 def deployment(*engines: ScriptedEngine) -> Deployment:
     replicas = tuple(Replica(f"r{number}", each) for number, each in enumerate(engines))
-    return Deployment(name="m", replicas=replicas, route="first")
+    return Deployment(name="m", replicas=replicas, routing=RouterOptions(policy="first"))
 
 
 async def answer(*engines: ScriptedEngine, request: GenerationRequest = REQUEST) -> list[Event]:

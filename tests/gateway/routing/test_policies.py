@@ -11,12 +11,12 @@ from dragoman.gateway.routing.policies import (
     MAX_COMPARED,
     MAX_REQUESTS_EXCESS,
     Choice,
-    PolicyName,
     ReplicaLoad,
     RoutingRequest,
     choose,
 )
 from dragoman.gateway.routing.prefix_tree import TOKENS_PER_BLOCK, PrefixTree, hash_tokens
+from dragoman.gateway.routing.router_options import PolicyName
 
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 BLOCKS = hash_tokens(range(4 * TOKENS_PER_BLOCK))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.events import Delta, Event, Finished, Started, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
@@ -15,9 +16,9 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.request_execution import generate
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
-from dragoman.gateway.routing.policies import PolicyName
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.router import Router
+from dragoman.gateway.routing.router_options import PolicyName, RouterOptions
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_engine import Script, ScriptedEngine
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -44,9 +45,11 @@ class Routed:
         concurrency: int | None = None,
         max_attempts: int = 3,
         cache_tokens: int | None = None,
+        max_waiting: int = 100,
     ) -> None:
         self.clock = ManualClock()
-        self.router = Router(policy, wait_seconds=wait_seconds, clock=self.clock, source=random.Random(1))
+        options = RouterOptions(policy=policy, wait_seconds=wait_seconds, max_waiting=max_waiting)
+        self.router = Router(options, clock=self.clock, source=random.Random(1))
         replicas = tuple(
             Replica(f"r{number}", engine, is_upstream=True, concurrency=concurrency, cache_tokens=cache_tokens)
             for number, engine in enumerate(engines)
@@ -223,6 +226,26 @@ async def test_requests_beyond_the_concurrency_wait_for_a_place_and_then_fail() 
     assert await routed.answer() == ANSWER
 
 
+async def test_no_more_requests_wait_than_may_and_the_rest_is_told_at_once() -> None:
+    engine = ScriptedEngine([asyncio.Event()])
+    routed = Routed(engine, concurrency=1, max_waiting=0)
+    running = asyncio.create_task(routed.answer())
+    await turns()
+    with pytest.raises(Overloaded):
+        await routed.answer()
+    running.cancel()
+
+
+async def test_without_a_wait_a_request_begins_at_once_or_not_at_all() -> None:
+    routed = Routed(ScriptedEngine(ANSWER, [asyncio.Event()]), concurrency=1, wait_seconds=0)
+    assert await routed.answer() == ANSWER
+    running = asyncio.create_task(routed.answer())
+    await turns()
+    with pytest.raises(Overloaded):
+        await routed.answer()
+    running.cancel()
+
+
 async def test_an_outage_does_not_multiply_the_load() -> None:
     engines = [ScriptedEngine(*[[LOST]] * 400) for _ in range(3)]
     routed = Routed(*engines)
@@ -271,6 +294,28 @@ async def test_conversations_return_to_the_replica_that_has_their_beginning() ->
     for text in "abcdefgh":
         await routed.answer(turn(text, 2))
     assert sum(prefixes.count_blocks(name) for name in before) == 8 * 2, "nothing is cached twice"
+
+
+@pytest.mark.parametrize("isolates", [True, False])
+async def test_owners_have_prefixes_in_common_only_where_the_engine_shares_them(isolates: bool) -> None:
+    removed: set[Capability] = set() if isolates else {"prefix_isolation"}
+    engines = [ScriptedEngine(*[ANSWER] * 8, capabilities=ALL_CAPABILITIES - removed) for _ in range(4)]
+    routed = Routed(*engines, policy="cache")
+    prompt = TextPrompt("a" * 8_000)
+    for owner in "abcdefgh":
+        await routed.answer(GenerationRequest(model="m", prompt=prompt, owner=owner))
+    assert (max(engine.attempts for engine in engines) < 8) == isolates
+
+
+async def test_each_replica_is_asked_for_what_it_has_cached_in_its_own_way() -> None:
+    isolating = ScriptedEngine(*[ANSWER] * 4)
+    sharing = ScriptedEngine(*[ANSWER] * 4, capabilities=ALL_CAPABILITIES - {"prefix_isolation"})
+    routed = Routed(isolating, sharing, policy="cache")
+    for owner in ("a", "a", "b", "b"):
+        await routed.answer(GenerationRequest(model="m", prompt=TextPrompt("a" * 8_000), owner=owner))
+    blocks = [routed.router.prefixes.count_blocks(name) for name in ("r0", "r1")]
+    assert blocks in ([0, 8_000 // 512], [8_000 // 512, 8_000 // 512])
+    assert (isolating.attempts, sharing.attempts) in ((0, 4), (2, 2))
 
 
 async def test_no_more_of_a_prompt_is_taken_for_cached_than_the_replicas_cache_holds() -> None:

@@ -7,6 +7,7 @@ import pytest
 from dragoman.core.errors import EngineFailed, ReplicaFailed
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import QueueHarness, queue_server, text_of, wait_until
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
@@ -21,7 +22,7 @@ def upstreams(*engines: BreakingEcho) -> Deployment:
     for engine in engines:
         engine.fingerprint = None
     replicas = tuple(Replica(f"{MODEL}/{number}", each, is_upstream=True) for number, each in enumerate(engines))
-    return Deployment(name=MODEL, replicas=replicas, route="first")
+    return Deployment(name=MODEL, replicas=replicas, routing=RouterOptions(policy="first"))
 
 
 async def test_a_job_goes_to_the_next_upstream_if_one_fails_before_its_first_token(

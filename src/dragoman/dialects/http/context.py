@@ -33,6 +33,9 @@ DEFAULT_MAX_BODY_VALUES = 250_000
 TIMEOUT_HEADER = "x-request-timeout"
 """The seconds in which the client wants the whole answer."""
 
+SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id")
+"""The client's names of the conversation that a request belongs to. The first of them counts."""
+
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 _ROUTE = "dragoman.route"
@@ -98,6 +101,7 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
             address=client_address(request, self.options.trusted_proxies),
             account=self.read_account(headers),
             deadline=_deadline(headers),
+            session=_session(headers),
         )
 
 
@@ -109,6 +113,12 @@ def _deadline(headers: Headers) -> float | None:
     if _SECONDS.fullmatch(sent) is None:
         raise BadRequest(f"{TIMEOUT_HEADER} must be a number of seconds, such as 30 or 2.5")
     return time.monotonic() + float(sent)
+
+
+def _session(headers: Headers) -> str:
+    """Return the conversation that the request belongs to; empty: it does not say."""
+    found = {name: value for name, value in headers.raw if name.endswith(b"-session-id")}
+    return next((found[name].decode("latin-1") for name in SESSION_HEADERS if name in found), "")
 
 
 class HeaderRoutes(BaseRoute):

@@ -94,6 +94,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         response_format=response_format,
         logprobs=sent.top_logprobs if sent.logprobs else None,
         cache_salt=sent.cache_salt or "",
+        affinity=sent.prompt_cache_key or sent.user or "",
     )
     head = _head(sent, context, "chatcmpl", logprobs=sent.logprobs)
     return _decoded(sent, [request], head, ReasoningChatBuilder(head), {"prompt": "messages"})
@@ -120,6 +121,7 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
         logprobs=sent.logprobs,
         best_of=None if sent.best_of == sent.n else sent.best_of,
         cache_salt=sent.cache_salt or "",
+        affinity=sent.prompt_cache_key or sent.user or "",
     )
     head = _head(sent, context, "cmpl", logprobs=sent.logprobs is not None)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]

@@ -327,6 +327,10 @@ class CompletionRequest(SamplingExtensions, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     """Only with `stream`."""
     service_tier: ServiceTier | None = None
+    prompt_cache_key: str | None = None
+    """Requests with an equal key go to the same replica where nothing else decides."""
+    user: str | None = None
+    """Without `prompt_cache_key`, its stand-in."""
 
 
 class AllowedToolChoice(msgspec.Struct, frozen=True):

@@ -126,6 +126,7 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         response_format=_answer_format(sent.text.format),
         logprobs=sent.top_logprobs if has_logprobs else None,
         cache_salt=sent.cache_salt or "",
+        affinity=sent.prompt_cache_key or sent.user or "",
     )
     builder = ResponsesBuilder(
         _head(sent, parts.tools, context),

@@ -76,10 +76,10 @@ _VLLM_FIELDS = {
 }
 
 _VLLM_CAPABILITIES = _OPENAI_CAPABILITIES | _of(
-    *("exact_token_counts", "tokenize", "text_prompt", "token_prompt", "regex", "grammar", "top_k", "min_p"),
-    *("repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "allowed_token_ids"),
-    *("stop_text", "special_tokens", "documents", "template_arguments", "chat_template", "open_prompt"),
-    "continued_message",
+    *("exact_token_counts", "tokenize", "prefix_isolation", "text_prompt", "token_prompt", "regex", "grammar"),
+    *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words"),
+    *("allowed_token_ids", "stop_text", "special_tokens", "documents", "template_arguments", "chat_template"),
+    *("open_prompt", "continued_message"),
 )
 
 _KINDS = (

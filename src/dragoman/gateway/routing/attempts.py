@@ -79,9 +79,11 @@ class RoutedAttempts:
         self._router = router
         self._able = able
         self._max_attempts = max_attempts
-        self._request, self._tokens = describe(request, with_blocks=router.needs_blocks and len(able()) > 1)
+        replicas = able()
+        hashed = replicas if router.needs_blocks and len(replicas) > 1 else ()
+        self._request, self._tokens = describe(request, separations={each.separates_owners for each in hashed})
         self._tried: set[str] = set()
-        self._wait_left = router.wait_seconds
+        self._wait_left = router.options.wait_seconds
         self._error: DragomanError | None = None
         self._lease: ReplicaLease | None = None
         self._attempt: health.Attempt | None = None
@@ -123,8 +125,9 @@ class RoutedAttempts:
         if (metrics := self._router.metrics) is not None:
             seconds = asyncio.get_running_loop().time() - self._began_at
             metrics.observe_first_token(self._deployment, replica.name, seconds, self._matched_blocks)
-        if self._request.blocks and self._router.health.knows(replica.name):
-            self._router.prefixes.record(replica.name, self._request.blocks)
+        blocks = self._request.blocks_for(separates_owners=replica.separates_owners)
+        if blocks and self._router.health.knows(replica.name):
+            self._router.prefixes.record(replica.name, blocks)
         if attempt.is_trial:
             # A replica that has returned must not wait for the end of a long answer.
             attempt.succeed()

@@ -16,10 +16,10 @@ from dragoman.core.tasks import Task
 from dragoman.engines.base import AdapterHost, Embeds, Engine
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.gateway.routing.metrics import RoutingMetrics
-from dragoman.gateway.routing.policies import PolicyName
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
 from dragoman.gateway.routing.router import Router
+from dragoman.gateway.routing.router_options import RouterOptions
 
 DEFAULT_ATTEMPTS = 3
 """A request during which an engine died this many times may be the cause. It is not sent again."""
@@ -48,8 +48,8 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """Names of deployments that answer after all attempts."""
     context_fallbacks: tuple[str, ...] = ()
     """Names of deployments that answer prompts which are too long for this one."""
-    route: PolicyName = "cache"
-    """How a replica is chosen."""
+    routing: RouterOptions = RouterOptions()
+    """How a replica is chosen and waited for."""
     router: Router | None = None
     """Chooses the replicas. None: there is nothing to choose, one engine of this machine answers all requests."""
 
@@ -65,7 +65,7 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     def require_router(self, metrics: RoutingMetrics | None = None) -> Router:
         """Return the router. If there is none yet, make one that counts with `metrics`."""
         if self.router is None:
-            self.router = Router(self.route)
+            self.router = Router(self.routing)
             self.router.metrics = metrics
             for replica in self.replicas:
                 self.router.add(replica, is_new=False)
@@ -269,12 +269,16 @@ class ResolvedModel(NamedTuple):
         base, adapter = self.deployment.fingerprint, self.adapter
         return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
 
-    def assign(self, request: Task, *, owner: str, priority: int | None = None) -> Task:
-        """Return the request as it is computed: with the adapter, for an owner, and with another priority if set."""
+    def assign(self, request: Task, *, owner: str, priority: int | None = None, session: str = "") -> Task:
+        """Return the request as it is computed: with the adapter, for an owner, with priority and session if set."""
         request = msgspec.structs.replace(request, owner=owner)
         if priority is not None:
             request = msgspec.structs.replace(request, priority=priority)
-        if self.adapter is None or not isinstance(request, GenerationRequest):
+        if not isinstance(request, GenerationRequest):
+            return request
+        if session:
+            request = msgspec.structs.replace(request, affinity=session)
+        if self.adapter is None:
             return request
         return msgspec.structs.replace(request, adapter=self.adapter.qualified_name)
 

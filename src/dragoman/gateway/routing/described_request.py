@@ -1,6 +1,7 @@
 """What the router of a deployment has to know of a request."""
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 from dragoman.core.limits import input_characters
@@ -24,24 +25,35 @@ class DescribedRequest(NamedTuple):
     """Of its prompt and its expected answers, an estimate."""
 
 
-def describe(request: Task, *, with_blocks: bool) -> DescribedRequest:
-    """Describe a request. `with_blocks`: with the hashes of its prompt, of which no two owners have equal ones."""
+def describe(request: Task, *, separations: Collection[bool] = ()) -> DescribedRequest:
+    """Describe a request.
+
+    `separations`: with the hashes of its prompt for replicas that separate owners (True), for those that do not
+    (False), or for both.
+    """
     if not isinstance(request, GenerationRequest):
         return DescribedRequest(RoutingRequest(), sum(map(input_characters, request.inputs)) // CHARACTERS_PER_TOKEN)
     prompt, adapter = request.prompt, request.adapter or ""
-    salt = f"{len(request.owner)}:{request.owner}{request.cache_salt}"
+    owner = f"{len(request.owner)}:{request.owner}"
+    salts = {separated: f"{owner}{request.cache_salt}" if separated else "" for separated in separations}
     if isinstance(prompt, TokenPrompt):
-        prompt_tokens = len(prompt.token_ids)
-        blocks = hash_tokens(prompt.token_ids, adapter=adapter, cache_salt=salt) if with_blocks else ()
+        prompt_tokens, token_ids = len(prompt.token_ids), prompt.token_ids
+        blocks = {key: hash_tokens(token_ids, adapter=adapter, cache_salt=salt) for key, salt in salts.items()}
     else:
         text = prompt.text if isinstance(prompt, TextPrompt) else _conversation_text(prompt)
         prompt_tokens = len(text) // CHARACTERS_PER_TOKEN
-        blocks = hash_text(text, adapter=adapter, cache_salt=salt) if with_blocks else ()
+        blocks = {key: hash_text(text, adapter=adapter, cache_salt=salt) for key, salt in salts.items()}
     answer_tokens = EXPECTED_ANSWER_TOKENS
     if request.sampling.max_tokens is not None:
         answer_tokens = min(answer_tokens, request.sampling.max_tokens)
     tokens = prompt_tokens + (request.best_of or request.n) * answer_tokens
-    return DescribedRequest(RoutingRequest(blocks=blocks, adapter=adapter), tokens)
+    routing = RoutingRequest(
+        blocks=blocks.get(True, ()),
+        shared_blocks=blocks.get(False, ()),
+        adapter=adapter,
+        affinity=f"{owner}{request.affinity}" if request.affinity else "",
+    )
+    return DescribedRequest(routing, tokens)
 
 
 def _conversation_text(prompt: ChatPrompt) -> str:

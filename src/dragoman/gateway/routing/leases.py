@@ -6,8 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
-MAX_WAITING = 1_000
-"""Requests of a deployment that wait for a free place."""
+from dragoman.gateway.routing.router_options import DEFAULT_MAX_WAITING
 
 Choose = Callable[[], str | None]
 """Returns the id of the replica to use, which has a free place. None: no replica can be used now."""
@@ -51,7 +50,7 @@ class ReplicaLease:
 class ReplicaLeases:
     """Counts what is in flight to the replicas of one deployment, and serves those who wait in order of arrival."""
 
-    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, max_waiting: int = DEFAULT_MAX_WAITING) -> None:
         self._max_waiting = max_waiting
         self._in_flight: dict[str, InFlight] = {}
         self._waiting: OrderedDict[asyncio.Future[ReplicaLease], tuple[Choose, int]] = OrderedDict()

@@ -11,11 +11,12 @@ All are pure: the replicas' loads, the prefix tree and the source of randomness 
 import hashlib
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from dragoman.gateway.routing.prefix_tree import Blocks, PrefixTree
+from dragoman.gateway.routing.router_options import PolicyName
 
 PREFIX_WEIGHT = 2.0
 """Weight of the cached share of the prompt in a score. Load, free cache and adapter weigh 1 each."""
@@ -27,13 +28,13 @@ MAX_REQUESTS_EXCESS = 32
 MAX_COMPARED = 8
 """With more replicas, `least` compares two random ones: workers with equal figures would all find the same one."""
 
-PolicyName = Literal["cache", "least", "weighted", "first"]
-
 
 class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True):
     """One replica that may be tried, at one moment. Replicas that cannot serve the request are left out."""
 
     id: str
+    separates_owners: bool = True
+    """Whether its prefix cache is one of each owner."""
     priority: int = 0
     """Replicas with the lowest one are used, the others when none of these has a free place."""
     weight: float = 1.0
@@ -76,10 +77,16 @@ class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy knows of a request."""
 
     blocks: Blocks = ()
-    """Hashes of its prompt."""
+    """Hashes of its prompt, of which no two owners have equal ones."""
+    shared_blocks: Blocks = ()
+    """Hashes of its prompt for replicas that share prefixes between owners."""
     adapter: str = ""
     affinity: str = ""
-    """Requests with an equal one go to the same replica where nothing else decides. It begins with the account."""
+    """Requests with an equal one go to the same replica where nothing else decides. It begins with the owner."""
+
+    def blocks_for(self, *, separates_owners: bool) -> Blocks:
+        """Return the hashes of its prompt for a replica."""
+        return self.blocks if separates_owners else self.shared_blocks
 
 
 class Choice(NamedTuple):
@@ -99,6 +106,11 @@ class _Situation(NamedTuple):
     request: RoutingRequest
     prefixes: PrefixTree
     source: random.Random
+
+    def count_matches(self, load: ReplicaLoad) -> int:
+        """Return how many of the prompt's first blocks are in a replica's cache."""
+        blocks = self.request.blocks_for(separates_owners=load.separates_owners)
+        return self.prefixes.count_matches(load.id, blocks)
 
 
 def choose(
@@ -124,8 +136,8 @@ def choose(
 
 
 def _choose_cache(situation: _Situation) -> Choice:
-    loads, request, prefixes, source = situation
-    matches = {load.id: prefixes.count_matches(load.id, request.blocks) for load in loads}
+    loads, request, _, source = situation
+    matches = {load.id: situation.count_matches(load) for load in loads}
     is_cold = not any(matches.values())
     if not is_cold:
         scores = _scores(loads, matches, request)
@@ -141,24 +153,24 @@ def _choose_cache(situation: _Situation) -> Choice:
 
 
 def _choose_least(situation: _Situation) -> Choice:
-    loads, request, prefixes, source = situation
+    loads, _, _, source = situation
     if len(loads) > MAX_COMPARED:
         chosen = _less_loaded_of_two(loads, source)
     else:
         fewest = min(map(_load_order, loads))
         chosen = _break_tie([load for load in loads if _load_order(load) == fewest], situation)
-    return Choice(chosen.id, prefixes.count_matches(chosen.id, request.blocks))
+    return Choice(chosen.id, situation.count_matches(chosen))
 
 
 def _choose_weighted(situation: _Situation) -> Choice:
-    loads, request, prefixes, source = situation
+    loads, _, _, source = situation
     [chosen] = source.choices(loads, [load.weight for load in loads])
-    return Choice(chosen.id, prefixes.count_matches(chosen.id, request.blocks))
+    return Choice(chosen.id, situation.count_matches(chosen))
 
 
 def _choose_first(situation: _Situation) -> Choice:
-    loads, request, prefixes, _ = situation
-    return Choice(loads[0].id, prefixes.count_matches(loads[0].id, request.blocks))
+    first = situation.loads[0]
+    return Choice(first.id, situation.count_matches(first))
 
 
 _POLICIES: dict[PolicyName, Callable[[_Situation], Choice]] = {
@@ -174,7 +186,7 @@ def _scores(loads: Sequence[ReplicaLoad], matches: dict[str, int], request: Rout
     fewest = min(load.weighted_requests for load in loads)
     spread = max(load.weighted_requests for load in loads) - fewest
     return [
-        PREFIX_WEIGHT * matches[load.id] / len(request.blocks)
+        PREFIX_WEIGHT * matches[load.id] / len(request.blocks or request.shared_blocks)
         + (1 - (load.weighted_requests - fewest) / spread if spread else 1.0)
         + (1 - load.kv_usage)
         + _adapter_score(load, request.adapter)

@@ -22,3 +22,8 @@ class Replica(msgspec.Struct, frozen=True):
     """Tokens of prefixes that its caches hold at most; None: not known."""
     url: str = ""
     """Of another server, for its operator; it holds no secret."""
+
+    @property
+    def separates_owners(self) -> bool:
+        """Whether its prefix cache is one of each owner. In others, all owners share prefixes."""
+        return "prefix_isolation" in self.engine.capabilities

@@ -8,15 +8,12 @@ from collections.abc import Collection, Sequence
 from dragoman.gateway.routing.health import FIRST_EJECTION_SECONDS, DeploymentHealth
 from dragoman.gateway.routing.leases import ReplicaLeases
 from dragoman.gateway.routing.metrics import RoutingMetrics
-from dragoman.gateway.routing.policies import Choice, PolicyName, ReplicaLoad, RoutingRequest, choose
+from dragoman.gateway.routing.policies import Choice, ReplicaLoad, RoutingRequest, choose
 from dragoman.gateway.routing.prefix_tree import TOKENS_PER_BLOCK, PrefixTree
 from dragoman.gateway.routing.recent_counts import Clock
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
-
-DEFAULT_WAIT_SECONDS = 120.0
-"""Time that a request waits for a replica, all its attempts together."""
-
+from dragoman.gateway.routing.router_options import RouterOptions
 
 WATCH_SECONDS = 1.0
 """Between two looks at an ejected replica."""
@@ -27,21 +24,19 @@ class Router:
 
     def __init__(
         self,
-        policy: PolicyName = "cache",
+        options: RouterOptions | None = None,
         *,
-        wait_seconds: float = DEFAULT_WAIT_SECONDS,
         clock: Clock = time.monotonic,
         source: random.Random | None = None,
     ) -> None:
         """`source` of None is seeded by the operating system, so that workers choose differently."""
-        self.wait_seconds = wait_seconds
+        self.options = options or RouterOptions()
         self.metrics: RoutingMetrics | None = None
         """Set before the first request; None: nothing is counted."""
         self.health = DeploymentHealth(clock)
-        self.leases = ReplicaLeases()
+        self.leases = ReplicaLeases(self.options.max_waiting)
         self.prefixes = PrefixTree()
         self.budget = RetryBudget(clock=clock)
-        self._policy = policy
         self._clock = clock
         self._source = random.Random() if source is None else source
         self._paused_until: dict[str, float] = {}
@@ -75,12 +70,12 @@ class Router:
     @property
     def needs_blocks(self) -> bool:
         """Whether the policy compares the prompts of requests."""
-        return self._policy == "cache"
+        return self.options.policy == "cache"
 
     def choose(self, replicas: Sequence[Replica], request: RoutingRequest, tried: Collection[str]) -> Choice | None:
         """Choose one that has a free place now. None: there is none."""
         loads = [self._load(replica) for replica in self._usable(replicas, tried)]
-        choice = choose(self._policy, loads, request, prefixes=self.prefixes, source=self._source, tried=tried)
+        choice = choose(self.options.policy, loads, request, prefixes=self.prefixes, source=self._source, tried=tried)
         if choice is not None and choice.is_cold:
             self._cold_at[choice.id] = self._clock()
         return choice
@@ -149,6 +144,7 @@ class Router:
         in_flight = self.leases.in_flight(replica.name)
         return ReplicaLoad(
             id=replica.name,
+            separates_owners=replica.separates_owners,
             priority=replica.priority,
             weight=replica.weight * self.health.slow_start(replica.name),
             requests=in_flight.requests,

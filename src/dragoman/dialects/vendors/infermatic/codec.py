@@ -348,6 +348,7 @@ def _request(
         reports_prompt=report.token_ids or report.usage_so_far,
         best_of=best_of(sent),
         cache_salt=sent.cache_salt or "",
+        affinity=sent.prompt_cache_key or sent.user or "",
     )
 
 

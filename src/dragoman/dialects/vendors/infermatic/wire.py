@@ -114,7 +114,10 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: UsageStreamOptions | None = None
     """Only with `stream`."""
     priority: Annotated[int, Meta(ge=0)] = DEFAULT_PRIORITY
+    prompt_cache_key: str | None = None
+    """Requests with an equal key go to the same replica where nothing else decides."""
     user: str | None = None
+    """Without `prompt_cache_key`, its stand-in."""
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] = []
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
