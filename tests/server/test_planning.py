@@ -175,3 +175,10 @@ def test_the_purpose_of_upstreams_is_set_and_that_of_a_file_is_checked() -> None
     assert planned.kind == "rerank"
     with pytest.raises(DeploymentError, match="a cannot be for rerank: its model is for generation"):
         plan_deployments(Settings(deployments=(DeploymentSettings(name="a", model=BUNDLED_ID, purpose="rerank"),)))
+
+
+def test_the_tokenizer_of_an_upstream_must_be_readable(tmp_path: Path) -> None:
+    upstream = UpstreamSettings(url="http://gpu:8000", tokenizer=str(tmp_path / "tokenizer.json"))
+    settings = Settings(deployments=(DeploymentSettings(name="a", upstreams=(upstream,)),))
+    with pytest.raises(DeploymentError, match=f"an upstream of a cannot be used: the tokenizer {tmp_path}"):
+        plan_deployments(settings)

@@ -233,7 +233,24 @@ def _plan_upstream(upstream: UpstreamSettings, deployment: str, kind: ModelKind)
         UpstreamAddress.parse(upstream.url)
     except ValueError as error:
         raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
+    if upstream.tokenizer is not None:
+        _check_tokenizer(Path(upstream.tokenizer).expanduser(), deployment)
     return UpstreamPlan(upstream=upstream, model=upstream.model or deployment, kind=kind)
+
+
+def _check_tokenizer(path: Path, deployment: str) -> None:
+    """Load the tokenizer of an upstream as its workers will. Raises DeploymentError."""
+    try:
+        from dragoman.engines.upstream.local_tokenizer import TokenizerFileError, read_tokenizer
+    except ImportError:
+        raise DeploymentError(
+            f"the tokenizer of an upstream of {deployment} needs the package tokenizers: "
+            "pip install 'dragoman[tokenizers]'"
+        ) from None
+    try:
+        read_tokenizer(path)
+    except TokenizerFileError as error:
+        raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
 
 
 def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, settings: Settings) -> LlamaPlan:

@@ -121,5 +121,10 @@ def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_ki
         max_connections=upstream.concurrency + SPARE_CONNECTIONS,
     )
     if model_kind == "generation":
-        return UpstreamEngine(name, client, model=model, kind=upstream.kind)
+        tokenizer = None
+        if upstream.tokenizer is not None:
+            from dragoman.engines.upstream.local_tokenizer import shared_tokenizer  # It needs the extra `tokenizers`.
+
+            tokenizer = shared_tokenizer(Path(upstream.tokenizer).expanduser())
+        return UpstreamEngine(name, client, model=model, kind=upstream.kind, tokenizer=tokenizer)
     return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=upstream.kind)

@@ -37,6 +37,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What it calls the model. Not set: as the deployment is called."""
     key: SecretSetting | None = None
     """Its API key."""
+    tokenizer: Text | None = None
+    """The model's `tokenizer.json` on this machine, or its folder: it counts and converts tokens instead of the
+    upstream. Conversations need `tokenizer_config.json` or `chat_template.jinja` beside it. It takes the package
+    `tokenizers`, of the extra of this name."""
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     """Share of the requests that it gets, compared with the others."""
     priority: Annotated[int, Meta(ge=0, le=1000)] = 0

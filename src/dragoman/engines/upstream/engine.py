@@ -6,6 +6,7 @@ failures told apart from long answers.
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -26,7 +27,7 @@ from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
 from dragoman.engines.upstream.request_body import request_body, request_path
-from dragoman.engines.upstream.token_counts import UpstreamTokenizer, estimate_tokens
+from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
 
 PROBE_SECONDS = 5.0
@@ -66,10 +67,12 @@ class UpstreamEngine:
         *,
         model: str,
         kind: KindName | None = None,
+        tokenizer: KnownTokens | None = None,
         reply_seconds: float = REPLY_SECONDS,
     ) -> None:
         """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing.
 
+        `tokenizer` counts what it knows instead of the upstream.
         `reply_seconds` is the time that the upstream has to answer a probe, or to count the tokens of a prompt.
         """
         self._reply_seconds = reply_seconds
@@ -78,6 +81,7 @@ class UpstreamEngine:
         self._model = model
         self._kind: UpstreamKind | None = None if kind is None else KINDS[kind]
         self._is_kind_set = kind is not None
+        self._tokenizer = tokenizer
         self._discovered: DiscoveredModel | None = None
         self._health = ProbedHealth()
         self._probes = 0
@@ -99,16 +103,19 @@ class UpstreamEngine:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return ANY_CAPABILITY if self._kind is None else self._kind.capabilities
+        capabilities = ANY_CAPABILITY if self._kind is None else self._kind.capabilities
+        if self._tokenizer is None:
+            return capabilities
+        # Without a context to compare it with, nobody needs to know that a count is exact.
+        is_exact = self._tokenizer.renders_conversations and self.context_length is not None
+        return _with_tokenizer(capabilities, is_exact=is_exact)
 
     @property
     def context_length(self) -> int | None:
         return None if self._discovered is None else self._discovered.context_length
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        if self._kind is None:
-            return estimate_tokens(prompt)
-        tokenizer = UpstreamTokenizer(self._client, self._kind, self._model)
+        tokenizer = self._known_tokenizer()
         try:
             with self._translating_failures():
                 async with asyncio.timeout(self._reply_seconds):
@@ -186,9 +193,13 @@ class UpstreamEngine:
         return max(1, min(UNBOUNDED_ANSWER_TOKENS, self.context_length - estimate_tokens(request.prompt)))
 
     def _converting_tokenizer(self) -> UpstreamTokenizer:
-        if self._kind is None or "tokenize" not in self._kind.capabilities:
+        tokenizer = self._known_tokenizer()
+        if not tokenizer.can_convert:
             raise BadRequest("The server of this model does not convert tokens", "model")
-        return UpstreamTokenizer(self._client, self._kind, self._model)
+        return tokenizer
+
+    def _known_tokenizer(self) -> UpstreamTokenizer:
+        return UpstreamTokenizer(self._client, self._kind, self._model, self._tokenizer)
 
     @contextlib.contextmanager
     def _translating_failures(self) -> Iterator[None]:
@@ -248,6 +259,13 @@ class ProbedHealth:
         self.is_ready = is_well
         self._differing = 0
         return True
+
+
+@functools.cache
+def _with_tokenizer(capabilities: frozenset[Capability], *, is_exact: bool) -> frozenset[Capability]:
+    """Return what an upstream can do with a tokenizer of this machine. Equal arguments have the same result."""
+    counts: set[Capability] = {"tokenize", "exact_token_counts"} if is_exact else {"tokenize"}
+    return capabilities | counts
 
 
 def _failure_of(answer: UpstreamAnswer, message: str) -> UpstreamFailed:

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from dragoman.core.errors import BadRequest
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.upstream.http_client import UpstreamClient
@@ -34,35 +35,75 @@ class _RenderedPrompt(msgspec.Struct):
     prompt: str
 
 
+class KnownTokens(Protocol):
+    """What a tokenizer of this machine knows. Implemented by local_tokenizer.LocalTokenizer."""
+
+    @property
+    def renders_conversations(self) -> bool:
+        """Whether the chat template is known."""
+        ...
+
+    async def tokenize(self, prompt: Prompt) -> list[int] | None:
+        """Return the prompt tokens; None: they are not known here. Raises BadRequest."""
+        ...
+
+    def show(self, token_ids: Sequence[int]) -> TokenizedPrompt:
+        """Return the tokens with the text of each."""
+        ...
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        ...
+
+
 class UpstreamTokenizer:
     """Counts and converts the tokens of one upstream's model."""
 
-    def __init__(self, client: UpstreamClient, kind: UpstreamKind, model: str) -> None:
+    def __init__(
+        self, client: UpstreamClient, kind: UpstreamKind | None, model: str, local: KnownTokens | None = None
+    ) -> None:
+        """`kind` None: not known yet. `local` is asked before the upstream."""
         self._client = client
         self._kind = kind
         self._model = model
+        self._local = local
+
+    @property
+    def can_convert(self) -> bool:
+        """Whether texts and tokens can be converted."""
+        return self._local is not None or (self._kind is not None and "tokenize" in self._kind.capabilities)
 
     async def count(self, prompt: Prompt) -> int:
         """Return the number of prompt tokens: an estimate if the upstream does not convert text.
 
         Raises TransportError, and MsgspecError for a reply that is none.
         """
-        if self._kind.tokenize is None or isinstance(prompt, TokenPrompt):
+        if self._local is not None and (known := await self._local.tokenize(prompt)) is not None:
+            return len(known)
+        if self._kind is None or self._kind.tokenize is None or isinstance(prompt, TokenPrompt):
             return estimate_tokens(prompt)
         return len((await self._tokenize(prompt)).tokens)
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
-        """Return the prompt tokens. Raises as `count` does."""
+        """Return the prompt tokens. Raises as `count` does, and BadRequest if nobody knows them."""
+        if self._local is not None:
+            if (known := await self._local.tokenize(prompt)) is not None:
+                return self._local.show(known)
+            if self._kind is None or self._kind.tokenize is None:
+                raise BadRequest("The tokens of this prompt are not known here", "prompt")
         tokenized = await self._tokenize(prompt)
         texts = tokenized.token_strs or [""] * len(tokenized.tokens)
         return TokenizedPrompt(tuple(tokenized.tokens), tuple(texts))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens. Raises as `count` does."""
+        if self._local is not None:
+            return self._local.detokenize(token_ids)
         body = {"model": self._model, "tokens": list(token_ids)}
         return (await self._post("/detokenize", body, _RenderedPrompt)).prompt
 
     async def _tokenize(self, prompt: Prompt) -> _Tokenized:
+        assert self._kind is not None, "can_convert"
         match prompt:
             case TokenPrompt():
                 return _Tokenized(list(prompt.token_ids))
@@ -76,6 +117,7 @@ class UpstreamTokenizer:
         return await self._post("/tokenize", body, _Tokenized)
 
     async def _tokenize_by_llama_server(self, prompt: ChatPrompt | TextPrompt) -> _Tokenized:
+        assert self._kind is not None, "llama-server"
         if isinstance(prompt, TextPrompt):
             text, adds_special_tokens = prompt.text, prompt.add_special_tokens
         else:

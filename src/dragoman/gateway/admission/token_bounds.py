@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from dragoman.core.embedding import EmbeddingRequest
 from dragoman.core.errors import ContextOverflow, ModelLoading
+from dragoman.core.request import ChatPrompt, Prompt
 from dragoman.core.tasks import Task
 from dragoman.gateway.routing.catalog import Deployment
 
@@ -31,11 +32,18 @@ async def token_bounds(deployment: Deployment, requests: Sequence[Task]) -> Toke
             continue
         count, engine = await deployment.count_tokens(request.prompt)
         prompt_tokens += count
-        is_exact = "exact_token_counts" in engine.capabilities
+        capabilities = engine.capabilities
+        has_images = "images" in capabilities and _has_images(request.prompt)
+        is_exact = "exact_token_counts" in capabilities and not has_images
         max_completion_tokens += (request.best_of or request.n) * _answer_tokens(
             request.sampling.max_tokens, engine.context_length, count, is_exact=is_exact
         )
     return TokenBounds(prompt_tokens, max_completion_tokens)
+
+
+def _has_images(prompt: Prompt) -> bool:
+    """Whether a prompt has tokens whose number only its engine's vision model knows."""
+    return isinstance(prompt, ChatPrompt) and any(message.images for message in prompt.messages)
 
 
 def _answer_tokens(max_tokens: int | None, context_length: int | None, prompt_tokens: int, *, is_exact: bool) -> int:
