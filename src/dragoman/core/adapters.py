@@ -17,9 +17,9 @@ REGISTERED_ADAPTER_LABEL = "registered adapter"
 class AdapterSource(msgspec.Struct, frozen=True):
     """Where an adapter comes from. Equal name and equal source mean the same adapter."""
 
-    kind: Literal["local", "hub"]
+    kind: Literal["local", "hub", "upstream"]
     name: str
-    """local: a file or directory; hub: a repository, `owner/name` or `owner/name:FILE`."""
+    """local: a file or directory; hub: a repository, `owner/name` or `owner/name:FILE`; upstream: its server's name."""
     revision: str | None = None
     """hub: a branch, tag or commit; None: the main branch."""
 

@@ -187,6 +187,7 @@ def _plan_server(url: str) -> list[DeploymentPlan]:
     return [
         DeploymentPlan(name=model.name, aliases=(), engines=(UpstreamPlan(upstream=upstream, model=model.name),))
         for model in found.models
+        if model.base is None
     ]
 
 

@@ -114,6 +114,7 @@ def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_ki
     from dragoman.engines.upstream.http_request import UpstreamAddress
     from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 
+    deployment, _, _ = name.rpartition("/")
     client = UpstreamClient(
         UpstreamAddress.parse(upstream.url),
         key=None if upstream.key is None else SecretText(upstream.key),
@@ -126,5 +127,5 @@ def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_ki
             from dragoman.engines.upstream.local_tokenizer import shared_tokenizer  # It needs the extra `tokenizers`.
 
             tokenizer = shared_tokenizer(Path(upstream.tokenizer).expanduser())
-        return UpstreamEngine(name, client, model=model, kind=upstream.kind, tokenizer=tokenizer)
+        return UpstreamEngine(name, client, model=model, kind=upstream.kind, tokenizer=tokenizer, deployment=deployment)
     return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=upstream.kind)

@@ -28,6 +28,10 @@ class _Meta(msgspec.Struct):
 class _Entry(msgspec.Struct):
     id: str
     owned_by: str = ""
+    parent: str | None = None
+    """Of an adapter: the model that it adapts."""
+    root: str | None = None
+    """Of a model: where it was loaded from."""
     tool_format: str | None = None
     """Of a dragoman."""
     max_model_len: int | None = None
@@ -55,6 +59,10 @@ class DiscoveredModel(msgspec.Struct, frozen=True):
     name: str
     context_length: int | None
     """Tokens of prompt and answer together; None: the upstream does not say."""
+    base: str | None = None
+    """None: it is a model. Otherwise it is an adapter, and this the model that it adapts."""
+    root: str | None = None
+    """Where the model was loaded from: names with an equal one are those of one model."""
 
 
 class Discovered(msgspec.Struct, frozen=True):
@@ -66,6 +74,14 @@ class Discovered(msgspec.Struct, frozen=True):
     def find(self, name: str) -> DiscoveredModel | None:
         """Return the model with this name."""
         return next((model for model in self.models if model.name == name), None)
+
+    def adapters_of(self, name: str) -> list[str]:
+        """Return the names of the adapters of a model."""
+        model = self.find(name)
+        if model is None:
+            return []
+        names = {each.name for each in self.models if each.root == model.root is not None} | {name}
+        return [each.name for each in self.models if each.base in names]
 
 
 class UpstreamUnreachable(Exception):
@@ -98,7 +114,11 @@ async def discover(client: UpstreamClient) -> Discovered:
     kind: KindName = kinds.pop() if len(kinds) == 1 else "openai"
     served_length = await _llama_server_context(client) if kind == "llama-server" else None
     return Discovered(
-        kind, tuple(DiscoveredModel(entry.id, served_length or _context_length(entry)) for entry in entries)
+        kind,
+        tuple(
+            DiscoveredModel(entry.id, served_length or _context_length(entry), entry.parent, entry.root)
+            for entry in entries
+        ),
     )
 
 

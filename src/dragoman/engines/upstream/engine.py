@@ -15,11 +15,11 @@ import msgspec
 
 from dragoman.core import logs
 from dragoman.core.capabilities import Capability, missing_need
-from dragoman.core.errors import BadRequest, EngineFailed, UpstreamFailed, UpstreamUnavailable
+from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, UpstreamFailed, UpstreamUnavailable
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.engines.base import AdapterHost, EngineStatistics
+from dragoman.engines.base import EngineStatistics
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
 from dragoman.engines.upstream.failures import error_of
@@ -27,6 +27,7 @@ from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
 from dragoman.engines.upstream.request_body import request_body, request_path
+from dragoman.engines.upstream.served_adapters import UpstreamAdapters
 from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
 
@@ -53,7 +54,6 @@ _log = logs.get_logger(__name__)
 class UpstreamEngine:
     """Implements engines.base.Engine."""
 
-    adapters: AdapterHost | None = None
     supports_reasoning = True
     tool_format: str | None = None
     fingerprint: str | None = None
@@ -68,11 +68,13 @@ class UpstreamEngine:
         model: str,
         kind: KindName | None = None,
         tokenizer: KnownTokens | None = None,
+        deployment: str | None = None,
         reply_seconds: float = REPLY_SECONDS,
     ) -> None:
         """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing.
 
-        `tokenizer` counts what it knows instead of the upstream.
+        `tokenizer` counts what it knows instead of the upstream. `deployment` begins the names of adapters; None: it
+        is called as the upstream calls the model.
         `reply_seconds` is the time that the upstream has to answer a probe, or to count the tokens of a prompt.
         """
         self._reply_seconds = reply_seconds
@@ -82,6 +84,7 @@ class UpstreamEngine:
         self._kind: UpstreamKind | None = None if kind is None else KINDS[kind]
         self._is_kind_set = kind is not None
         self._tokenizer = tokenizer
+        self.adapters = UpstreamAdapters(model if deployment is None else deployment)
         self._discovered: DiscoveredModel | None = None
         self._health = ProbedHealth()
         self._probes = 0
@@ -166,8 +169,17 @@ class UpstreamEngine:
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
         """Return the request in the upstream's form. Raises core.errors."""
         kind = self._kind or await self._find_able_kind(request)
-        body = request_body(request, kind, model=self._model, max_tokens=self._max_tokens(request), salt=_salt(request))
+        model = self._model
+        if request.adapter is not None:
+            model = self._adapter_name(request.adapter, request.model, kind)
+        body = request_body(request, kind, model=model, max_tokens=self._max_tokens(request), salt=_salt(request))
         return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body))
+
+    def _adapter_name(self, adapter: str, requested: str, kind: UpstreamKind) -> str:
+        """Return what the upstream calls an adapter. Raises ModelNotFound for one that it has no longer."""
+        if (name := self.adapters.upstream_name(adapter)) is None:
+            raise ModelNotFound(requested)
+        return f"{self._model}:{name}" if kind.names_adapters_behind_model else name
 
     async def _find_kind(self) -> UpstreamKind:
         """Return the upstream's kind, which is probed if it is not known yet. Raises UpstreamUnavailable."""
@@ -233,9 +245,14 @@ class UpstreamEngine:
     async def _ask_for_health(self) -> None:
         if self._kind is not None and self._discovered is not None and self._probes % PROBES_PER_DISCOVERY:
             await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
-            return
+        else:
+            await self.find_out()
+
+    async def find_out(self) -> None:
+        """Ask what the upstream is and serves. Raises TransportError, and MsgspecError for a malformed reply."""
         discovered = await discover(self._client)
         self._discovered = discovered.find(self._model)
+        self.adapters.update(discovered.adapters_of(self._model))
         if not self._is_kind_set:
             self._kind = KINDS[discovered.kind]
 

@@ -36,6 +36,8 @@ class UpstreamKind(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it returns the ids of tokens on request."""
     reasoning_field: str = "reasoning_content"
     """The field of an assistant's message with its reasoning."""
+    names_adapters_behind_model: bool = False
+    """Whether an adapter is requested as `MODEL:ADAPTER`, and not by its name alone."""
     salt_field: str | None = None
     """Keeps the prefixes of different owners apart."""
 
@@ -123,6 +125,7 @@ _KINDS = (
             "stop_token_ids": "stop_token_ids",
         },
         health_path="/health",
+        names_adapters_behind_model=True,
         pattern_field="regex",
         counts_continuously=True,
     ),

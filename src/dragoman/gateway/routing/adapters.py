@@ -126,8 +126,9 @@ class AdapterRegistrar:
         return RegisteredAdapter(adapter, base.name)
 
     def _hosts(self) -> list[tuple[Deployment, AdapterHost]]:
-        """List the models that take adapters."""
-        return [(entry, host) for entry in self._catalog.deployments if (host := entry.adapters) is not None]
+        """List the models that take adapters. Other servers load theirs themselves."""
+        hosts = [(entry, entry.adapters) for entry in self._catalog.deployments]
+        return [(entry, host) for entry, host in hosts if host is not None and host.architecture]
 
     def _select_base(self, file: AdapterFile, spec: AdapterSpec) -> tuple[Deployment, AdapterHost]:
         """Select the requested model, the one that the adapter was made for, or the only one that it may fit."""

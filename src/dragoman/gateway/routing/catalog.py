@@ -17,7 +17,7 @@ from dragoman.engines.base import AdapterHost, Embeds, Engine
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
-from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
+from dragoman.gateway.routing.replicated_adapters import adapters_of, has_adapter
 from dragoman.gateway.routing.router import Router
 from dragoman.gateway.routing.router_options import RouterOptions
 
@@ -128,10 +128,7 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     @property
     def adapters(self) -> AdapterHost | None:
         """None: it does not support adapters."""
-        hosts = [host for engine in self.engines if (host := engine.adapters) is not None]
-        if len(hosts) != len(self.engines):
-            return None
-        return hosts[0] if len(hosts) == 1 else ReplicatedAdapters(hosts)
+        return adapters_of(self.replicas)
 
     @property
     def kind(self) -> ModelKind:
@@ -192,7 +189,8 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
         able = self.able_replicas(request)
         if not able and isinstance(request, GenerationRequest):
             need = missing_need(request, self.replicas[0].engine.capabilities)
-            assert need is not None, "a replica without a missing need is able"
+            if need is None:  # The adapter is gone.
+                raise ModelNotFound(request.model)
             raise BadRequest(f"The model '{self.name}' does not support {need.description}", need.parameter)
         return able if len(able) == 1 else sorted(able, key=lambda replica: not replica.engine.ready)
 
@@ -234,6 +232,8 @@ def _needed_kind(request: Task) -> ModelKind:
 def _can_answer(engine: Engine, request: Task) -> bool:
     if not isinstance(request, GenerationRequest):
         return True
+    if request.adapter is not None and not has_adapter(engine.adapters, request.adapter):
+        return False
     return not any(test(request) for _, test in needs_beyond(engine.capabilities))
 
 
