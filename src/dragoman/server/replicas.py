@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,9 @@ from dragoman.server.worker_options import (
     UpstreamOptions,
     WorkerOptions,
 )
+
+if TYPE_CHECKING:
+    from dragoman.engines.upstream.engine import UpstreamEngine
 
 SPARE_CONNECTIONS = 4
 """Of an upstream, for probes and counts of tokens beside the requests that it may have."""
@@ -73,13 +77,15 @@ def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deplo
 
 def _connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Replica:
     """Return the replica of an upstream, which calls the model so. Raises ValueError."""
+    engine = _upstream_engine(name, upstream, model, model_kind)
     return Replica(
         name,
-        _upstream_engine(name, upstream, model, model_kind),
+        engine,
         priority=upstream.priority,
         weight=upstream.weight,
         concurrency=upstream.concurrency,
         is_upstream=True,
+        load_reports=engine.load_reports,
         url=upstream.url,
     )
 
@@ -105,7 +111,7 @@ def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSetting
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 
-def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Engine:
+def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> "UpstreamEngine":
     # A server without upstreams need not load their client.
     from dragoman.core.secret_text import SecretText
     from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine

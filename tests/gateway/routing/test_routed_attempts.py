@@ -13,6 +13,7 @@ from dragoman.core.events import Delta, Event, Finished, Started, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.engines.reported_load import LoadReports, ReportedLoad
 from dragoman.gateway.execution.request_execution import generate
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
@@ -316,6 +317,26 @@ async def test_each_replica_is_asked_for_what_it_has_cached_in_its_own_way() -> 
     blocks = [routed.router.prefixes.count_blocks(name) for name in ("r0", "r1")]
     assert blocks in ([0, 8_000 // 512], [8_000 // 512, 8_000 // 512])
     assert (isolating.attempts, sharing.attempts) in ((0, 4), (2, 2))
+
+
+@pytest.mark.parametrize("policy", ["least", "cache"])
+async def test_a_replica_that_others_keep_busy_is_spared_while_its_report_is_fresh(policy: PolicyName) -> None:
+    engines = [ScriptedEngine(*[ANSWER] * 20) for _ in range(2)]
+    clock = ManualClock()
+    reports = LoadReports(10.0, clock)
+    router = Router(RouterOptions(policy=policy), clock=clock, source=random.Random(1))
+    replicas = (Replica("r0", engines[0], is_upstream=True, load_reports=reports), Replica("r1", engines[1]))
+    for replica in replicas:
+        router.add(replica, is_new=False)
+    deployment = Deployment(name="m", replicas=replicas, router=router)
+    reports.report(ReportedLoad(other_requests=40, cache_tokens=1_280))
+    for _ in range(10):
+        assert [event async for event in generate(deployment, REQUEST)] == ANSWER
+    assert (engines[0].attempts, engines[1].attempts) == (0, 10)
+    clock.advance(11.0)
+    for _ in range(10):
+        assert [event async for event in generate(deployment, REQUEST)] == ANSWER
+    assert engines[0].attempts > 0
 
 
 async def test_no_more_of_a_prompt_is_taken_for_cached_than_the_replicas_cache_holds() -> None:

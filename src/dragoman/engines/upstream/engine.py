@@ -20,16 +20,26 @@ from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
 from dragoman.engines.base import EngineStatistics
+from dragoman.engines.reported_load import LoadReports
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
 from dragoman.engines.upstream.failures import error_of
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
+from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.request_body import request_body, request_path
 from dragoman.engines.upstream.served_adapters import UpstreamAdapters
 from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
+
+LOAD_SECONDS = 2.0
+"""Between two looks at the metrics, while the choice between replicas asks for them."""
+
+MAX_LOAD_AGE_SECONDS = 10.0
+
+MISSING_LOAD_SECONDS = 30.0
+"""Until the metrics are looked for again that were not there."""
 
 PROBE_SECONDS = 5.0
 PROBE_JITTER = 0.2
@@ -45,6 +55,9 @@ REPLY_SECONDS = 5.0
 
 UNBOUNDED_ANSWER_TOKENS = 4096
 """Of a text that is bounded by neither its request nor a known context: servers would end it after 16 tokens."""
+
+METRICS_PATH = "/metrics"
+MAX_METRICS_BYTES = 4 * 1024 * 1024
 
 _SALT_BYTES = 16
 
@@ -89,15 +102,17 @@ class UpstreamEngine:
         self._health = ProbedHealth()
         self._probes = 0
         self._running = 0
-        self._probing: asyncio.Task[None] | None = None
+        self.load_reports = LoadReports(MAX_LOAD_AGE_SECONDS)
+        """What the upstream reports of the load by others."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._probing = asyncio.create_task(self._keep_probing())
+        self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_reading_load())]
 
     async def close(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._client.close()
 
     @property
@@ -228,7 +243,27 @@ class UpstreamEngine:
     async def _keep_probing(self) -> None:
         while True:
             await self._probe()
-            await asyncio.sleep(PROBE_SECONDS * random.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER))
+            await asyncio.sleep(_varied(PROBE_SECONDS))
+
+    async def _keep_reading_load(self) -> None:
+        while True:
+            is_there = not self.load_reports.are_wanted() or await self.read_load()
+            await asyncio.sleep(_varied(LOAD_SECONDS if is_there else MISSING_LOAD_SECONDS))
+
+    async def read_load(self) -> bool:
+        """Read the upstream's metrics, and return whether it has any that say what it works on."""
+        names = None if self._kind is None else self._kind.load
+        if names is None:
+            return False
+        load = None
+        with contextlib.suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(self._reply_seconds):
+                text = await self._client.fetch(UpstreamRequest(path=METRICS_PATH), max_bytes=MAX_METRICS_BYTES)
+            prefix = self.adapters.prefix
+            load = parse_load(text, names, model=self._model, own_requests=self._running, adapter_prefix=prefix)
+        if load is not None:
+            self.load_reports.report(load)
+        return load is not None
 
     async def _probe(self) -> None:
         """Ask for the health, and now and then for the list of models. No token is ever generated for it."""
@@ -283,6 +318,10 @@ def _with_tokenizer(capabilities: frozenset[Capability], *, is_exact: bool) -> f
     """Return what an upstream can do with a tokenizer of this machine. Equal arguments have the same result."""
     counts: set[Capability] = {"tokenize", "exact_token_counts"} if is_exact else {"tokenize"}
     return capabilities | counts
+
+
+def _varied(seconds: float) -> float:
+    return seconds * random.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
 
 
 def _failure_of(answer: UpstreamAnswer, message: str) -> UpstreamFailed:

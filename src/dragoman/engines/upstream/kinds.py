@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from dragoman.core.capabilities import Capability
+from dragoman.engines.upstream.load_metrics import LoadMetrics
 
 KindName = Literal["vllm", "sglang", "llama-server", "ollama", "dragoman", "openai"]
 
@@ -38,6 +39,8 @@ class UpstreamKind(msgspec.Struct, frozen=True, kw_only=True):
     """The field of an assistant's message with its reasoning."""
     names_adapters_behind_model: bool = False
     """Whether an adapter is requested as `MODEL:ADAPTER`, and not by its name alone."""
+    load: LoadMetrics | None = None
+    """What it calls its load in its metrics. None: it does not report it."""
     salt_field: str | None = None
     """Keeps the prefixes of different owners apart."""
 
@@ -95,6 +98,13 @@ _KINDS = (
         counts_continuously=True,
         reports_token_ids=True,
         reasoning_field="reasoning",
+        load=LoadMetrics(
+            running="vllm:num_requests_running",
+            waiting="vllm:num_requests_waiting",
+            kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+            cache_info=("vllm:cache_config_info", "block_size", "num_gpu_blocks"),
+            adapters="vllm:lora_requests_info",
+        ),
         salt_field="cache_salt",
     ),
     UpstreamKind(
@@ -106,6 +116,12 @@ _KINDS = (
         pattern_field="structured_outputs",
         counts_continuously=True,
         reports_token_ids=True,
+        load=LoadMetrics(
+            running="dragoman_running_sequences",
+            waiting="dragoman_waiting_sequences",
+            kv_cells=("dragoman_kv_cache_used_cells", "dragoman_kv_cache_capacity_cells"),
+            model_label="model",
+        ),
         salt_field="cache_salt",
     ),
     UpstreamKind(
@@ -128,6 +144,12 @@ _KINDS = (
         names_adapters_behind_model=True,
         pattern_field="regex",
         counts_continuously=True,
+        load=LoadMetrics(
+            running="sglang:num_running_reqs",
+            waiting="sglang:num_queue_reqs",
+            kv_usage=("sglang:token_usage",),
+            cache_info=("sglang:cache_config_info", "page_size", "num_pages"),
+        ),
     ),
     UpstreamKind(
         name="llama-server",
@@ -147,6 +169,7 @@ _KINDS = (
         tokenize="llama-server",
         json_schema="llama-server",
         pattern_field="grammar",
+        load=LoadMetrics(running="llamacpp:requests_processing", waiting="llamacpp:requests_deferred"),
     ),
     UpstreamKind(
         name="ollama",

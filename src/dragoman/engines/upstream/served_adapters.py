@@ -21,7 +21,8 @@ class UpstreamAdapters:
     """No file fits."""
 
     def __init__(self, deployment: str) -> None:
-        self._deployment = deployment
+        self.prefix = f"{deployment}:"
+        """Begins their qualified names."""
         self._adapters: dict[str, Adapter] = {}
         """By the upstream's names."""
 
@@ -31,7 +32,7 @@ class UpstreamAdapters:
         self._adapters = {
             name: self._adapters.get(name)
             or Adapter(
-                name=f"{self._deployment}:{name}",
+                name=f"{self.prefix}{name}",
                 aliases=(name,),
                 source=AdapterSource("upstream", name),
                 created_at=now,
@@ -41,7 +42,7 @@ class UpstreamAdapters:
 
     def upstream_name(self, adapter: str) -> str | None:
         """Return what the upstream calls the adapter with this qualified name; None: it has none."""
-        name = adapter.removeprefix(f"{self._deployment}:")
+        name = adapter.removeprefix(self.prefix)
         return name if name in self._adapters else None
 
     def list_adapters(self) -> Sequence[Adapter]:

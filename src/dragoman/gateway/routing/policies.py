@@ -46,7 +46,7 @@ class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     """How many requests may be in flight; None: any number."""
     queue: int = 0
-    """Requests that wait there and are not in `requests`: those of other clients, as the replica reports them."""
+    """Requests of others, which run or wait there, as the replica reports them."""
     kv_usage: float = 0.0
     """The share of the KV cache that running requests use, 0 to 1."""
     active_adapters: frozenset[str] = frozenset()

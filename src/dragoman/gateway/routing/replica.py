@@ -3,6 +3,7 @@
 import msgspec
 
 from dragoman.engines.base import Engine
+from dragoman.engines.reported_load import LoadReports
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -20,6 +21,8 @@ class Replica(msgspec.Struct, frozen=True):
     """Whether it is another server."""
     cache_tokens: int | None = None
     """Tokens of prefixes that its caches hold at most; None: not known."""
+    load_reports: LoadReports | None = None
+    """What its server reports of the load by others. None: only what this process sends is known."""
     url: str = ""
     """Of another server, for its operator; it holds no secret."""
 

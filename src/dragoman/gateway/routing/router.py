@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Collection, Sequence
 
+from dragoman.engines.reported_load import ReportedLoad
 from dragoman.gateway.routing.health import FIRST_EJECTION_SECONDS, DeploymentHealth
 from dragoman.gateway.routing.leases import ReplicaLeases
 from dragoman.gateway.routing.metrics import RoutingMetrics
@@ -14,6 +15,11 @@ from dragoman.gateway.routing.recent_counts import Clock
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
 from dragoman.gateway.routing.router_options import RouterOptions
+
+OTHER_REQUEST_TOKENS = 512
+"""Tokens that a request of others is taken for: servers report how many requests they have, not how large they are."""
+
+NOTHING_REPORTED = ReportedLoad(other_requests=0)
 
 WATCH_SECONDS = 1.0
 """Between two looks at an ejected replica."""
@@ -142,15 +148,25 @@ class Router:
 
     def _load(self, replica: Replica) -> ReplicaLoad:
         in_flight = self.leases.in_flight(replica.name)
+        reported = NOTHING_REPORTED
+        if replica.load_reports is not None and (latest := replica.load_reports.read()) is not None:
+            reported = latest
+            if latest.cache_tokens is not None:
+                self.prefixes.limit(replica.name, latest.cache_tokens // TOKENS_PER_BLOCK)
         return ReplicaLoad(
             id=replica.name,
             separates_owners=replica.separates_owners,
             priority=replica.priority,
             weight=replica.weight * self.health.slow_start(replica.name),
             requests=in_flight.requests,
-            tokens=in_flight.tokens,
+            tokens=in_flight.tokens + reported.other_requests * OTHER_REQUEST_TOKENS,
             concurrency=None
             if replica.concurrency is None
             else self.health.allowed_concurrency(replica.name, replica.concurrency),
             cold_at=self._cold_at.get(replica.name, 0.0),
+            queue=reported.other_requests,
+            kv_usage=reported.kv_usage,
+            active_adapters=reported.active_adapters,
+            waiting_adapters=reported.waiting_adapters,
+            max_adapters=reported.max_adapters,
         )
