@@ -29,7 +29,7 @@ def chat(delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 def events(*chunks: dict[str, Any], n: int = 1, reports_prompt: bool = False) -> tuple[list[Event], UpstreamAnswer]:
     answer = UpstreamAnswer(n=n, prompt_tokens=5, reports_prompt=reports_prompt)
-    return [event for chunk in chunks for event in answer.feed(json.dumps(chunk).encode())], answer
+    return [event for chunk in chunks for event in answer.feed([json.dumps(chunk).encode()])], answer
 
 
 def test_text_is_counted_chunk_by_chunk_and_the_upstreams_usage_is_the_last_word() -> None:
@@ -132,5 +132,70 @@ def test_every_choice_ends_once() -> None:
 def test_what_is_no_chunk_breaks_the_answer(chunk: bytes) -> None:
     answer = UpstreamAnswer(n=1, prompt_tokens=5)
     with pytest.raises(BrokenAnswer) as caught:
-        list(answer.feed(chunk))
+        list(answer.feed([chunk]))
     assert "CUDA" not in str(caught.value)
+
+
+def together(*chunks: dict[str, Any], n: int = 1) -> tuple[list[Event], UpstreamAnswer]:
+    answer = UpstreamAnswer(n=n, prompt_tokens=5)
+    return list(answer.feed([json.dumps(chunk).encode() for chunk in chunks])), answer
+
+
+def test_texts_that_arrive_together_are_one_delta_which_counts_all_their_tokens() -> None:
+    received, answer = together(
+        chat({"role": "assistant", "content": "The"}),
+        chat({"content": " capital"}),
+        {**chat({"content": " is"}), "usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+        chat({"content": " Paris"}),
+        chat({}, finish_reason="stop"),
+    )
+    assert received == [
+        Started(5, 0),
+        Delta(0, "The", unidentified_tokens=1),
+        Delta(0, " capital is Paris", unidentified_tokens=5),
+        Finished(0, "stop"),
+    ]
+    assert answer.is_finished
+
+
+def test_what_is_not_only_text_stays_in_its_place_among_the_texts() -> None:
+    call = {"tool_calls": [{"index": 0, "id": "call-1", "function": {"name": "f", "arguments": "{}"}}]}
+    chunks = (
+        chat({"content": "a"}),
+        chat({"content": "b"}),
+        chat({"reasoning_content": "Hm."}),
+        chat({"content": "c"}, token_ids=[3]),
+        chat({"content": "d"}),
+        chat({"content": "e"}),
+        chat(call),
+        chat({"content": "f"}, finish_reason="stop"),
+    )
+    received, _ = together(*chunks)
+    assert received == [
+        Started(5, 0),
+        Delta(0, "a", unidentified_tokens=1),
+        Delta(0, "b", unidentified_tokens=1),
+        ReasoningDelta(0, "Hm.", unidentified_tokens=1),
+        Delta(0, "c", [3]),
+        Delta(0, "de", unidentified_tokens=2),
+        ToolCallDelta(index=0, call_index=0, arguments="{}", id="call-1", name="f", unidentified_tokens=1),
+        Delta(0, "f", unidentified_tokens=1),
+        Finished(0, "tool_calls"),
+    ]
+
+
+def test_texts_of_different_choices_are_not_mixed() -> None:
+    texts = [(0, "a"), (1, "b"), (0, "c"), (0, "d"), (1, "e"), (1, "f")]
+    received, _ = together(*({"choices": [{"index": index, "delta": {"content": text}}]} for index, text in texts), n=2)
+    deltas = [event for event in received if isinstance(event, Delta)]
+    assert [(delta.index, delta.text) for delta in deltas] == [(0, "a"), (1, "b"), (0, "cd"), (1, "ef")]
+
+
+def test_what_arrived_before_a_broken_chunk_is_delivered() -> None:
+    answer = UpstreamAnswer(n=1, prompt_tokens=5)
+    chunks = [json.dumps(chat({"content": text})).encode() for text in "abc"]
+    received: list[Event] = []
+    with pytest.raises(BrokenAnswer):
+        received.extend(answer.feed([*chunks, b"{"]))
+    assert [event.text for event in received if isinstance(event, Delta)] == ["a", "bc"]
+    assert answer.usage().completion_tokens == 3

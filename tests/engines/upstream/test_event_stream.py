@@ -17,17 +17,19 @@ lines = st.binary(max_size=20).map(lambda line: line.replace(b"\r", b"").replace
 
 
 @given(
-    events=st.lists(st.tuples(st.lists(lines, min_size=1, max_size=3), lines), max_size=5),
+    events=st.lists(st.tuples(st.lists(lines, min_size=1, max_size=3), lines | st.just(b"")), max_size=5),
     line_end=st.sampled_from([b"\n", b"\r\n"]),
+    has_comments=st.booleans(),
     cuts=st.lists(st.integers(0, 400), max_size=8),
 )
-@settings(max_examples=100)
+@settings(max_examples=200)
 def test_events_are_the_same_however_their_bytes_are_cut(
-    events: list[tuple[list[bytes], bytes]], line_end: bytes, cuts: list[int]
+    events: list[tuple[list[bytes], bytes]], line_end: bytes, has_comments: bool, cuts: list[int]
 ) -> None:
     stream = b""
     for data, name in events:
-        stream += b": comment" + line_end + b"event: " + name + line_end
+        stream += b": comment" + line_end if has_comments else b""
+        stream += b"event: " + name + line_end if name else b""
         stream += b"".join(b"data: " + line + line_end for line in data) + line_end
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]

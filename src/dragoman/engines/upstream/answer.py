@@ -1,6 +1,6 @@
 """From the chunks of an upstream's stream to events: a state machine that also keeps count of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -135,14 +135,61 @@ class UpstreamAnswer:
         """Whether every choice has ended."""
         return not self._unfinished
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """Return the events of a chunk. Raises BrokenAnswer."""
+    def feed(self, chunks: Iterable[bytes]) -> Iterator[Event]:
+        """Return the events of chunks that arrived together, in which adjoining texts are one. Raises BrokenAnswer.
+
+        So a client that reads more slowly than the upstream writes costs less and less of a token, not more.
+        """
+        texts: list[str] = []
+        index = tokens = 0
+        try:
+            for data in chunks:
+                chunk = self._decoded(data)
+                if (choice := self._mergeable(chunk)) is None or (texts and choice.index != index):
+                    yield from _merged(index, texts, tokens)
+                    tokens = 0
+                    texts.clear()
+                if choice is None:
+                    yield from self._events(chunk)
+                    continue
+                assert choice.delta is not None, "it has text"
+                index = choice.index
+                tokens += self._count_mergeable(chunk)
+                texts.append(choice.delta.content or "")
+        except BrokenAnswer:
+            yield from _merged(index, texts, tokens)
+            raise
+        yield from _merged(index, texts, tokens)
+
+    def _decoded(self, data: bytes) -> _Chunk:
         try:
             chunk = _decode(data)
         except msgspec.MsgspecError as error:
             raise BrokenAnswer(f"The upstream sent a chunk that is none: {error}") from None
         if chunk.error is not None:
             raise BrokenAnswer("The upstream reports an error within its answer")
+        return chunk
+
+    def _mergeable(self, chunk: _Chunk) -> _ChunkChoice | None:
+        """Return the choice of a chunk that has nothing but text of one choice, which has begun and goes on."""
+        if len(chunk.choices) != 1 or not self._has_started:
+            return None
+        [choice] = chunk.choices
+        delta = choice.delta
+        is_text = delta is not None and delta.content and not (delta.reasoning or delta.reasoning_content)
+        if not is_text or (delta is not None and delta.tool_calls) or choice.index not in self._unfinished:
+            return None
+        if choice.finish_reason is not None or choice.logprobs is not None or choice.token_ids is not None:
+            return None
+        return choice
+
+    def _count_mergeable(self, chunk: _Chunk) -> int:
+        new_tokens = self._note_usage(chunk.usage)
+        tokens = 1 if new_tokens is None or self._n > 1 else new_tokens
+        self._counted += tokens
+        return tokens
+
+    def _events(self, chunk: _Chunk) -> Iterator[Event]:
         new_tokens = self._note_usage(chunk.usage)
         for choice in chunk.choices:
             if choice.index not in self._unfinished:
@@ -222,6 +269,11 @@ class UpstreamAnswer:
                 yield msgspec.structs.replace(delta, token_ids=token_ids)
             else:
                 yield msgspec.structs.replace(delta, unidentified_tokens=tokens)
+
+
+def _merged(index: int, texts: Sequence[str], tokens: int) -> Iterator[Event]:
+    if texts:
+        yield Delta(index, "".join(texts), unidentified_tokens=tokens)
 
 
 def _deltas(choice: _ChunkChoice) -> Iterator[Event]:

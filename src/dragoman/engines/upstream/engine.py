@@ -161,10 +161,9 @@ class UpstreamEngine:
         try:
             async with self._client.stream(upstream_request) as stream:
                 while received := await stream.read():
-                    for data in (each.data for each in received if each.data != DONE):
-                        for event in answer.feed(data):
-                            stream.note_token()
-                            yield event
+                    for event in answer.feed([each.data for each in received if each.data != DONE]):
+                        stream.note_token()
+                        yield event
         except TransportError as failure:
             if not answer.is_finished:  # Otherwise only the usage may be missing.
                 error = error_of(failure, has_output=answer.has_started)

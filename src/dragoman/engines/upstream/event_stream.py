@@ -10,6 +10,8 @@ from dragoman.engines.upstream.transport_errors import BrokenResponse
 
 MAX_EVENT_BYTES = 1024 * 1024
 
+_EVENT_END = b"\n\n"
+_DATA = b"data: "
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -33,14 +35,32 @@ class EventStreamParser:
 
     def feed(self, chunk: bytes) -> list[ReceivedEvent]:
         """Return the events that are complete now. Raises BrokenResponse if one is too large."""
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
+        unread = self._rest + chunk if self._rest else chunk
         events: list[ReceivedEvent] = []
+        if self._is_at_start and len(unread) >= len(_BYTE_ORDER_MARK):
+            self._is_at_start = False
+            unread = unread.removeprefix(_BYTE_ORDER_MARK)
+        if self._data or self._name or self._is_at_start or b"\r" in unread:
+            self._feed_lines(unread, events)
+            return events
+        *blocks, unfinished = unread.split(_EVENT_END)
+        for block in blocks:
+            # Nearly every event of an inference server is one such line.
+            if block.startswith(_DATA) and b"\n" not in block and len(block) <= self._max_event_bytes:
+                events.append(ReceivedEvent(block[len(_DATA) :]))
+                continue
+            self._feed_lines(block + _EVENT_END, events)
+        self._rest = b""
+        if unfinished:
+            self._feed_lines(unfinished, events)
+        return events
+
+    def _feed_lines(self, unread: bytes, events: list[ReceivedEvent]) -> None:
+        *lines, self._rest = unread.split(b"\n")
         for line in lines:
             self._add_line(line.removesuffix(b"\r"), events)
         if self._pending_bytes + len(self._rest) > self._max_event_bytes:
             raise BrokenResponse(f"an event of the stream has more than {self._max_event_bytes} bytes")
-        return events
 
     def finish(self) -> list[ReceivedEvent]:
         """Return the event that the end of the stream completes, if there is one."""
