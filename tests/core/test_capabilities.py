@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from dragoman.core.capabilities import ALL_CAPABILITIES, Capability, missing_need
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability, missing_need, needs_more_than
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -94,6 +94,10 @@ def test_a_request_needs_what_it_asks_for(needing: GenerationRequest, capability
     assert missing is not None
     assert missing.capability == capability
     assert missing_need(needing, ALL_CAPABILITIES) is None
+    needs_more = needs_more_than(ALL_CAPABILITIES - {capability})
+    assert needs_more is not None
+    assert needs_more(needing)
+    assert needs_more_than(ALL_CAPABILITIES) is None
 
 
 def test_every_capability_is_needed_by_some_request() -> None:
@@ -101,6 +105,12 @@ def test_every_capability_is_needed_by_some_request() -> None:
 
 
 def test_plain_text_of_a_conversation_needs_nothing() -> None:
-    assert missing_need(chat(), NO_CAPABILITIES) is None
-    assert missing_need(sampling(top_k=40, defaults=("top_k",)), NO_CAPABILITIES) is None
-    assert missing_need(sampling(temperature=0.5, top_p=0.9, max_tokens=3), NO_CAPABILITIES) is None
+    needs_more = needs_more_than(NO_CAPABILITIES)
+    assert needs_more is not None
+    for plain in (
+        chat(),
+        sampling(top_k=40, defaults=("top_k",)),
+        sampling(temperature=0.5, top_p=0.9, max_tokens=3),
+    ):
+        assert missing_need(plain, NO_CAPABILITIES) is None
+        assert not needs_more(plain)

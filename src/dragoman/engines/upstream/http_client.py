@@ -99,69 +99,74 @@ class UpstreamClient:
 
         Raises TransportError, as the stream does.
         """
-        async with self._exchange(request, accept="text/event-stream") as (connection, timer):
+        connection, timer = await self._begin(request, accept="text/event-stream")
+        try:
             media_type = connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if media_type != b"text/event-stream":
                 raise WrongContentType(await self._read_error(connection))
             yield ReceivedStream(connection, timer)
+        finally:
+            self._end(connection, timer)
 
     async def fetch(self, request: UpstreamRequest, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
         """Send a request and return the body of the response. Raises TransportError."""
-        async with self._exchange(request, accept="application/json") as (connection, _):
+        connection, timer = await self._begin(request, accept="application/json")
+        try:
             body = bytearray()
             while chunk := await connection.read():
                 body += chunk
                 if len(body) > max_bytes:
                     raise BrokenResponse(f"the body of the response has more than {max_bytes} bytes")
             return bytes(body)
+        finally:
+            self._end(connection, timer)
 
     def close(self) -> None:
         """Close all connections at once, those in use included."""
         for connection in list(self._connections):
             connection.close()
 
-    @contextlib.asynccontextmanager
-    async def _exchange(
-        self, request: UpstreamRequest, *, accept: str
-    ) -> AsyncGenerator[tuple[Connection, ResponseTimer]]:
-        """Send a request, wait for the head of a response with status 2xx, and have the body read in the block."""
+    async def _begin(self, request: UpstreamRequest, *, accept: str) -> tuple[Connection, ResponseTimer]:
+        """Send a request and wait for the head of a response with status 2xx. `_end` must follow."""
         message = self._serializer.serialize(request, accept)
         timer = ResponseTimer(self._timeouts, request.deadline, is_stream=accept == "text/event-stream")
-        async with self._place(timer):
+        await self._take_place(timer)
+        connection: Connection | None = None
+        try:
             connection = self._take_idle() or await self._connect(timer)
             try:
-                try:
-                    await self._send(connection, message, timer)
-                except UpstreamDisconnected as error:
-                    # An upstream that closes an idle connection has not read a request that crosses the closing.
-                    if error.has_response or not connection.is_reused:
-                        raise
-                    connection = await self._connect(timer)
-                    await self._send(connection, message, timer)
-                if b"content-encoding" in connection.headers:
-                    raise BrokenResponse("the body of the response is compressed, which was not asked for")
-                if connection.status // 100 != 2:
-                    raise await self._status_error(connection)
-                yield connection, timer
-            finally:
-                timer.stop()
-                self._put_back(connection)
+                await self._send(connection, message, timer)
+            except UpstreamDisconnected as error:
+                # An upstream that closes an idle connection has not read a request that crosses the closing.
+                if error.has_response or not connection.is_reused:
+                    raise
+                connection = await self._connect(timer)
+                await self._send(connection, message, timer)
+            if b"content-encoding" in connection.headers:
+                raise BrokenResponse("the body of the response is compressed, which was not asked for")
+            if connection.status // 100 != 2:
+                raise await self._status_error(connection)
+        except BaseException:
+            self._end(connection, timer)
+            raise
+        return connection, timer
 
-    @contextlib.asynccontextmanager
-    async def _place(self, timer: ResponseTimer) -> AsyncGenerator[None]:
+    def _end(self, connection: Connection | None, timer: ResponseTimer) -> None:
+        timer.stop()
+        if connection is not None:
+            self._put_back(connection)
+        self._places.release()
+
+    async def _take_place(self, timer: ResponseTimer) -> None:
         """Wait for the right to use a connection."""
-        if self._places.locked():
-            try:
-                async with asyncio.timeout(timer.connect_seconds()):
-                    await self._places.acquire()
-            except TimeoutError:
-                raise UpstreamTimeout("connect") from None
-        else:
+        if not self._places.locked():
             await self._places.acquire()
+            return
         try:
-            yield
-        finally:
-            self._places.release()
+            async with asyncio.timeout(timer.connect_seconds()):
+                await self._places.acquire()
+        except TimeoutError:
+            raise UpstreamTimeout("connect") from None
 
     async def _connect(self, timer: ResponseTimer) -> Connection:
         loop, address = asyncio.get_running_loop(), self._address

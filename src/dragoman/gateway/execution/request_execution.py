@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from functools import partial
 from typing import get_args
 
 import msgspec
 
 from dragoman.core.answered_by import AnsweredBy
+from dragoman.core.capabilities import Capability
 from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
 from dragoman.core.events import (
     AnyDelta,
@@ -36,6 +36,7 @@ from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 from dragoman.gateway.routing.attempts import Attempts, ReportAnswer, RoutedAttempts
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.fallbacks import NO_FALLBACKS, Fallbacks
+from dragoman.gateway.routing.replica import Replica
 
 _OPENING_EVENTS = (Started, Unenforced)
 """Events that precede the answer's first token: they are held back until an attempt has more to send."""
@@ -69,12 +70,30 @@ class DirectAttempts:
     def end(self) -> None: ...
 
 
+class _AbleReplicas:
+    """Returns the replicas that can answer one request. It is asked several times for an attempt."""
+
+    def __init__(self, deployment: Deployment, request: Task) -> None:
+        self._deployment = deployment
+        self._request = request
+        self._seen: list[tuple[Engine, frozenset[Capability]]] = []
+        self._able: list[Replica] = []
+
+    def __call__(self) -> Sequence[Replica]:
+        seen = [(engine, engine.capabilities) for engine in self._deployment.engines]
+        # The adapters of other servers come and go.
+        if seen != self._seen or (isinstance(self._request, GenerationRequest) and self._request.adapter is not None):
+            self._seen, self._able = seen, self._deployment.able_replicas(self._request)
+        return self._able
+
+
 def attempts_of(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> Attempts:
     """Return the attempts to have a request answered. Raises BadRequest naming what no replica can do."""
-    [first, *_] = deployment.candidates(request)
     if deployment.router is None:
-        return DirectAttempts(first.engine, deployment.max_attempts)
-    able = partial(deployment.able_replicas, request)
+        return DirectAttempts(deployment.candidates(request)[0].engine, deployment.max_attempts)
+    able = _AbleReplicas(deployment, request)
+    if not able():
+        deployment.candidates(request)  # Raises.
     return RoutedAttempts(
         deployment.name, deployment.router, request, able=able, max_attempts=deployment.max_attempts, report=report
     )

@@ -95,6 +95,17 @@ class RoutedAttempts:
 
     async def begin(self) -> Engine:
         """Take a place at a replica, and wait for one if necessary. Raises Overloaded, or the last attempt's error."""
+        if not self.count and (lease := self._router.leases.try_acquire(self._choose, self._tokens)) is not None:
+            self._lease = lease
+        else:
+            await self._wait_for_place()
+        self._began_at = asyncio.get_running_loop().time()
+        self.count += 1
+        replica, _ = self._current()
+        self._tried.add(replica.name)
+        return replica.engine
+
+    async def _wait_for_place(self) -> None:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         try:
@@ -109,12 +120,7 @@ class RoutedAttempts:
         except BaseException:
             self.end()
             raise
-        self._began_at = loop.time()
-        self._wait_left -= self._began_at - began_at
-        self.count += 1
-        replica, _ = self._current()
-        self._tried.add(replica.name)
-        return replica.engine
+        self._wait_left -= loop.time() - began_at
 
     def note_output(self) -> None:
         """Note that the answer's first token has arrived: the replica has the prompt, and no other one is tried."""

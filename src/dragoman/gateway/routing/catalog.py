@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
-from dragoman.core.capabilities import missing_need, needs_beyond
+from dragoman.core.capabilities import missing_need, needs_more_than
 from dragoman.core.embedding import EmbeddingRequest, ModelKind, TextPair
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound
 from dragoman.core.models import ServedModel
@@ -52,8 +52,11 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """How a replica is chosen and waited for."""
     router: Router | None = None
     """Chooses the replicas. None: there is nothing to choose, one engine of this machine answers all requests."""
+    engines: tuple[Engine, ...] = ()
+    """Those of its replicas, by itself."""
 
     def __post_init__(self) -> None:
+        self._set_replicas(self.replicas)
         if len(self.replicas) > 1 or self.replicas[0].is_upstream:
             self.require_router()
 
@@ -74,24 +77,23 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     def add_replica(self, replica: Replica, metrics: RoutingMetrics | None = None) -> None:
         """Let one more replica answer, whose engine was started."""
         router = self.require_router(metrics)
-        self.replicas = (*self.replicas, replica)
+        self._set_replicas((*self.replicas, replica))
         router.add(replica)
 
     def remove_replica(self, name: str) -> None:
         """Begin no attempts at a replica any more. It must not be the only one."""
         router = self.require_router()
-        self.replicas = tuple(replica for replica in self.replicas if replica.name != name)
+        self._set_replicas(tuple(replica for replica in self.replicas if replica.name != name))
         assert self.replicas, "a deployment has a replica at least"
         router.remove(name)
+
+    def _set_replicas(self, replicas: tuple[Replica, ...]) -> None:
+        self.replicas = replicas
+        self.engines = tuple(replica.engine for replica in replicas)
 
     def is_draining(self, name: str) -> bool:
         """Whether its operator lets no attempts begin at a replica."""
         return self.router is not None and self.router.health.state(name) == "draining"
-
-    @property
-    def engines(self) -> tuple[Engine, ...]:
-        """The engines of its replicas."""
-        return tuple(replica.engine for replica in self.replicas)
 
     @property
     def ready(self) -> bool:
@@ -112,8 +114,8 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     @property
     def fingerprint(self) -> str | None:
         """Changes exactly when answers may. None: not known yet, or replicas differ."""
-        first, *others = (engine.fingerprint for engine in self.engines)
-        return first if all(other == first for other in others) else None
+        first, *others = self.engines
+        return first.fingerprint if all(each.fingerprint == first.fingerprint for each in others) else None
 
     @property
     def supports_reasoning(self) -> bool:
@@ -234,7 +236,8 @@ def _can_answer(engine: Engine, request: Task) -> bool:
         return True
     if request.adapter is not None and not has_adapter(engine.adapters, request.adapter):
         return False
-    return not any(test(request) for _, test in needs_beyond(engine.capabilities))
+    needs_more = needs_more_than(engine.capabilities)
+    return needs_more is None or not needs_more(request)
 
 
 class ResolvedModel(NamedTuple):

@@ -64,6 +64,12 @@ class ReplicaLeases:
         """Return what is in flight to a replica."""
         return self._in_flight.get(replica, InFlight(0, 0))
 
+    def try_acquire(self, choose: Choose, tokens: int) -> ReplicaLease | None:
+        """Take a place at the replica that `choose` returns. None: others wait, or it returns none."""
+        if self._waiting or (replica := choose()) is None:
+            return None
+        return self._take(replica, tokens)
+
     async def acquire(self, choose: Choose, tokens: int) -> ReplicaLease:
         """Take a place at the replica that `choose` returns, as soon as it returns one.
 
@@ -71,8 +77,8 @@ class ReplicaLeases:
         use a place overtakes those before it that cannot. `choose` must not raise. The caller bounds the wait, with
         asyncio.timeout. Raises QueueFull.
         """
-        if not self._waiting and (replica := choose()) is not None:
-            return self._take(replica, tokens)
+        if (lease := self.try_acquire(choose, tokens)) is not None:
+            return lease
         if len(self._waiting) >= self._max_waiting:
             raise QueueFull(f"{len(self._waiting)} requests wait for a replica already")
         place: asyncio.Future[ReplicaLease] = asyncio.get_running_loop().create_future()

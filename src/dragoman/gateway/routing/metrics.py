@@ -1,10 +1,21 @@
 """Prometheus metrics of attempts at replicas. Labels are names of the settings: `model` is the deployment."""
 
+from typing import NamedTuple
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from dragoman.gateway.routing.prefix_tree import TOKENS_PER_BLOCK
 
 _FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class _ReplicaMetrics(NamedTuple):
+    """One replica's metrics, looked up once."""
+
+    first_token: Histogram
+    prefix_hits: Counter
+    ends: dict[tuple[str, bool], Counter]
+    """By the result, and by whether the answer had begun."""
 
 
 class RoutingMetrics:
@@ -43,14 +54,29 @@ class RoutingMetrics:
             registry=registry,
         )
 
+        self._by_replica: dict[tuple[str, str], _ReplicaMetrics] = {}
+
     def observe_first_token(self, deployment: str, replica: str, seconds: float, matched_blocks: int) -> None:
         """Note that an answer begins."""
-        self._first_token.labels(deployment, replica).observe(seconds)
-        self._prefix_hits.labels(deployment, replica).inc(matched_blocks * TOKENS_PER_BLOCK)
+        metrics = self._of(deployment, replica)
+        metrics.first_token.observe(seconds)
+        if matched_blocks:
+            metrics.prefix_hits.inc(matched_blocks * TOKENS_PER_BLOCK)
 
     def observe_end(self, deployment: str, replica: str, result: str, *, had_output: bool) -> None:
         """Note the end of an attempt."""
-        (self._requests if had_output else self._attempts).labels(deployment, replica, result).inc()
+        ends = self._of(deployment, replica).ends
+        if (counter := ends.get((result, had_output))) is None:
+            counter = (self._requests if had_output else self._attempts).labels(deployment, replica, result)
+            ends[result, had_output] = counter
+        counter.inc()
+
+    def _of(self, deployment: str, replica: str) -> _ReplicaMetrics:
+        if (metrics := self._by_replica.get((deployment, replica))) is None:
+            labels = (deployment, replica)
+            metrics = _ReplicaMetrics(self._first_token.labels(*labels), self._prefix_hits.labels(*labels), {})
+            self._by_replica[deployment, replica] = metrics
+        return metrics
 
     def observe_ejection(self, deployment: str, replica: str) -> None:
         """Note that a replica was ejected."""

@@ -80,6 +80,9 @@ class Router:
 
     def choose(self, replicas: Sequence[Replica], request: RoutingRequest, tried: Collection[str]) -> Choice | None:
         """Choose one that has a free place now. None: there is none."""
+        if len(replicas) == 1 and not request.blocks:
+            [only] = replicas
+            return Choice(only.name) if self._may_attempt(only.name) and self._load(only).has_free_place else None
         loads = [self._load(replica) for replica in self._usable(replicas, tried)]
         choice = choose(self.options.policy, loads, request, prefixes=self.prefixes, source=self._source, tried=tried)
         if choice is not None and choice.is_cold:
