@@ -1,5 +1,6 @@
-"""Memory and file descriptors of a server's processes, from /proc."""
+"""Memory, processor time and file descriptors of a server's processes, from /proc."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,12 @@ class ProcessUsage(NamedTuple):
 
     name: str
     resident_kibibytes: int
-    """Pages in memory, shared ones included. The proportional size would change when other processes that share a
-    library's pages start or end."""
+    """Pages in memory, shared ones included. The proportional size changes when other processes that share a library's
+    pages start or end."""
+    proportional_kibibytes: int
+    """Pages in memory; one that several processes share counts in parts."""
     descriptors: int
+    processor_seconds: float
 
 
 def measure_processes(process_id: int) -> dict[int, ProcessUsage]:
@@ -31,10 +35,24 @@ def measure_processes(process_id: int) -> dict[int, ProcessUsage]:
             status = folder.joinpath("status").read_text().splitlines()
             resident = next(line for line in status if line.startswith("VmRSS:"))
             descriptors = sum(1 for _ in folder.joinpath("fd").iterdir())
-            usage[each] = ProcessUsage(_name(folder), int(resident.split()[1]), descriptors)
+            memory = folder.joinpath("smaps_rollup").read_text().splitlines()
+            proportional = next(line for line in memory if line.startswith("Pss:"))
+            usage[each] = ProcessUsage(
+                name=_name(folder),
+                resident_kibibytes=int(resident.split()[1]),
+                proportional_kibibytes=int(proportional.split()[1]),
+                descriptors=descriptors,
+                processor_seconds=_processor_seconds(folder),
+            )
         except (OSError, StopIteration):
             continue
     return usage
+
+
+def _processor_seconds(folder: Path) -> float:
+    """Return what the process itself took, without its children."""
+    user, system = map(int, folder.joinpath("stat").read_text().rpartition(")")[2].split()[11:13])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants(process_id: int) -> Iterator[int]:

@@ -26,6 +26,7 @@ from dragoman.engines.llama.native.loading import (
     open_embedding_context,
 )
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.resident_memory import release_zeros
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.server import EngineServer
 from dragoman.engines.llama.weights.digests import DigestComputation
@@ -49,6 +50,7 @@ def main() -> int:
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
         model, backend = _load(options)
+        release_zeros()
         with DigestComputation((model.path, *library_files(model))) as digest_computation:
             adapters = AdapterManager(
                 registry_path(Path(options.socket_path)), options.max_adapters, options.max_adapters_per_owner

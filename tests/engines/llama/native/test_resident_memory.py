@@ -1,0 +1,36 @@
+import mmap
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dragoman.engines.llama.native.resident_memory import release_zeros
+
+MAPPING_BYTES = 64 * 2**20
+CHUNK_BYTES = 2 * 2**20
+
+
+def resident_bytes(memory: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> int:
+    """Return how much of a mapping is resident: a count in the system's own books."""
+    address = f"{memory.ctypes.data:x}-"
+    with Path("/proc/self/smaps").open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith(address):
+                return next(int(each.split()[1]) * 1024 for each in lines if each.startswith("Rss:"))
+    raise AssertionError("the mapping is missing")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for")
+def test_memory_of_zeros_is_given_back_and_everything_else_stays() -> None:
+    with mmap.mmap(-1, MAPPING_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
+        mapping.madvise(mmap.MADV_DONTFORK)  # Apart from its neighbours in the system's books.
+        memory = np.frombuffer(mapping, dtype=np.uint8)
+        memory[:] = 0
+        memory[5 * CHUNK_BYTES + 17] = 3
+        assert resident_bytes(memory) == MAPPING_BYTES
+        assert release_zeros() >= MAPPING_BYTES - 2 * CHUNK_BYTES
+        assert CHUNK_BYTES <= resident_bytes(memory) <= 2 * CHUNK_BYTES
+        assert memory[5 * CHUNK_BYTES + 17] == 3
+        assert np.count_nonzero(memory) == 1
+        del memory
