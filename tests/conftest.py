@@ -17,7 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Other tests' processes may hold the cores for a moment; that is no failure of the example at hand.
-settings.register_profile("dragoman", deadline=None)
+settings.register_profile("dragoman", deadline=None, max_examples=60)
 settings.load_profile("dragoman")
 
 
@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Neither do they write into the user's data, nor read what an older version wrote.
     """
+    gc.disable()  # Nothing of what a collection of tests makes is garbage; looking for some takes a third of its time.
     os.environ["XDG_DATA_HOME"] = _temporary_folder(config)
     if hasattr(config, "workerinput"):
         return  # The cache is that of the run's own process, which is in the environment.
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """Exempt the tests themselves, some million objects, from every later garbage collection."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # Their cycles are few; by default the search takes a twentieth of their time.
+    gc.enable()
 
 
 def _temporary_folder(config: pytest.Config) -> str:

@@ -1,14 +1,16 @@
-"""Anthropic's own client library, with only the base address changed, and requests as Claude Code sends them."""
+"""Anthropic's own client library, with only the base address changed, and requests as Claude Code sends them.
+
+The tests import the library: each process of a run collects this module, and one needs the second that it takes.
+"""
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx
 import httpx2
 import pytest
-from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient
-from anthropic.types import MessageParam, ToolParam
 
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Usage
@@ -19,6 +21,10 @@ from tests.support.dialects.anthropic_streams import message_of
 from tests.support.dialects.scripted_engine import ScriptedEngine
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic, AsyncAnthropic
+    from anthropic.types import Message, MessageParam, ToolParam
 
 MODEL = "smollm2-135m-instruct"
 QUESTION: list[MessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -55,12 +61,14 @@ class CallingEngine(ScriptedEngine):
 
 
 async def client_before(engine: ScriptedEngine, **options: Any) -> AsyncIterator[AsyncAnthropic]:
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
     transport = httpx2.ASGITransport(echo_app(engine=engine))
     async with DefaultAsyncHttpxClient(transport=transport) as http:
         yield AsyncAnthropic(base_url="http://server", api_key="sk-none", http_client=http, max_retries=0, **options)
 
 
-async def answered(client: AsyncAnthropic, stream: bool, messages: list[MessageParam]) -> anthropic.types.Message:
+async def answered(client: AsyncAnthropic, stream: bool, messages: list[MessageParam]) -> Message:
     if not stream:
         return await client.messages.create(model="echo", max_tokens=99, messages=messages, tools=[WEATHER])
     async with client.messages.stream(model="echo", max_tokens=99, messages=messages, tools=[WEATHER]) as events:
@@ -99,6 +107,8 @@ async def test_a_loop_of_tools_ends_with_an_answer(stream: bool) -> None:
 
 
 async def test_errors_are_raised_as_the_librarys_own() -> None:
+    import anthropic
+
     async for client in client_before(ScriptedEngine([], Overloaded("busy", 7))):
         with pytest.raises(anthropic.InternalServerError) as raised:
             await client.messages.create(model="echo", max_tokens=9, messages=QUESTION)
@@ -111,6 +121,8 @@ async def test_errors_are_raised_as_the_librarys_own() -> None:
 
 
 async def test_an_error_in_a_stream_is_raised() -> None:
+    import anthropic
+
     async for client in client_before(ScriptedEngine(ANSWER[:2], EngineFailed("secret"))):
         with pytest.raises(anthropic.APIStatusError, match="Internal server error"):
             async with client.messages.stream(model="echo", max_tokens=9, messages=QUESTION) as events:
@@ -127,6 +139,8 @@ async def test_models_are_listed_and_retrieved() -> None:
 @pytest.fixture(scope="module")
 def model(steady_server: RunningServer) -> Iterator[Anthropic]:
     """A client of the bundled model: only a real one shows that streams, counts and limits agree with it."""
+    from anthropic import Anthropic
+
     with Anthropic(
         base_url=steady_server.url, api_key="sk-none", timeout=TEST_TIMEOUT_SECONDS, max_retries=0
     ) as client:

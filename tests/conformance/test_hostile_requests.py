@@ -78,12 +78,12 @@ def still_serves(url: str, model: str) -> bool:
     return response.status_code == 200 and httpx.get(f"{url}/ready").status_code == 200
 
 
-async def test_ten_thousand_hostile_requests_are_all_answered(echo_server: RunningServer) -> None:
-    requests = hostile_requests(1, 10_000, model="echo", max_tokens=64)
+async def test_three_thousand_hostile_requests_are_all_answered(echo_server: RunningServer) -> None:
+    requests = hostile_requests(1, 3_000, model="echo", max_tokens=64)
     statuses = await ask_all(echo_server.url, requests)
-    assert min(statuses[200], statuses[400]) > 1000
+    assert min(statuses[200], statuses[400]) > 300
     assert statuses[413] > 0
-    assert statuses.total() == 10_000
+    assert statuses.total() == 3_000
     assert still_serves(echo_server.url, "echo")
 
 

@@ -24,7 +24,7 @@ TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
 
 
 async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next_request_works() -> None:
-    with running_server() as server:
+    with running_server(records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             started = [asyncio.Event() for _ in range(16)]
             streams = [
@@ -47,7 +47,7 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
 
 
 async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
-    with running_server("--max-sequences", "1") as server:
+    with running_server("--max-sequences", "1", records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             first = asyncio.create_task(
@@ -63,7 +63,7 @@ async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
 
 
 async def test_a_killed_worker_is_replaced() -> None:
-    with running_server("echo") as server:
+    with running_server("echo", records_usage=False) as server:
         (worker,) = server.children(WORKER_PROCESS)
         os.kill(worker, signal.SIGKILL)
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
@@ -86,7 +86,7 @@ async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningS
 
 
 async def test_requests_beyond_max_waiting_requests_get_429_with_retry_after() -> None:
-    with running_server("--max-sequences", "1", "--max-waiting-requests", "2") as server:
+    with running_server("--max-sequences", "1", "--max-waiting-requests", "2", records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             long = chat_body("Tell me a story", max_tokens=3000, ignore_eos=True)
@@ -106,7 +106,7 @@ async def test_requests_beyond_max_waiting_requests_get_429_with_retry_after() -
 
 
 async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> None:
-    with running_server() as server:
+    with running_server(records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             body = chat_body("Tell me a story", max_tokens=60, ignore_eos=True)
@@ -122,7 +122,7 @@ async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> N
 
 
 async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends() -> None:
-    with running_server(environment={"DRAGOMAN_DRAIN_SECONDS": "1"}) as server:
+    with running_server(environment={"DRAGOMAN_DRAIN_SECONDS": "1"}, records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             body = chat_body("Tell me a story", max_tokens=8000, ignore_eos=True)
@@ -133,7 +133,7 @@ async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends(
 
 
 async def test_several_workers_share_one_engine() -> None:
-    with running_server("--workers", "2", environment=TWO_THREADS) as server:
+    with running_server("--workers", "2", environment=TWO_THREADS, records_usage=False) as server:
         assert len(server.children(WORKER_PROCESS)) == 2
         assert len(server.children(ENGINE_PROCESS)) == 1
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
@@ -170,9 +170,9 @@ def test_truncated_invalid_and_missing_model_files_are_reported_in_one_line(tmp_
 def test_a_slow_model_is_served_from_a_copy_unless_that_is_disabled(tmp_path: Path) -> None:
     model = str(write_tiny_model(tmp_path / "tiny.gguf"))
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with running_server(model, "--requantize", "never", environment=cache) as server:
+    with running_server(model, "--requantize", "never", environment=cache, records_usage=False) as server:
         assert model in _engine_arguments(server)
-    with running_server(model, environment=cache) as server:
+    with running_server(model, environment=cache, records_usage=False) as server:
         [copy] = tmp_path.joinpath("cache", "dragoman", "rewritten").glob("*.gguf")
         assert str(copy) in _engine_arguments(server)
 
@@ -191,7 +191,7 @@ def test_a_port_in_use_is_reported_in_one_line() -> None:
 
 
 def test_no_child_outlives_a_killed_server_and_its_port_is_free_whatever_its_children_do() -> None:
-    with running_server() as server:
+    with running_server(records_usage=False) as server:
         children = server.children(ENGINE_PROCESS) + server.children(WORKER_PROCESS)
         descriptors = [os.pidfd_open(child) for child in children]
         for child in children:

@@ -77,7 +77,7 @@ async def list_models(client: httpx.AsyncClient) -> list[str]:
 
 
 async def test_an_adapter_is_known_to_all_workers_and_survives_the_engine(tmp_path: Path) -> None:
-    with running_server("--config", str(write_settings(tmp_path))) as server:
+    with running_server("--config", str(write_settings(tmp_path)), records_usage=False) as server:
         async with client_of(server) as client:
             assert await list_models(client) == ["tiny", "settled"]
             registered = await register(client)
@@ -112,7 +112,7 @@ async def test_an_adapter_is_known_to_all_workers_and_survives_the_engine(tmp_pa
 
 async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, 'load = "lazy"\nunload_idle_seconds = 0.3')
-    with running_server("--config", str(settings)) as server:
+    with running_server("--config", str(settings), records_usage=False) as server:
         async with client_of(server) as client:
             assert await list_models(client) == ["tiny", "settled"]
             await register(client)
@@ -125,7 +125,7 @@ async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path)
 
 
 async def test_an_answer_that_started_with_an_adapter_is_finished_after_its_removal(tmp_path: Path) -> None:
-    with running_server("--config", str(write_settings(tmp_path))) as server:
+    with running_server("--config", str(write_settings(tmp_path)), records_usage=False) as server:
         async with client_of(server) as client:
             body = {"model": "settled", "prompt": "Once", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
             async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:

@@ -40,7 +40,7 @@ threads = 1
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     path = tmp_path_factory.mktemp("settings") / "dragoman.toml"
     path.write_text(TWO_MODELS)
-    with running_server("--config", str(path)) as server:
+    with running_server("--config", str(path), records_usage=False) as server:
         yield server
 
 
@@ -88,7 +88,7 @@ def test_an_address_that_others_can_reach_needs_keys_or_allow_unauthenticated() 
     refused = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False)
     assert refused.returncode == 2
     assert "there are no keys" in refused.stderr
-    with running_server("echo", "--host", "0.0.0.0", "--allow-unauthenticated") as server:
+    with running_server("echo", "--host", "0.0.0.0", "--allow-unauthenticated", records_usage=False) as server:
         assert server.stop(signal.SIGTERM) == 0
 
 
@@ -96,7 +96,7 @@ def test_configured_keys_authenticate_and_appear_in_no_process_arguments(tmp_pat
     key = "sk-0123456789abcdef"
     path = tmp_path / "keys.toml"
     path.write_text(f'[[keys]]\nname = "me"\nkey = "{key}"\n')
-    with running_server("echo", "--config", str(path)) as server:
+    with running_server("echo", "--config", str(path), records_usage=False) as server:
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal() and int(folder.name) in server.children(WORKER_PROCESS):
                 arguments = folder.joinpath("cmdline").read_text()

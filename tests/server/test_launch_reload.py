@@ -49,7 +49,7 @@ def folder_of(server: RunningServer) -> Path:
 
 @contextlib.contextmanager
 def reloadable_server(path: Path, *arguments: str) -> Iterator[RunningServer]:
-    with running_server("echo", "--config", str(path), *arguments) as server:
+    with running_server("echo", "--config", str(path), *arguments, records_usage=False) as server:
         yield server
 
 

@@ -1,46 +1,37 @@
 """Models in the tests' own process."""
 
-import functools
 import re
-from collections.abc import Mapping
+import struct
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import gguf
+from dragoman.engines.llama.weights.gguf_header import HEAD, MAGIC, Tensor, read_header
 
 THREADS = 1
 """Several threads wait for each other in every step, which is very slow while other tests use the cores."""
 
 
-class _ModelFile(NamedTuple):
-    reader: gguf.GGUFReader
-    values: Mapping[str, Any]
-
-
-@functools.cache
-def _read(source: Path) -> _ModelFile:
-    """Read a file once for all models made of it: its vocabulary takes seconds."""
-    reader = gguf.GGUFReader(source)
-    return _ModelFile(reader, {name: field.contents() for name, field in reader.fields.items()})
-
-
 def write_shallow(source: Path, path: Path, layers: int) -> Path:
     """A model with the vocabulary, the embeddings and the first layers of another one, computed so much faster."""
-    read = _read(source)
-    architecture = str(read.values["general.architecture"])
-    writer = gguf.GGUFWriter(path, architecture)
-    for name, value in read.values.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue  # The writer has its own.
-        types = read.reader.fields[name].types
-        written = layers if name == f"{architecture}.block_count" else value
-        writer.add_key_value(name, written, types[0], sub_type=types[-1] if types[1:] else None)
-    for tensor in read.reader.tensors:
-        layer = re.match(r"blk\.(\d+)\.", tensor.name)
-        if layer is None or int(layer[1]) < layers:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    header = read_header(source)
+    kept = [tensor for tensor in header.tensors if _layer(tensor) < layers]
+    metadata = bytearray(header.metadata)
+    [count] = (position for key, position in header.uint32_offsets.items() if key.endswith(".block_count"))
+    metadata[count : count + 4] = struct.pack("<I", layers)
+    with source.open("rb") as whole, path.open("wb") as file:
+        file.write(HEAD.pack(MAGIC, header.version, len(kept), header.entries) + metadata)
+        offset = 0
+        for tensor in kept:
+            dimensions = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+            name = struct.pack("<Q", len(tensor.name)) + tensor.name
+            file.write(name + dimensions + struct.pack("<IQ", tensor.type, offset))
+            offset += tensor.size
+        file.write(bytes(-file.tell() % header.alignment))
+        for tensor in kept:
+            whole.seek(tensor.start)
+            file.write(whole.read(tensor.size))  # Up to the next tensor: with the padding behind it.
     return path
+
+
+def _layer(tensor: Tensor) -> int:
+    found = re.match(rb"blk\.(\d+)\.", tensor.name)
+    return int(found[1]) if found else -1

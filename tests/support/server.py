@@ -85,12 +85,17 @@ def _is_child(folder: Path, process_id: int, module: str) -> bool:
 
 @contextlib.contextmanager
 def running_server(
-    *arguments: str, environment: Mapping[str, str] | None = None, errors: IO[str] | None = None
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    errors: IO[str] | None = None,
+    records_usage: bool = True,
 ) -> Iterator[RunningServer]:
     """Run `dragoman serve --port 0 ARGUMENTS`, and stop it at the end if it still runs.
 
-    `errors` is a file for the standard error of the server and its children.
+    `errors` is a file for the standard error of the server and its children. Without `records_usage`, and without
+    accounts, there is no ledger's process, which many tests do not need.
     """
+    recording = {} if records_usage else {"DRAGOMAN_RECORD_USAGE": "false"}
     # Servers that share a database run each other's queued requests.
     with tempfile.TemporaryDirectory() as data:
         process = subprocess.Popen(
@@ -98,7 +103,7 @@ def running_server(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "XDG_DATA_HOME": data, **ONE_THREAD, **(environment or {})},
+            env={**os.environ, "XDG_DATA_HOME": data, **ONE_THREAD, **recording, **(environment or {})},
         )
         watchdog = threading.Timer(START_TIMEOUT_SECONDS, process.kill)
         watchdog.start()

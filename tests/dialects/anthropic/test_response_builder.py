@@ -1,12 +1,14 @@
-"""Blocks of an answer in every order, streamed and whole, read by Anthropic's own library."""
+"""Blocks of an answer in every order, streamed and whole, read by Anthropic's own library.
 
+The tests import the library: each process of a run collects this module, and one needs the second that it takes.
+"""
+
+import functools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from anthropic.lib.streaming._messages import accumulate_event
-from anthropic.types import Message, RawMessageStreamEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -19,9 +21,11 @@ from tests.support.dialects.anthropic_streams import assembled_message
 from tests.support.dialects.cases import build_response, stream_documents
 from tests.support.dialects.decode_contexts import ID, decode_context
 
+if TYPE_CHECKING:
+    from anthropic.types import Message, RawMessageStreamEvent
+
 EAGER = {"name": "eager", "eager_input_streaming": True}
 LAZY = {"name": "lazy"}
-EVENTS: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 
 
 def builder(*, stream: bool = False, **fields: Any) -> ResponseBuilder:
@@ -41,13 +45,22 @@ def ending(reason: FinishReason = "stop", stop: str | int | None = None, tokens:
     return [Finished(0, reason, stop), Usage(20, tokens, 8, 2)]
 
 
-def read_by_the_library(documents: Sequence[Any]) -> Message:
+@functools.cache
+def event_type() -> "TypeAdapter[RawMessageStreamEvent]":
+    from anthropic.types import RawMessageStreamEvent
+
+    return TypeAdapter(RawMessageStreamEvent)
+
+
+def read_by_the_library(documents: Sequence[Any]) -> "Message":
     """Return the message that Anthropic's library puts together. It validates each event."""
+    from anthropic.lib.streaming._messages import accumulate_event
+
     snapshot = None
     buffers: dict[int, bytes] = {}
     for document in documents:
         if document["type"] != "ping":
-            event = EVENTS.validate_python(document)
+            event = event_type().validate_python(document)
             snapshot = accumulate_event(event=event, current_snapshot=snapshot, json_bufs=buffers)
     assert snapshot is not None
     return snapshot
@@ -55,6 +68,8 @@ def read_by_the_library(documents: Sequence[Any]) -> Message:
 
 def comparable(message: Any) -> Any:
     """Return what streamed and whole messages have in common in the library's own form."""
+    from anthropic.types import Message
+
     dumped = Message.model_validate(message if isinstance(message, dict) else message.to_dict()).to_dict()
     return {name: dumped[name] for name in ("id", "model", "content", "stop_reason", "stop_sequence")}
 
