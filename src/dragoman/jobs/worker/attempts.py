@@ -13,8 +13,10 @@ MAX_PENDING_EVENTS = 512
 class RunningAttempt:
     """A buffer between the job's own task, which adds events, and the flusher, which takes reports."""
 
-    def __init__(self, job: ClaimedJob) -> None:
+    def __init__(self, job: ClaimedJob, leased_until: float) -> None:
+        """`leased_until` is on the event loop's clock."""
         self.job = job
+        self.leased_until = leased_until
         self.task: asyncio.Task[None] | None = None
         self.execution: JobExecution | None = None
         """None: it has not started."""

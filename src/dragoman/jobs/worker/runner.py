@@ -28,6 +28,9 @@ from dragoman.jobs.worker.executor import JobExecutor
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 5.0
 """How long no jobs are claimed for a model that could not run one."""
 
+_LEASE_MARGIN_SECONDS = 2.0
+"""How long before the end of its lease a job is left: its engine stops before another process may start."""
+
 _REQUEUE_TIMEOUT_SECONDS = 5.0
 """How long `run` waits at its end until the jobs are requeued. Otherwise others find them when the leases expire."""
 
@@ -64,7 +67,7 @@ class JobRunner:
             pause=self._pause,
         )
         self._attempts: dict[int, RunningAttempt] = {}
-        self._renewed_at = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
         self._paused_until: dict[str, float] = {}
         self._rotation = 0
         self._stopping = asyncio.Event()
@@ -98,13 +101,14 @@ class JobRunner:
 
     async def run(self) -> None:
         """Claim and run jobs until `stop`, and then requeue the running ones."""
-        self._renewed_at = asyncio.get_running_loop().time()
         renewals = repeat("renewal of leases", self._renew, RENEW_SECONDS)
         loops = [asyncio.create_task(loop) for loop in (self._flush_loop(), renewals)]
         try:
             await self._claim_loop()
             await self._requeue_all()
         finally:
+            if self._expiry is not None:
+                self._expiry.cancel()
             for task in [*loops, *(attempt.task for attempt in self._attempts.values() if attempt.task)]:
                 task.cancel()
             await asyncio.wait(loops)
@@ -137,8 +141,10 @@ class JobRunner:
         free = self._options.concurrency - len(self._attempts)
         models = self._models_round_robin()
         if free > 0 and models and (pending.has_waiting or pending.has_overdue):
-            for job in await self._thread.run(self._store.claim, models, free):
-                self._start(job)
+            leased_until = _lease_end()
+            # A claim that came about has to be known, however late, or nobody would run its jobs for a lease's time.
+            for job in await self._thread.run_slow(self._store.claim, models, free):
+                self._start(job, leased_until)
         return pending.has_waiting or pending.has_running
 
     async def _check_leases(self) -> None:
@@ -154,10 +160,13 @@ class JobRunner:
         first = self._rotation % len(models) if models else 0
         return models[first:] + models[:first]
 
-    def _start(self, job: ClaimedJob) -> None:
-        attempt = RunningAttempt(job)
+    def _start(self, job: ClaimedJob, leased_until: float) -> None:
+        attempt = RunningAttempt(job, leased_until)
         self.drop([attempt.number])  # Drops an earlier attempt of this process that has lost its lease.
         self._attempts[attempt.number] = attempt
+        self._drop_expired()
+        if attempt.number not in self._attempts:
+            return
         attempt.task = asyncio.create_task(self._attempt_executor.run(attempt))
         self._broker.notify([attempt.number])
 
@@ -183,17 +192,28 @@ class JobRunner:
                 self._remove(attempt)
 
     async def _renew(self) -> None:
-        leases = [attempt.job.lease for attempt in self._attempts.values()]
-        clock = asyncio.get_running_loop().time
+        attempts = list(self._attempts.values())
         try:
-            if leases:
+            if attempts:
+                leased_until = _lease_end()
+                leases = [attempt.job.lease for attempt in attempts]
                 self.drop(await self._thread.run(self._store.renew, leases))
-            self._renewed_at = clock()
+                for attempt in attempts:
+                    attempt.leased_until = leased_until
         finally:
-            if clock() - self._renewed_at > LEASE_SECONDS:
-                self.drop(list(self._attempts))  # Other processes may run them by now.
             for attempt in self._attempts.values():
                 self._flusher.mark_dirty(attempt)
+
+    def _drop_expired(self) -> None:
+        """Leave the jobs that other processes may soon take over, and look again when the next lease would end."""
+        now = asyncio.get_running_loop().time()
+        self.drop([number for number, attempt in self._attempts.items() if attempt.leased_until <= now])
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = None
+        if self._attempts:
+            next_end = min(attempt.leased_until for attempt in self._attempts.values())
+            self._expiry = asyncio.get_running_loop().call_at(next_end, self._drop_expired)
 
     async def _requeue_all(self) -> None:
         attempts = list(self._attempts.values())
@@ -210,3 +230,8 @@ class JobRunner:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REQUEUE_TIMEOUT_SECONDS):
                     await self._idle.wait()
+
+
+def _lease_end() -> float:
+    """Return until when jobs may run whose lease begins now or later, on the event loop's clock."""
+    return asyncio.get_running_loop().time() + LEASE_SECONDS - _LEASE_MARGIN_SECONDS

@@ -1,0 +1,70 @@
+"""A process that cannot renew its leases leaves its jobs before another one may take them over."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from dragoman.accounts.database.connections import Database
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest
+from dragoman.jobs.values.options import LEASE_SECONDS
+from tests.support.database_faults import locked_file, locked_tables
+from tests.support.echo_engines import GatedEcho
+from tests.support.fast_loop import SPEED, FastLoop
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
+from tests.support.sqlite_files import create_sqlite_database
+
+
+class _TimedEcho(GatedEcho):
+    """Notes when its first run was cancelled."""
+
+    cancelled_at: float | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        try:
+            async for event in super().generate(request):
+                yield event
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cancelled_at = self.cancelled_at or asyncio.get_running_loop().time()
+            raise
+
+
+def test_a_job_is_left_before_its_lease_ends_while_the_database_does_not_answer(
+    harness: QueueHarness, journals: Path
+) -> None:
+    async def run() -> None:
+        engine = _TimedEcho()
+        engine.gate.clear()
+        locked = locked_file if harness.database.is_sqlite else locked_tables
+        async with queue_server(harness, journals, engine=engine) as server:
+            job = await server.submit("parrot")
+            await engine.generation_started.wait()
+            await wait_until(lambda: harness.job_row(job.id).events > 0)
+            locked_at = asyncio.get_running_loop().time()
+            with locked(harness.url):
+                await wait_until(lambda: engine.cancelled_at is not None)
+            assert engine.cancelled_at is not None
+            assert engine.cancelled_at - locked_at < LEASE_SECONDS
+
+    with asyncio.Runner(loop_factory=FastLoop) as runner:
+        runner.run(run())
+
+
+def test_a_claim_that_is_answered_late_is_not_lost(tmp_path: Path, journals: Path) -> None:
+    async def run(harness: QueueHarness) -> None:
+        accepting = queue_server(harness, journals, options=ACCEPT_ONLY)
+        async with accepting as server, queue_server(harness, journals) as running:
+            job = await server.submit("parrot")
+            with locked_file(harness.url):  # For less time than SQLite waits, and more than callers do.
+                await asyncio.sleep(SPEED * 2)
+            async with asyncio.timeout(LEASE_SECONDS):
+                assert text_of(await running.read(job.id)) == "parrot"
+
+    with asyncio.Runner(loop_factory=FastLoop) as runner, contextlib.closing(_sqlite(tmp_path)) as database:
+        runner.run(run(QueueHarness(database)))
+
+
+def _sqlite(folder: Path) -> Database:
+    """PostgreSQL's locks would hold up the poll as well, upon which no jobs are claimed."""
+    return Database(create_sqlite_database(folder / "accounts.db"))
