@@ -15,7 +15,6 @@ from typing import Self
 
 import httpx
 import msgspec
-import uvicorn
 
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.dialects.http.context import HttpOptions
@@ -30,10 +29,10 @@ from dragoman.gateway.routing.retry_budget import MIN_RETRIES_PER_SECOND, RETRY_
 from dragoman.gateway.routing.router import Router
 from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.accounting import AccountingServices
-from dragoman.server.app import App, build_app
+from dragoman.server.app import build_app
 from tests.support.metered import AccountFixture
 from tests.support.processes.chaotic_upstream import WORDS
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.served_apps import serving
 
 UPSTREAMS = 3
 FIRST_TOKEN_SECONDS = 1.0
@@ -262,7 +261,7 @@ async def chaos(account_fixture: AccountFixture, journals: Path, seed: int) -> A
     app = build_app(Catalog([deployment]), options, metrics_directory=None, accounting=accounting)
     try:
         async with (
-            _serving(app) as url,
+            serving(app) as url,
             Chaos(url, deployment.router, upstreams, account_fixture.new_key(), seed) as load,
         ):
             yield load
@@ -270,20 +269,3 @@ async def chaos(account_fixture: AccountFixture, journals: Path, seed: int) -> A
     finally:
         for upstream in upstreams:
             upstream.kill()
-
-
-@contextlib.asynccontextmanager
-async def _serving(app: App) -> AsyncGenerator[str]:
-    """Serve the app on a free port: clients that leave are noticed by their connections."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_keep_alive=75)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.should_exit = True
-        await task
