@@ -36,6 +36,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     # They only ask servers, which are started once.
     "servers": (
         "conformance/test_access.py",
+        "conformance/test_client_guides.py",
         "conformance/test_codex_requests.py",
         "conformance/test_conformance_command.py",
         "conformance/test_anthropic_sdk.py",
