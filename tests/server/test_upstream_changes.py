@@ -140,6 +140,20 @@ async def test_a_removed_upstream_gets_no_further_requests_and_finishes_those_th
         assert await running == "late"
 
 
+async def test_an_upstream_that_gets_the_name_of_one_removed_just_before_takes_its_place(
+    database: Database, admin: Administrator
+) -> None:
+    worker = Worker(database)
+    async with followed(worker):
+        name = admin.add_upstream("m", URL, stored_settings({"url": URL})).name
+        await worker.changes.follow()
+        admin.remove_upstream(name)
+        again = admin.add_upstream("m", "http://new:8000", stored_settings({"url": "http://new:8000"}))
+        assert again.name == name
+        await worker.changes.follow()
+        assert [replica.url for replica in worker.deployment.replicas] == ["", "http://new:8000"]
+
+
 async def test_what_is_another_servers_or_cannot_be_used_is_left_out(
     database: Database, admin: Administrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,8 @@ class UpstreamChanges:
         self._metrics = metrics
         self._seen: list[StoredUpstream] = []
         self._added: dict[str, Replica] = {}
+        self._settings: dict[str, str | None] = {}
+        """With which each was added, by name: a later one may have the name of one that was removed."""
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -92,8 +94,9 @@ class UpstreamChanges:
             return
         self._seen = stored
         wanted = {each.name: each for each in stored if each.settings is not None}
-        for name in self._added.keys() - wanted.keys():
-            self._remove(name)
+        for name in list(self._added):
+            if name not in wanted or wanted[name].settings != self._settings[name]:
+                self._remove(name)
         for name in wanted.keys() - self._added.keys():
             await self._add(wanted[name])
         draining = {(each.name, each.url) for each in stored if each.is_draining}
@@ -113,6 +116,7 @@ class UpstreamChanges:
             return
         await replica.engine.start()
         self._added[upstream.name] = replica
+        self._settings[upstream.name] = upstream.settings
         deployment.add_replica(replica, self._metrics)
         _log.info("upstream_added", upstream=upstream.name)
 
