@@ -98,7 +98,7 @@ class Run:
             text = f"Job {number}: " + " ".join(f"word{word}" for word in range(self._random.randint(16, 40)))
             model = WITNESSED if number % 2 else HERE
             body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 400}
-            await self._queued.submit(body, number)
+            await self._queued.submit(body, number, reads=model == HERE)
 
 
 async def cut_off_from_database(run: Run, host: Host, seconds: float) -> None:

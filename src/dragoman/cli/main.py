@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dragoman import __version__
-from dragoman.cli import accounts, config, db, jobs, keys, prices, upstreams
+from dragoman.cli import accounts, config, db, jobs, keys, prices, ray, upstreams
 from dragoman.cli.chat import chat
 from dragoman.cli.conformance import conformance
 from dragoman.cli.deposit import deposit
@@ -37,6 +37,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(prices.app, name="prices")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(upstreams.app, name="upstreams")
+app.add_typer(ray.app, name="ray")
 app.command(cls=command_class({"--by": "--group-by"}))(usage)
 app.add_typer(db.app, name="db")
 

@@ -62,8 +62,11 @@ class QueuedRequests:
         await asyncio.gather(*self._readers, return_exceptions=True)
         await self._session.close()
 
-    async def submit(self, body: Mapping[str, Any], number: int) -> QueuedJob:
-        """Queue a request, again until it is accepted, and let a reader read its stream."""
+    async def submit(self, body: Mapping[str, Any], number: int, *, reads: bool = True) -> QueuedJob:
+        """Queue a request, again until it is accepted, and let a reader read its stream, or only once it has ended.
+
+        An answer that somebody has begun to read cannot begin again elsewhere.
+        """
         headers = {"prefer": "respond-async", "idempotency-key": f"request {number}"}
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while True:
@@ -76,7 +79,7 @@ class QueuedRequests:
                         assert response.status in (408, 429, 503), await response.text()
                 await asyncio.sleep(_PAUSE_SECONDS)
         self.jobs.append(job)
-        self._readers.append(asyncio.create_task(self._read(job)))
+        self._readers.append(asyncio.create_task(self._read(job) if reads else self._read_ended(job)))
         return job
 
     async def finish(self) -> None:
@@ -104,15 +107,24 @@ class QueuedRequests:
 
     async def texts(self, edge: str | None = None) -> list[tuple[Mapping[str, Any], str]]:
         """Return the bodies and the texts of all answers."""
+        documents = [(job.body, (await self._document(job, edge))[1]) for job in self.jobs]
         return [
-            (job.body, str((await self._document(job, edge))[1]["result"]["choices"][0]["message"]["content"]))
-            for job in self.jobs
+            (body, str(document["result"]["choices"][0]["message"]["content"]) if "result" in document else "")
+            for body, document in documents
         ]
 
     async def _document(self, job: QueuedJob, edge: str | None) -> tuple[str, Any]:
         async with self._session.get(f"{edge or self._edge}/queue/response/{job.id}") as response:
             document = await response.json()
             return document.get("status", ""), document
+
+    async def _read_ended(self, job: QueuedJob) -> None:
+        status = ""
+        while status not in _ENDED:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+                status, _ = await self._document(job, None)
+        await self._read(job)
 
     async def _read(self, job: QueuedJob) -> None:
         """Read the stream to its end, from another machine after each interruption and now and then."""
