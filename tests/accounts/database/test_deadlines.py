@@ -49,3 +49,21 @@ def test_a_pooled_connection_to_a_server_that_hangs_is_replaced(postgresql: Post
     with _stopped(process_id), database.read() as connection:
         assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != process_id
     database.close()
+
+
+def test_a_process_that_falls_silent_in_a_transaction_loses_its_locks_before_others_give_up(
+    postgresql: PostgresServer,
+) -> None:
+    database = Database(postgresql.get_uri(), busy_seconds=1)
+    silent, other = database.session(), database.session()
+    lock = Statement("SELECT pg_advisory_xact_lock(7)", ())
+    silent.begin()
+    silent.rows(lock)
+    other.begin()
+    other.rows(lock)
+    other.commit()
+    with pytest.raises(database.driver_error):
+        silent.commit()
+    for session in (silent, other):
+        session.close()
+    database.close()

@@ -21,6 +21,9 @@ from dragoman.accounts.database.statements import Statement
 
 _CHECK_SECONDS = 1.0
 
+_SILENCE_SHARE = 0.6
+"""Of the time that others wait for a lock: for so long PostgreSQL keeps the locks of a session that says nothing."""
+
 POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 Value = TypeVar("Value")
@@ -165,6 +168,8 @@ class PostgresqlSession(Session):
         self._connection.answer_seconds = 3 * busy_seconds
         self._connection.autocommit = True  # BEGIN, COMMIT and ROLLBACK are executed explicitly.
         self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
+        # A machine that is cut off within a transaction would keep accounts locked for all others.
+        self._cursor.execute(f"SET idle_in_transaction_session_timeout = '{_SILENCE_SHARE * busy_seconds}s'")
         # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.
         self._cursor.execute("SET plan_cache_mode = force_generic_plan")
 
