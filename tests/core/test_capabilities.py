@@ -85,7 +85,7 @@ NEEDS: list[tuple[GenerationRequest, Capability]] = [
     (request(resume_token_ids=((1,),)), "resume"),
 ]
 
-NEEDED_BY_NO_REQUEST: set[Capability] = {"exact_token_counts", "tokenize"}
+NEEDED_BY_NO_REQUEST: set[Capability] = {"exact_token_counts", "tokenize", "hedging"}
 
 
 @pytest.mark.parametrize(("needing", "capability"), NEEDS)

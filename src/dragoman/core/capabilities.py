@@ -25,6 +25,7 @@ Capability = Literal[
     "exact_token_counts",
     "tokenize",
     "prefix_isolation",
+    "hedging",
     "resume",
     "text_prompt",
     "token_prompt",

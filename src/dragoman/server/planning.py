@@ -208,7 +208,10 @@ def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, prog
         dialects=deployment.dialects,
         engines=(*own_engines, *(_plan_upstream(each, deployment.name, kind) for each in deployment.upstreams)),
         routing=RouterOptions(
-            policy=deployment.route, wait_seconds=deployment.wait_seconds, max_waiting=deployment.max_waiting
+            policy=deployment.route,
+            wait_seconds=deployment.wait_seconds,
+            max_waiting=deployment.max_waiting,
+            hedge_after=deployment.hedge_after_seconds,
         ),
         attempts=deployment.attempts,
         fallbacks=deployment.fallbacks,

@@ -222,6 +222,9 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Requests of each worker that may wait for a replica. Further ones are rejected at once."""
     attempts: Annotated[int, Meta(ge=1, le=16)] = 3
     """Attempts to have a request answered before its first token, on different replicas where there are several."""
+    hedge_after_seconds: PositiveSeconds | None = None
+    """Time without a token after which another replica is asked too; the first to begin answers, and the other one is
+    cancelled. Not for servers that may charge for it (kind `openai`). Not set: never."""
     fallbacks: tuple[Text, ...] = ()
     """Deployments that answer after all attempts, at their own prices, if the key may use them."""
     context_fallbacks: tuple[Text, ...] = ()

@@ -81,7 +81,8 @@ _VLLM_FIELDS = {
 }
 
 _VLLM_CAPABILITIES = _OPENAI_CAPABILITIES | _of(
-    *("exact_token_counts", "tokenize", "prefix_isolation", "text_prompt", "token_prompt", "regex", "grammar"),
+    *("exact_token_counts", "tokenize", "prefix_isolation", "hedging", "text_prompt", "token_prompt", "regex"),
+    "grammar",
     *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words"),
     *("allowed_token_ids", "stop_text", "special_tokens", "documents", "template_arguments", "chat_template"),
     *("open_prompt", "continued_message"),
@@ -128,7 +129,7 @@ _KINDS = (
         name="sglang",
         capabilities=_OPENAI_CAPABILITIES
         | _of(
-            *("text_prompt", "token_prompt", "regex", "grammar", "top_k", "min_p", "repetition_penalty"),
+            *("hedging", "text_prompt", "token_prompt", "regex", "grammar", "top_k", "min_p", "repetition_penalty"),
             *("min_tokens", "ignore_eos", "stop_token_ids", "template_arguments"),
         ),
         fields={
@@ -155,7 +156,7 @@ _KINDS = (
         name="llama-server",
         capabilities=(_OPENAI_CAPABILITIES - {"images", "reasoning_effort", "several_choices"})
         | _of(
-            *("exact_token_counts", "text_prompt", "grammar", "top_k", "min_p", "repetition_penalty"),
+            *("exact_token_counts", "hedging", "text_prompt", "grammar", "top_k", "min_p", "repetition_penalty"),
             *("ignore_eos", "template_arguments"),
         ),
         fields={
@@ -175,7 +176,7 @@ _KINDS = (
         name="ollama",
         capabilities=_of(
             *("tools", "json_object", "json_schema", "presence_penalty", "frequency_penalty", "seed", "stop"),
-            *("images", "text_prompt", "reasoning_effort"),
+            *("hedging", "images", "text_prompt", "reasoning_effort"),
         ),
         fields={key: name for key, name in _OPENAI_FIELDS.items() if key != "logit_bias"},
         health_path="/api/version",
@@ -191,5 +192,5 @@ _KINDS = (
 
 KINDS: Mapping[KindName, UpstreamKind] = {kind.name: kind for kind in _KINDS}
 
-ANY_CAPABILITY = _OPENAI_CAPABILITIES.union(*(kind.capabilities for kind in _KINDS)) - {"exact_token_counts"}
+ANY_CAPABILITY = _OPENAI_CAPABILITIES.union(*(kind.capabilities for kind in _KINDS)) - {"exact_token_counts", "hedging"}
 """What a server of unknown kind may be able to do."""

@@ -32,6 +32,7 @@ from dragoman.engines.base import Embeds, Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
 from dragoman.gateway.execution.deadlines import before_deadline
 from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
+from dragoman.gateway.execution.hedging import hedged
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 from dragoman.gateway.routing.attempts import Attempts, ReportAnswer, RoutedAttempts
 from dragoman.gateway.routing.catalog import Deployment
@@ -99,12 +100,18 @@ def attempts_of(deployment: Deployment, request: Task, report: ReportAnswer | No
     )
 
 
-async def generate(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> AsyncGenerator[Event]:
+def generate(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> AsyncGenerator[Event]:
     """Answer one request by the first attempt that begins to: after its first event, there is no other one.
 
     `report` is called then if there were several replicas, or an upstream. Raises core.errors.
     """
     attempts = attempts_of(deployment, request, report)
+    if isinstance(attempts, RoutedAttempts) and (hedge_after := attempts.hedge_after) is not None:
+        return hedged(attempts, lambda each: _answer(each, request), hedge_after)
+    return _answer(attempts, request)
+
+
+async def _answer(attempts: Attempts, request: Task) -> AsyncGenerator[Event]:
     while True:
         engine = await attempts.begin()
         opening: list[Event] = []

@@ -1,6 +1,7 @@
 """The attempts of one request: which replica each of them goes to, how long it waits, and whether there is another."""
 
 import asyncio
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -90,8 +91,30 @@ class RoutedAttempts:
         self._matched_blocks = 0
         self._began_at = 0.0
         self._has_output = False
+        self._is_hedge = False
         self._result = _CANCELLED
         router.budget.record_request()
+
+    @property
+    def hedge_after(self) -> float | None:
+        """Seconds without a token after which `hedge` is worth a try; None: never."""
+        return self._router.options.hedge_after
+
+    def hedge(self) -> "RoutedAttempts | None":
+        """Return one more attempt beside the current one, at another replica. None: the router allows none now."""
+        if self._has_output or not self._router.try_hedge(self._able(), self._others()):
+            return None
+        hedge = copy.copy(self)  # It shares what was tried, and the description of the request.
+        hedge._able = self._others
+        hedge._max_attempts = self.count + 1
+        hedge._wait_left = 0.0
+        hedge._lease = hedge._attempt = hedge._error = hedge.replica = None
+        hedge._is_hedge = True
+        return hedge
+
+    def _others(self) -> list[Replica]:
+        """Return the replicas that were not tried and may be asked besides."""
+        return [replica for replica in self._able() if replica.may_hedge and replica.name not in self._tried]
 
     async def begin(self) -> Engine:
         """Take a place at a replica, and wait for one if necessary. Raises Overloaded, or the last attempt's error."""
@@ -103,6 +126,8 @@ class RoutedAttempts:
         self.count += 1
         replica, _ = self._current()
         self._tried.add(replica.name)
+        if self._is_hedge and self._router.metrics is not None:
+            self._router.metrics.observe_hedge(self._deployment, replica.name)
         return replica.engine
 
     async def _wait_for_place(self) -> None:

@@ -40,6 +40,12 @@ class RoutingMetrics:
             ("model", "upstream"),
             registry=registry,
         )
+        self._hedges = Counter(
+            "dragoman_upstream_hedges",
+            "Attempts at a replica beside one whose first token was late",
+            ("model", "upstream"),
+            registry=registry,
+        )
         self._first_token = Histogram(
             "dragoman_upstream_first_token_seconds",
             "From an attempt's beginning to its first token",
@@ -77,6 +83,10 @@ class RoutingMetrics:
             metrics = _ReplicaMetrics(self._first_token.labels(*labels), self._prefix_hits.labels(*labels), {})
             self._by_replica[deployment, replica] = metrics
         return metrics
+
+    def observe_hedge(self, deployment: str, replica: str) -> None:
+        """Note that a replica is asked besides another one."""
+        self._hedges.labels(deployment, replica).inc()
 
     def observe_ejection(self, deployment: str, replica: str) -> None:
         """Note that a replica was ejected."""

@@ -27,6 +27,11 @@ class Replica(msgspec.Struct, frozen=True):
     """Of another server, for its operator; it holds no secret."""
 
     @property
+    def may_hedge(self) -> bool:
+        """Whether a request may be sent to it that another one has too: it costs nothing but time."""
+        return "hedging" in self.engine.capabilities
+
+    @property
     def separates_owners(self) -> bool:
         """Whether its prefix cache is one of each owner. In others, all owners share prefixes."""
         return "prefix_isolation" in self.engine.capabilities

@@ -16,6 +16,9 @@ from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.retry_budget import RetryBudget, backoff_seconds
 from dragoman.gateway.routing.router_options import RouterOptions
 
+MAX_HEDGED_LOAD = 0.7
+"""Share of the places above which no request gets a second attempt beside the first: it would wait for others."""
+
 OTHER_REQUEST_TOKENS = 512
 """Tokens that a request of others is taken for: servers report how many requests they have, not how large they are."""
 
@@ -88,6 +91,19 @@ class Router:
         if choice is not None and choice.is_cold:
             self._cold_at[choice.id] = self._clock()
         return choice
+
+    def try_hedge(self, replicas: Sequence[Replica], others: Sequence[Replica]) -> bool:
+        """Whether one of the others may be asked now besides. If so, the retry budget is charged with it."""
+        if self.leases.waiting or self._load_share(replicas) > MAX_HEDGED_LOAD:
+            return False
+        is_free = any(self._load(replica).has_free_place for replica in self._usable(others, ()))
+        return is_free and self.budget.try_spend()
+
+    def _load_share(self, replicas: Sequence[Replica]) -> float:
+        """Return the share of the replicas' places that requests of this process have."""
+        limited = [(self.leases.in_flight(each.name).requests, each.concurrency) for each in replicas]
+        places = sum(concurrency for _, concurrency in limited if concurrency is not None)
+        return sum(requests for requests, concurrency in limited if concurrency is not None) / max(1, places)
 
     def has_other(self, replicas: Sequence[Replica], tried: Collection[str]) -> bool:
         """Whether a replica that was not tried may be attempted."""

@@ -19,3 +19,5 @@ class RouterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Time that a request waits for a replica, all its attempts together."""
     max_waiting: int = DEFAULT_MAX_WAITING
     """Requests that may wait for a replica in this process."""
+    hedge_after: float | None = None
+    """Time without a token after which one more attempt is made beside the first. None: none is."""
