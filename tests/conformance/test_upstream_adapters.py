@@ -100,9 +100,10 @@ async def test_adapters_are_listed_with_the_models() -> None:
 async def test_sglang_is_asked_in_its_own_words() -> None:
     server = AdapterServer("sglang", "sql")
     async with deployment_of(server) as deployment, client_of(echo_app(engine=deployment)) as client:
-        body = {"model": "echo:sql", "prompt": "a"}
-        assert (await client.post("/v1/completions", json=body)).status_code == 200
+        reply = await client.post("/v1/completions", json={"model": "echo:sql", "prompt": "a"})
+    assert reply.status_code == 200
     assert server.asked == ["base:sql"]
+    assert f"x-request-id: {reply.headers['x-request-id']}\r\n".encode() in server.upstream.requests[-1].head
 
 
 async def test_only_the_upstreams_that_have_an_adapter_are_asked_for_it() -> None:

@@ -216,3 +216,16 @@ async def test_llama_cpps_server_answers_in_every_dialect(llama_server: str, dia
         assert whole.text
         assert whole.completion_tokens == 8
         assert await ask(client, dialect, "The capital of France is", temperature=0, max_tokens=8, stream=True) == whole
+
+
+async def test_llama_cpps_server_continues_a_message(llama_server: str) -> None:
+    messages = [{"role": "user", "content": "Count to ten"}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
+    body = {"messages": messages, "temperature": 0, "max_tokens": 6}
+    async with httpx.AsyncClient() as direct:
+        [model] = (await direct.get(f"{llama_server}/v1/models")).json()["data"]
+        expected = (await direct.post(f"{llama_server}/v1/chat/completions", json=body)).json()
+    async with in_front_of(llama_server, model["id"]) as client:
+        body |= {"model": "echo", "continue_final_message": True, "add_generation_prompt": False}
+        answer = (await client.post("/v1/chat/completions", json=body)).json()
+    assert answer["choices"][0]["message"]["content"] == expected["choices"][0]["message"]["content"]
+    assert answer["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]

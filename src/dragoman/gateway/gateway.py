@@ -26,7 +26,7 @@ from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.limits import is_large_task
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
-from dragoman.core.request import Prompt
+from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.services import EventStream
 from dragoman.core.tasks import Task
 from dragoman.core.turns import Turns
@@ -171,7 +171,9 @@ class Gateway:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         owner = self._owner(reservation.account_id, caller)
-        requests = [resolved.assign(request, owner=owner, session=caller.session) for request in requests]
+        requests = [resolved.assign(request, owner=owner) for request in requests]
+        if resolved.deployment.router is not None or fallbacks is not NO_FALLBACKS:
+            requests = [_for_replicas(request, caller) for request in requests]
         return RequestExecution(
             resolved.deployment, requests, reservation, timer, fallbacks=fallbacks, deadline=caller.deadline
         )
@@ -338,6 +340,14 @@ class Gateway:
             max_completion_tokens=tokens.max_completion_tokens,
             is_buffered=not streamed or BestOfSelector.for_requests(requests) is not None,
         )
+
+
+def _for_replicas(request: Task, caller: Caller) -> Task:
+    """Return the request with what the choice of a replica and the logs of other servers need of its caller."""
+    if not isinstance(request, GenerationRequest):
+        return request
+    affinity = caller.session or request.affinity
+    return msgspec.structs.replace(request, affinity=affinity, request_id=caller.request_id)
 
 
 def _job_owner(principal: Principal, caller: Caller) -> str:

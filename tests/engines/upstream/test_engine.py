@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -104,6 +105,12 @@ async def engine_of(
             await engine.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until the condition holds."""
+    while not condition():
+        await asyncio.to_thread(os.sched_yield)
+
+
 async def collect(engine: UpstreamEngine, request: GenerationRequest = REQUEST) -> list[Event]:
     return [event async for event in engine.generate(request)]
 
@@ -157,6 +164,41 @@ async def test_a_failure_before_the_first_token_may_be_tried_elsewhere_and_a_lat
         assert caught.value.fault == fault
         assert caught.value.retry_after == (7 if fault == "limited" else 0)
     assert KEY not in caught.value.message
+
+
+@pytest.mark.parametrize(("status", "seconds"), [(503, 7.0), (500, 0.0)])
+async def test_an_overloaded_upstream_says_when_to_come_back(status: int, seconds: float) -> None:
+    async with engine_of(Server(completions=sending(response(status, b"", "retry-after: 7")))) as engine:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await collect(engine)
+    assert (caught.value.fault, caught.value.retry_after) == ("failed", seconds)
+
+
+async def test_an_upstream_that_lists_its_model_no_longer_is_not_ready_until_it_does_again() -> None:
+    models: dict[str, Any] = {"data": [{"id": "m", "context_length": 64}]}
+    async with engine_of(Server(models), kind=None) as engine:
+        await engine.start()
+        await until(lambda: engine.ready)
+        for listed in ("other", "m"):
+            models["data"][0]["id"] = listed
+            await engine.find_out()
+            assert (engine.ready, engine.context_length) == (listed == "m", 64)
+
+
+async def test_an_upstream_that_never_listed_its_model_is_taken_at_its_health() -> None:
+    async with engine_of(Server({"data": [{"id": "m:latest"}]}), kind=None) as engine:
+        await engine.start()
+        await until(lambda: engine.ready)
+
+
+async def test_the_requests_id_is_sent_for_the_logs_of_the_upstream() -> None:
+    server = Server(completions=sending(HEAD, FINISH, LAST_CHUNK))
+    async with engine_of(server) as engine:
+        await collect(engine, msgspec.structs.replace(REQUEST, request_id="0123abcd"))
+        await collect(engine)
+    heads = [request.head for request in server.upstream.requests]
+    assert [b"x-request-id: 0123abcd\r\n" in head for head in heads] == [True, False]
+    assert b"x-request-id" not in heads[1]
 
 
 async def test_a_refused_request_is_refused_in_the_upstreams_own_words() -> None:

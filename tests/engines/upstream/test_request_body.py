@@ -165,6 +165,16 @@ def test_texts_and_token_ids_go_to_the_completions() -> None:
     assert body(prompt=TextPrompt("a", add_special_tokens=False))["add_special_tokens"] is False
 
 
+def test_a_message_is_continued_in_the_words_of_the_kind() -> None:
+    messages = (Message(role="user", content="Count"), Message(role="assistant", content="1, 2,"))
+    prompt = ChatPrompt(messages=messages, continue_final_message=True)
+    fields = {"continue_final_message", "add_generation_prompt"}
+    assert fields <= body("vllm", prompt=prompt).keys()
+    sent = body("llama-server", prompt=prompt)
+    assert not fields & sent.keys()
+    assert sent["messages"][-1] == {"role": "assistant", "content": "1, 2,"}
+
+
 def test_a_salt_is_sent_only_where_there_is_a_field_for_it() -> None:
     assert body("vllm", salt="abc")["cache_salt"] == "abc"
     assert "abc" not in body("openai", salt="abc").values()

@@ -7,25 +7,14 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from dragoman.core.capabilities import ALL_CAPABILITIES, Capability
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overloaded, ReplicaFailed
-from dragoman.core.events import Delta, Event, Finished, Started, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
-from dragoman.engines.base import Engine
+from dragoman.core.events import Delta, Event
+from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
-from dragoman.engines.reported_load import LoadReports, ReportedLoad
-from dragoman.gateway.execution.request_execution import generate
-from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
-from dragoman.gateway.routing.replica import Replica
-from dragoman.gateway.routing.router import Router
-from dragoman.gateway.routing.router_options import PolicyName, RouterOptions
-from tests.support.manual_clock import ManualClock
+from tests.support.routed import ANSWER, Routed, turns
 from tests.support.scripted_engine import Script, ScriptedEngine
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-REQUEST = GenerationRequest(model="m", prompt=TextPrompt("a"))
-ANSWER: list[Event] = [Started(1, 0), Delta(0, "b", [98]), Finished(0, "stop"), Usage(1, 1, 0)]
 LOST = ReplicaFailed("The connection was lost")
 REFUSED = ReplicaFailed("Nobody listens", "refused")
 UNAUTHORIZED = ReplicaFailed("The upstream refuses access", "configuration")
@@ -33,49 +22,6 @@ UNAUTHORIZED = ReplicaFailed("The upstream refuses access", "configuration")
 
 def limited(seconds: float) -> ReplicaFailed:
     return ReplicaFailed("Too many requests", "limited", seconds)
-
-
-class Routed:
-    """A deployment of upstreams with a router whose clock the test moves."""
-
-    def __init__(
-        self,
-        *engines: Engine,
-        policy: PolicyName = "first",
-        wait_seconds: float = TEST_TIMEOUT_SECONDS,
-        concurrency: int | None = None,
-        max_attempts: int = 3,
-        cache_tokens: int | None = None,
-        max_waiting: int = 100,
-    ) -> None:
-        self.clock = ManualClock()
-        options = RouterOptions(policy=policy, wait_seconds=wait_seconds, max_waiting=max_waiting)
-        self.router = Router(options, clock=self.clock, source=random.Random(1))
-        replicas = tuple(
-            Replica(f"r{number}", engine, is_upstream=True, concurrency=concurrency, cache_tokens=cache_tokens)
-            for number, engine in enumerate(engines)
-        )
-        for replica in replicas:
-            self.router.add(replica, is_new=False)
-        self.deployment = Deployment(name="m", replicas=replicas, max_attempts=max_attempts, router=self.router)
-
-    async def answer(self, request: GenerationRequest = REQUEST) -> list[Event]:
-        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            return [event async for event in generate(self.deployment, request)]
-
-    async def fail(self, times: int) -> None:
-        for _ in range(times):
-            with contextlib.suppress(DragomanError):
-                await self.answer()
-
-    def in_flight(self) -> list[tuple[int, int]]:
-        return [self.router.leases.in_flight(replica.name) for replica in self.deployment.replicas]
-
-
-async def turns() -> None:
-    """Let every task run until it waits."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 def idle(routed: Routed) -> bool:
@@ -116,6 +62,22 @@ async def test_a_rate_limit_beyond_the_wait_is_reported_as_one() -> None:
     with pytest.raises(Overloaded, match="No server of the model") as caught:
         await routed.answer()
     assert caught.value.retry_after == 30, "the next request knows it without an attempt"
+
+
+async def test_an_overloaded_replica_is_left_alone_for_as_long_as_it_says() -> None:
+    overloaded = ReplicaFailed("status 503", retry_after=30.0)
+    only = Routed(ScriptedEngine([overloaded]), wait_seconds=10.0)
+    with pytest.raises(Overloaded, match="overloaded") as caught:
+        await only.answer()
+    assert caught.value.retry_after == 30
+    first, second = ScriptedEngine([overloaded], ANSWER), ScriptedEngine(ANSWER, ANSWER)
+    routed = Routed(first, second)
+    for _ in range(2):
+        assert await routed.answer() == ANSWER
+    assert (first.attempts, second.attempts) == (1, 2)
+    routed.clock.advance(30.0)
+    assert await routed.answer() == ANSWER
+    assert first.attempts == 2
 
 
 async def test_a_rate_limited_replica_gets_no_request_before_its_time() -> None:
@@ -277,72 +239,6 @@ async def test_a_draining_deployment_refuses_at_once() -> None:
         await routed.answer()
     routed.router.undrain("r0")
     assert await routed.answer() == ANSWER
-
-
-async def test_conversations_return_to_the_replica_that_has_their_beginning() -> None:
-    engines = [EchoEngine() for _ in range(4)]
-    routed = Routed(*engines, policy="cache")
-
-    def turn(text: str, turns: int) -> GenerationRequest:
-        messages = (Message(role="user", content=text * 600),) * turns
-        return GenerationRequest(model="m", prompt=ChatPrompt(messages=messages))
-
-    for text in "abcdefgh":
-        await routed.answer(turn(text, 1))
-    prefixes = routed.router.prefixes
-    before = {name: prefixes.count_blocks(name) for name in ("r0", "r1", "r2", "r3")}
-    assert all(before.values()), "cold ones are spread"
-    for text in "abcdefgh":
-        await routed.answer(turn(text, 2))
-    assert sum(prefixes.count_blocks(name) for name in before) == 8 * 2, "nothing is cached twice"
-
-
-@pytest.mark.parametrize("isolates", [True, False])
-async def test_owners_have_prefixes_in_common_only_where_the_engine_shares_them(isolates: bool) -> None:
-    removed: set[Capability] = set() if isolates else {"prefix_isolation"}
-    engines = [ScriptedEngine(*[ANSWER] * 8, capabilities=ALL_CAPABILITIES - removed) for _ in range(4)]
-    routed = Routed(*engines, policy="cache")
-    prompt = TextPrompt("a" * 8_000)
-    for owner in "abcdefgh":
-        await routed.answer(GenerationRequest(model="m", prompt=prompt, owner=owner))
-    assert (max(engine.attempts for engine in engines) < 8) == isolates
-
-
-async def test_each_replica_is_asked_for_what_it_has_cached_in_its_own_way() -> None:
-    isolating = ScriptedEngine(*[ANSWER] * 4)
-    sharing = ScriptedEngine(*[ANSWER] * 4, capabilities=ALL_CAPABILITIES - {"prefix_isolation"})
-    routed = Routed(isolating, sharing, policy="cache")
-    for owner in ("a", "a", "b", "b"):
-        await routed.answer(GenerationRequest(model="m", prompt=TextPrompt("a" * 8_000), owner=owner))
-    blocks = [routed.router.prefixes.count_blocks(name) for name in ("r0", "r1")]
-    assert blocks in ([0, 8_000 // 512], [8_000 // 512, 8_000 // 512])
-    assert (isolating.attempts, sharing.attempts) in ((0, 4), (2, 2))
-
-
-@pytest.mark.parametrize("policy", ["least", "cache"])
-async def test_a_replica_that_others_keep_busy_is_spared_while_its_report_is_fresh(policy: PolicyName) -> None:
-    engines = [ScriptedEngine(*[ANSWER] * 20) for _ in range(2)]
-    clock = ManualClock()
-    reports = LoadReports(10.0, clock)
-    router = Router(RouterOptions(policy=policy), clock=clock, source=random.Random(1))
-    replicas = (Replica("r0", engines[0], is_upstream=True, load_reports=reports), Replica("r1", engines[1]))
-    for replica in replicas:
-        router.add(replica, is_new=False)
-    deployment = Deployment(name="m", replicas=replicas, router=router)
-    reports.report(ReportedLoad(other_requests=40, cache_tokens=1_280))
-    for _ in range(10):
-        assert [event async for event in generate(deployment, REQUEST)] == ANSWER
-    assert (engines[0].attempts, engines[1].attempts) == (0, 10)
-    clock.advance(11.0)
-    for _ in range(10):
-        assert [event async for event in generate(deployment, REQUEST)] == ANSWER
-    assert engines[0].attempts > 0
-
-
-async def test_no_more_of_a_prompt_is_taken_for_cached_than_the_replicas_cache_holds() -> None:
-    routed = Routed(EchoEngine(context_length=100_000), EchoEngine(), policy="cache", cache_tokens=1_000)
-    await routed.answer(GenerationRequest(model="m", prompt=TextPrompt("a" * 8_000)))
-    assert max(routed.router.prefixes.count_blocks(name) for name in ("r0", "r1")) == 1_000 // 128
 
 
 class FlakyEngine(EchoEngine):

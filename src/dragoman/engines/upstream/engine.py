@@ -100,6 +100,8 @@ class UpstreamEngine:
         self.adapters = UpstreamAdapters(model if deployment is None else deployment)
         self._discovered: DiscoveredModel | None = None
         self._health = ProbedHealth()
+        self._is_model_gone = False
+        """Whether the upstream had listed its model, and does not any more."""
         self._probes = 0
         self._running = 0
         self.load_reports = LoadReports(MAX_LOAD_AGE_SECONDS)
@@ -117,7 +119,7 @@ class UpstreamEngine:
 
     @property
     def ready(self) -> bool:
-        return self._health.is_ready
+        return self._health.is_ready and not self._is_model_gone
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -187,7 +189,8 @@ class UpstreamEngine:
         if request.adapter is not None:
             model = self._adapter_name(request.adapter, request.model, kind)
         body = request_body(request, kind, model=model, max_tokens=self._max_tokens(request), salt=_salt(request))
-        return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body))
+        headers = {"x-request-id": request.request_id} if request.request_id else {}
+        return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body), headers=headers)
 
     def _adapter_name(self, adapter: str, requested: str, kind: UpstreamKind) -> str:
         """Return what the upstream calls an adapter. Raises ModelNotFound for one that it has no longer."""
@@ -249,6 +252,11 @@ class UpstreamEngine:
             is_there = not self.load_reports.are_wanted() or await self.read_load()
             await asyncio.sleep(_varied(LOAD_SECONDS if is_there else MISSING_LOAD_SECONDS))
 
+    def _note_presence(self, *, is_gone: bool) -> None:
+        if is_gone != self._is_model_gone:
+            self._is_model_gone = is_gone
+            _log.warning("upstream_model_changed", upstream=self._name, model=self._model, is_gone=is_gone)
+
     async def read_load(self) -> bool:
         """Read the upstream's metrics, and return whether it has any that say what it works on."""
         names = None if self._kind is None else self._kind.load
@@ -285,7 +293,9 @@ class UpstreamEngine:
     async def find_out(self) -> None:
         """Ask what the upstream is and serves. Raises TransportError, and MsgspecError for a malformed reply."""
         discovered = await discover(self._client)
-        self._discovered = discovered.find(self._model)
+        found = discovered.find(self._model)
+        self._note_presence(is_gone=found is None and self._discovered is not None)
+        self._discovered = found or self._discovered
         self.adapters.update(discovered.adapters_of(self._model))
         if not self._is_kind_set:
             self._kind = KINDS[discovered.kind]

@@ -25,6 +25,7 @@ MAX_MESSAGE_CHARACTERS = 500
 """Of an upstream's own words about a request."""
 
 _LIMITED = 429
+_UNAVAILABLE = 503
 
 _CONTEXT_LENGTH = re.compile(r"context length is (?:only )?(\d+)")
 _ENVELOPES = re.compile(r"^(?:litellm\.\w+: )+")
@@ -61,7 +62,8 @@ def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
         case UpstreamStatus(failure="configuration"):
             return UpstreamUnavailable("The upstream refuses access or knows no such model", "configuration")
         case UpstreamStatus(status=status, retry_after=seconds):
-            return UpstreamUnavailable(f"The upstream answered with status {status}", retry_after=seconds or 0.0)
+            overloaded_for = (seconds or 0.0) if status == _UNAVAILABLE else 0.0
+            return UpstreamUnavailable(f"The upstream answered with status {status}", retry_after=overloaded_for)
         case ConnectFailed():
             return UpstreamUnavailable("The upstream cannot be reached", "refused")
         case UpstreamTimeout():

@@ -41,6 +41,8 @@ class UpstreamKind(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an adapter is requested as `MODEL:ADAPTER`, and not by its name alone."""
     load: LoadMetrics | None = None
     """What it calls its load in its metrics. None: it does not report it."""
+    continues_by_itself: bool = False
+    """Whether an assistant's message at the end is continued without a field that says so."""
     salt_field: str | None = None
     """Keeps the prefixes of different owners apart."""
 
@@ -157,8 +159,9 @@ _KINDS = (
         capabilities=(_OPENAI_CAPABILITIES - {"images", "reasoning_effort", "several_choices"})
         | _of(
             *("exact_token_counts", "hedging", "text_prompt", "grammar", "top_k", "min_p", "repetition_penalty"),
-            *("ignore_eos", "template_arguments"),
+            *("ignore_eos", "template_arguments", "continued_message"),
         ),
+        continues_by_itself=True,
         fields={
             **_OPENAI_FIELDS,
             "top_k": "top_k",

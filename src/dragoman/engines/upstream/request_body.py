@@ -94,6 +94,8 @@ def chat_fields(prompt: ChatPrompt, kind: UpstreamKind) -> Body:
         body["chat_template_kwargs"] = prompt.template_arguments
     if prompt.documents:
         body["documents"] = list(prompt.documents)
+    if prompt.continue_final_message and kind.continues_by_itself:
+        return body
     if prompt.continue_final_message:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     elif not prompt.add_generation_prompt:

@@ -214,6 +214,9 @@ class RoutedAttempts:
                 attempt.fail(fault)
                 if fault == "refused":
                     router.prefixes.forget(replica.name)  # Its server has ended, and its cache with it.
+            case ReplicaFailed(retry_after=seconds) if seconds:
+                attempt.fail("failed")
+                router.pause(replica.name, seconds)
             case EngineFailed():
                 attempt.fail("failed")
             case Overloaded():
@@ -258,9 +261,10 @@ class RoutedAttempts:
         return Overloaded("No server of the model can take the request now", retry_after=seconds)
 
     def _shown(self, error: DragomanError) -> DragomanError:
-        """Return an error as the client sees it: that of a rate limit asks it to come later."""
-        if isinstance(error, ReplicaFailed) and error.fault == "limited":
-            return Overloaded("The model's servers are rate limited", retry_after=math.ceil(error.retry_after))
+        """Return an error as the client sees it: that of a rate limit or an overload asks it to come later."""
+        if isinstance(error, ReplicaFailed) and (error.fault == "limited" or error.retry_after):
+            reason = "rate limited" if error.fault == "limited" else "overloaded"
+            return Overloaded(f"The model's servers are {reason}", retry_after=math.ceil(error.retry_after))
         return error
 
 

@@ -272,16 +272,12 @@ class ResolvedModel(NamedTuple):
         base, adapter = self.deployment.fingerprint, self.adapter
         return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
 
-    def assign(self, request: Task, *, owner: str, priority: int | None = None, session: str = "") -> Task:
-        """Return the request as it is computed: with the adapter, for an owner, with priority and session if set."""
+    def assign(self, request: Task, *, owner: str, priority: int | None = None) -> Task:
+        """Return the request as it is computed: with the adapter, for an owner, and with another priority if set."""
         request = msgspec.structs.replace(request, owner=owner)
         if priority is not None:
             request = msgspec.structs.replace(request, priority=priority)
-        if not isinstance(request, GenerationRequest):
-            return request
-        if session:
-            request = msgspec.structs.replace(request, affinity=session)
-        if self.adapter is None:
+        if self.adapter is None or not isinstance(request, GenerationRequest):
             return request
         return msgspec.structs.replace(request, adapter=self.adapter.qualified_name)
 
