@@ -11,6 +11,7 @@ from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overlo
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.routing.attempts import MAX_OVERLOAD_PAUSE_SECONDS
 from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
 from tests.support.routed import ANSWER, Routed, turns
 from tests.support.scripted_engine import Script, ScriptedEngine
@@ -75,6 +76,10 @@ async def test_an_overloaded_replica_is_left_alone_for_as_long_as_it_says() -> N
     for _ in range(2):
         assert await routed.answer() == ANSWER
     assert (first.attempts, second.attempts) == (1, 2)
+    assert [routed.router.paused_for(name) for name in ("r0", "r1")] == [30.0, 0.0]
+    hours = Routed(ScriptedEngine([ReplicaFailed("status 503", retry_after=7_200.0)]), ScriptedEngine(ANSWER))
+    await hours.answer()
+    assert hours.router.paused_for("r0") == MAX_OVERLOAD_PAUSE_SECONDS
     routed.clock.advance(30.0)
     assert await routed.answer() == ANSWER
     assert first.attempts == 2

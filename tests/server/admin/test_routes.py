@@ -312,6 +312,7 @@ async def test_models_are_listed_with_their_states(ada: AdminClient) -> None:
 async def test_upstreams_are_listed_added_drained_and_removed(ada: AdminClient) -> None:
     [own] = (await ada.get("upstreams"))["data"]
     assert (own["deployment"], own["url"], own["state"], own["requests_in_flight"]) == ("echo", None, "closed", 0)
+    assert (own["paused_seconds"], own["other_requests"]) == (0, None)
     added = await ada.post("upstreams", deployment="echo", url="http://gpu:8000", kind="vllm", priority=1)
     name = added["upstream"]
     assert (name, added["draining"]) == ("echo/a1", False)

@@ -84,10 +84,9 @@ _VLLM_FIELDS = {
 
 _VLLM_CAPABILITIES = _OPENAI_CAPABILITIES | _of(
     *("exact_token_counts", "tokenize", "prefix_isolation", "hedging", "text_prompt", "token_prompt", "regex"),
-    "grammar",
-    *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words"),
-    *("allowed_token_ids", "stop_text", "special_tokens", "documents", "template_arguments", "chat_template"),
-    *("open_prompt", "continued_message"),
+    *("grammar", "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids"),
+    *("bad_words", "allowed_token_ids", "stop_text", "special_tokens", "documents", "template_arguments"),
+    *("chat_template", "open_prompt", "continued_message"),
 )
 
 _KINDS = (
@@ -131,8 +130,8 @@ _KINDS = (
         name="sglang",
         capabilities=_OPENAI_CAPABILITIES
         | _of(
-            *("hedging", "text_prompt", "token_prompt", "regex", "grammar", "top_k", "min_p", "repetition_penalty"),
-            *("min_tokens", "ignore_eos", "stop_token_ids", "template_arguments"),
+            *("prefix_isolation", "hedging", "text_prompt", "token_prompt", "regex", "grammar", "top_k", "min_p"),
+            *("repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "template_arguments"),
         ),
         fields={
             **_OPENAI_FIELDS,
@@ -153,6 +152,7 @@ _KINDS = (
             kv_usage=("sglang:token_usage",),
             cache_info=("sglang:cache_config_info", "page_size", "num_pages"),
         ),
+        salt_field="cache_salt",
     ),
     UpstreamKind(
         name="llama-server",

@@ -20,6 +20,9 @@ from dragoman.gateway.routing.router import Router
 UNKNOWN_RETRY_SECONDS = 5
 """After which a client may try again if nobody knows when a replica can take a request."""
 
+MAX_OVERLOAD_PAUSE_SECONDS = 60.0
+"""Time for which an overloaded replica is left alone at most: one that is started anew may be well before."""
+
 _CANCELLED = "cancelled"
 """The result of an attempt that was neither completed nor failed."""
 
@@ -216,7 +219,7 @@ class RoutedAttempts:
                     router.prefixes.forget(replica.name)  # Its server has ended, and its cache with it.
             case ReplicaFailed(retry_after=seconds) if seconds:
                 attempt.fail("failed")
-                router.pause(replica.name, seconds)
+                router.pause(replica.name, min(seconds, MAX_OVERLOAD_PAUSE_SECONDS))
             case EngineFailed():
                 attempt.fail("failed")
             case Overloaded():

@@ -119,6 +119,10 @@ class Router:
         if self.health.knows(replica):
             self._paused_until[replica] = max(self._paused_until.get(replica, 0.0), self._clock() + seconds)
 
+    def paused_for(self, replica: str) -> float:
+        """Return the seconds until a pause of the replica ends; 0: there is none."""
+        return max(0.0, self._paused_until.get(replica, 0.0) - self._clock())
+
     def watch(self, replica: Replica) -> None:
         """Let those who wait choose again as soon as the replica may be attempted."""
         name = replica.name

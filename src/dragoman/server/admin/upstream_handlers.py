@@ -65,6 +65,7 @@ def _change(stored: StoredUpstream) -> wire.UpstreamChangeBody:
 def _body(deployment: Deployment, replica: Replica) -> wire.UpstreamBody:
     router = deployment.router
     is_known = router is not None and router.health.knows(replica.name)
+    reported = None if replica.load_reports is None else replica.load_reports.read()
     requests, tokens = (0, 0) if router is None else router.leases.in_flight(replica.name)
     return wire.UpstreamBody(
         upstream=replica.name,
@@ -73,6 +74,8 @@ def _body(deployment: Deployment, replica: Replica) -> wire.UpstreamBody:
         ready=replica.engine.ready,
         state=router.health.state(replica.name) if router is not None and is_known else "closed",
         returns_in_seconds=router.health.returns_in(replica.name) if router is not None and is_known else 0.0,
+        paused_seconds=0.0 if router is None else router.paused_for(replica.name),
+        other_requests=None if reported is None else reported.other_requests,
         requests_in_flight=requests,
         tokens_in_flight=tokens,
         weight=replica.weight,

@@ -288,6 +288,10 @@ class UpstreamBody(msgspec.Struct, frozen=True, kw_only=True):
     """`closed` (it takes requests), `ejected`, `half_open` or `draining`."""
     returns_in_seconds: float | None
     """0: it is not ejected. None: it is draining."""
+    paused_seconds: float
+    """Time for which it has asked for no requests, with 429 or 503."""
+    other_requests: int | None
+    """Requests of other workers and clients, as it reports them itself. None: it does not, or not lately."""
     requests_in_flight: int
     tokens_in_flight: int
     weight: float
