@@ -21,6 +21,9 @@ from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.engines.upstream.kinds import KindName
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
+from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.app import App
 from tests.support.apps import KEY, client_of, echo_app, running_app
 from tests.support.dialects.clients import DialectClient, Reply
@@ -153,6 +156,20 @@ async def test_an_upstream_that_takes_too_long_is_a_timeout_of_the_gateway(
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
     assert response.status_code == dialect.upstream_timeout_status
     assert dialect.is_error(response.json())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_upstream_that_asks_to_come_later_is_an_overload(dialect: DialectClient, status: int) -> None:
+    async with running_upstream(ScriptedUpstream(sends(response(status, b"a secret", "retry-after: 30")))) as url:
+        engine = UpstreamEngine("echo/0", UpstreamClient(UpstreamAddress.parse(url)), model="echo", kind="vllm")
+        replica = Replica("echo/0", engine, is_upstream=True)
+        deployment = Deployment(name="echo", replicas=(replica,), routing=RouterOptions(wait_seconds=1))
+        async with client_of(echo_app(engine=deployment)) as client:
+            reply = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"))
+        await engine.close()
+    assert (reply.status_code, reply.headers["retry-after"]) == (dialect.overloaded_status, "30")
+    assert dialect.is_error(reply.json())
+    assert "secret" not in reply.text
 
 
 async def test_an_answer_that_an_upstream_breaks_off_ends_with_the_dialects_error(dialect: DialectClient) -> None:
