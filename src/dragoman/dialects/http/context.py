@@ -117,8 +117,8 @@ def _deadline(headers: Headers) -> float | None:
 
 def _session(headers: Headers) -> str:
     """Return the conversation that the request belongs to; empty: it does not say."""
-    found = {name: value for name, value in headers.raw if name.endswith(b"-session-id")}
-    return next((found[name].decode("latin-1") for name in SESSION_HEADERS if name in found), "")
+    found = {name: value for name, value in headers.raw if name in SESSION_HEADERS}
+    return found[min(found, key=SESSION_HEADERS.index)].decode("latin-1") if found else ""
 
 
 class HeaderRoutes(BaseRoute):
