@@ -38,7 +38,7 @@ def listed() -> list[list[str]]:
 
 
 def test_upstreams_are_added_drained_and_removed() -> None:
-    assert run("upstreams", "add", "assistant", "http://gpu2:8000", "--kind", "vllm").stdout == "assistant/a1\n"
+    assert run("upstreams", "add", "assistant", "http://gpu2:8000", "--first-token", "300").stdout == "assistant/a1\n"
     for name in ("assistant/a1", "assistant/2", "assistant/0"):
         run("upstreams", "drain", name)
     run("upstreams", "undrain", "assistant/0")

@@ -5,13 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.errors import Overloaded
+from dragoman.core.errors import Overloaded, UpstreamUnavailable
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.upstream.engine import UpstreamEngine
@@ -24,6 +25,7 @@ from dragoman.server.replicas import connect_added_upstream
 from dragoman.server.upstream_changes import AddedUpstream, UpstreamChanges, stored_settings
 from tests.support.captured_logs import capture_logs
 from tests.support.scripted_engine import ScriptedEngine
+from tests.support.scripted_upstream import ScriptedUpstream, hang_after, running_upstream
 from tests.support.sqlite_files import create_sqlite_database
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -181,6 +183,18 @@ def test_an_added_upstream_is_connected_as_one_of_the_settings_is() -> None:
     assert isinstance(replica.engine, UpstreamEngine)
     assert (replica.url, replica.weight, replica.priority, replica.concurrency) == (URL, 2.0, 1, 8)
     assert replica.is_upstream
+
+
+async def test_an_added_upstream_has_time_limits_of_its_own() -> None:
+    stored = stored_settings({"url": URL, "kind": "vllm", "timeouts": {"first_token": 0.01}})
+    assert stored_settings({"url": URL}) == f'{{"url":"{URL}"}}', "servers of before read what they know"
+    async with running_upstream(ScriptedUpstream(hang_after)) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        upstream = msgspec.structs.replace(msgspec.json.decode(stored, type=AddedUpstream), url=url)
+        engine = connect_added_upstream("m/a1", upstream, Deployment.of("m", (), ScriptedEngine())).engine
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await anext(engine.generate(GenerationRequest(model="m", prompt=TextPrompt("a"))))
+        await engine.close()
+    assert caught.value.fault == "timed_out"
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,17 @@ def add(
     weight: Annotated[float, typer.Option(help="Share of the requests, compared with the others.")] = 1.0,
     priority: Annotated[int, typer.Option(help="Those with the lowest one are used first.")] = 0,
     concurrency: Annotated[int, typer.Option(help="Requests of each worker at the same time.")] = 64,
+    first_token: Annotated[float, typer.Option(help="Seconds from the request to the first token.")] = 120.0,
+    between_tokens: Annotated[float, typer.Option(help="Seconds without a byte after it.")] = 60.0,
+    total: Annotated[float, typer.Option(help="Seconds of the whole request.")] = 3600.0,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Let another server answer for a deployment."""
     from dragoman.server.upstream_changes import stored_settings
 
-    values = {"url": url, "kind": kind, "model": model, "key_variable": key_variable}
+    timeouts = {"first_token": first_token, "between_tokens": between_tokens, "total": total}
+    values = {"url": url, "kind": kind, "model": model, "key_variable": key_variable, "timeouts": timeouts}
     with open_administrator(database, config) as admin:
         settings = stored_settings({**values, "weight": weight, "priority": priority, "concurrency": concurrency})
         typer.echo(admin.add_upstream(deployment, url, settings).name)

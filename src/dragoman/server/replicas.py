@@ -71,6 +71,7 @@ def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deplo
         weight=upstream.weight,
         priority=upstream.priority,
         concurrency=upstream.concurrency,
+        timeouts=upstream.timeouts,
     )
     return _connect_upstream(name, settings, upstream.model or deployment.name, deployment.kind)
 

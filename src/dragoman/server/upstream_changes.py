@@ -17,7 +17,7 @@ from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
-from dragoman.server.upstream_settings import UpstreamKindName
+from dragoman.server.upstream_settings import UpstreamKindName, UpstreamTimeoutSettings
 
 READ_SECONDS = 1.0
 """Between two looks at the database."""
@@ -33,7 +33,7 @@ Connect = Callable[[str, "AddedUpstream", Deployment], Replica]
 """Connects to an upstream of a name, for a deployment. Raises ValueError."""
 
 
-class AddedUpstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AddedUpstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An upstream that an administrator adds. Stored as JSON, which holds no secret."""
 
     url: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -47,6 +47,7 @@ class AddedUpstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     priority: Annotated[int, Meta(ge=0, le=1000)] = 0
     concurrency: Annotated[int, Meta(ge=1, le=65536)] = 64
+    timeouts: UpstreamTimeoutSettings = UpstreamTimeoutSettings()
 
 
 def stored_settings(values: Mapping[str, object]) -> str:
