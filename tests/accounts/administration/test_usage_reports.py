@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
+from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.usage_reports import (
     RequestFilter,
     UsagePoint,
@@ -19,10 +20,11 @@ from dragoman.accounts.administration.usage_reports import (
     rebuild_usage_sums,
     usage_by_day,
     usage_by_hour,
+    usage_by_six_hours,
 )
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import MIGRATIONS, upgrade
-from dragoman.accounts.database.tables import FIRST_TOKEN_BOUNDS_MS, daily_usage, hourly_usage, usage
+from dragoman.accounts.database.tables import FIRST_TOKEN_BOUNDS_MS, daily_usage, hourly_usage, six_hourly_usage, usage
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Settlement, SettlementResult
 from tests.support.ledger_harness import LedgerHarness, ManualClock, clear_tables
@@ -44,9 +46,9 @@ def request(harness: LedgerHarness, ledger: Ledger | None = None, **fields: Any)
 
 
 def stored_sums(database: Database) -> list[list[Any]]:
-    """Return all rows of both tables of sums, in order."""
+    """Return all rows of the tables of sums, in order."""
     with database.read() as connection:
-        tables = (hourly_usage, daily_usage)
+        tables = (hourly_usage, daily_usage, six_hourly_usage)
         return [[tuple(row) for row in connection.execute(select(each).order_by(*each.primary_key))] for each in tables]
 
 
@@ -101,16 +103,61 @@ def test_sums_are_grouped_by_everything_that_a_page_offers(harness: LedgerHarnes
     def sums(points: list[UsagePoint]) -> dict[Any, tuple[int, int]]:
         return {point.group: (point.requests, point.errors) for point in points}
 
-    for read in (usage_by_hour, usage_by_day):
+    for read in (usage_by_hour, usage_by_six_hours, usage_by_day):
         assert sums(read(harness.database, *FOREVER, EVERYTHING)) == {None: (2, 1)}
         assert sums(read(harness.database, *FOREVER, EVERYTHING, "model")) == {"owl": (1, 1), "parrot": (1, 0)}
         assert sums(read(harness.database, *FOREVER, EVERYTHING, "key_id")) == {harness.key_id: (2, 1)}
         assert sums(read(harness.database, *FOREVER, RequestFilter(model="owl"))) == {None: (1, 1)}
         assert sums(read(harness.database, *FOREVER, RequestFilter(account_id=harness.account_id + 1))) == {}
-    assert sums(usage_by_hour(harness.database, *FOREVER, EVERYTHING, hours=3)) == {None: (2, 1)}
-    assert sums(usage_by_hour(harness.database, *FOREVER, EVERYTHING, "dialect")) == {"arcee": (2, 1)}
+    for read in (usage_by_hour, usage_by_six_hours):
+        assert sums(read(harness.database, *FOREVER, EVERYTHING, "dialect")) == {"arcee": (2, 1)}
     with pytest.raises(ValueError, match="ask for hours"):
         usage_by_day(harness.database, *FOREVER, EVERYTHING, "dialect")
+
+
+def test_six_hours_are_summed_once_they_have_ended_an_hour_ago(clocked: tuple[Database, ManualClock]) -> None:
+    database, clock = clocked
+    clear_tables(database)
+    hour = 3600
+
+    def summed() -> list[int]:
+        with database.read() as connection:
+            return list(connection.execute(select(six_hourly_usage.c.requests)).scalars())
+
+    with LedgerHarness(database) as harness:
+        clock.advance(6 * hour - clock.wall // 1000 % (6 * hour))
+        for _ in range(3):
+            request(harness)
+            clock.advance(2 * hour)
+        request(harness)
+        assert summed() == []
+        clock.advance(hour)
+        request(harness)
+        assert summed() == [3]
+        points = usage_by_six_hours(database, *FOREVER, EVERYTHING)
+        assert [point.requests for point in points] == [3, 2]
+        assert points == [
+            *usage_by_six_hours(database, 0, points[0].at // (6 * 3_600_000), EVERYTHING),
+            *usage_by_six_hours(database, points[1].at // (6 * 3_600_000), FOREVER[1], EVERYTHING),
+        ]
+
+
+def test_a_settlement_sums_a_week_at_most(clocked: tuple[Database, ManualClock]) -> None:
+    database, clock = clocked
+    clear_tables(database)
+    with LedgerHarness(database) as harness:
+        for _ in range(30):
+            request(harness)
+            clock.advance(6 * 3600)
+        with database.write() as connection:
+            connection.execute(delete(six_hourly_usage))
+        for stored in (28, 30):
+            another = Ledger(database, harness.process_id)
+            another.commit([harness.admission()])
+            another.close()
+            assert len(stored_sums(database)[2]) == stored
+            assert sum(point.requests for point in usage_by_six_hours(database, *FOREVER, EVERYTHING)) == 30
+    assert find_discrepancies(database) == []
 
 
 def test_a_failure_in_the_transaction_changes_no_sum(harness: LedgerHarness) -> None:
@@ -188,14 +235,16 @@ def test_the_sums_of_any_requests_are_those_of_the_ledger(
             request(harness, result=result, model=model, first_token_ms=first_token_ms, **fields)
         with database.read() as connection:
             settled = connection.execute(select(usage)).all()
-        for read in (usage_by_hour, usage_by_day):
+        for read in (usage_by_hour, usage_by_six_hours, usage_by_day):
             points = read(database, *FOREVER, EVERYTHING)
             for name in ("prompt_tokens", "completion_tokens", "charge"):
                 assert sum(getattr(point, name) for point in points) == sum(getattr(row, name) for row in settled)
             assert sum(point.requests for point in points) == len(rows)
             assert sum(point.errors for point in points) == sum(row[0] in ("failed", "crashed") for row in rows)
         measured = Counter(row[4] is not None for row in rows)[True]
-        assert sum(add_classes(usage_by_hour(database, *FOREVER, EVERYTHING))) == measured
+        for read in (usage_by_hour, usage_by_six_hours):
+            assert sum(add_classes(read(database, *FOREVER, EVERYTHING))) == measured
+        assert find_discrepancies(database) == []
         written = stored_sums(database)
         rebuild_usage_sums(database)
         assert stored_sums(database) == written

@@ -6,7 +6,16 @@ import msgspec
 from sqlalchemy import Column, Connection, Select, func, select
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import accounts, daily_usage, holds, hourly_usage, keys, movements, usage
+from dragoman.accounts.database.tables import (
+    accounts,
+    daily_usage,
+    holds,
+    hourly_usage,
+    keys,
+    movements,
+    six_hourly_usage,
+    usage,
+)
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 
 _RUNNING = holds.c.process_id != QUEUE_PROCESS_ID
@@ -45,7 +54,21 @@ def _check_accounts(connection: Connection) -> list[Discrepancy]:
     found += _compare(connection, "charges by day", column.charges, charged_by_day)
     charged_by_hour = _sum_by(hourly_usage.c.account_id, hourly_usage.c.charge)
     found += _compare(connection, "charges by hour", column.charges, charged_by_hour)
-    return [each for each in found if each.stored != each.computed]
+    return [each for each in [*found, *_check_six_hours(connection)] if each.stored != each.computed]
+
+
+def _check_six_hours(connection: Connection) -> list[Discrepancy]:
+    """Compare the sums by six hours with those of the hours that they cover."""
+    last = select(func.coalesce(func.max(six_hourly_usage.c.six_hours), -1)).scalar_subquery()
+    covered = _sum_by(hourly_usage.c.account_id, hourly_usage.c.charge).where(hourly_usage.c.hour < (last + 1) * 6)
+    stored, computed = (
+        {owner: int(total) for owner, total in connection.execute(query)}
+        for query in (_sum_by(six_hourly_usage.c.account_id, six_hourly_usage.c.charge), covered)
+    )
+    owners = stored.keys() | computed.keys()
+    return [
+        Discrepancy("charges by six hours", owner, stored.get(owner, 0), computed.get(owner, 0)) for owner in owners
+    ]
 
 
 def _check_keys(connection: Connection) -> list[Discrepancy]:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     Row,
     Select,
     Table,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    union_all,
 )
 from sqlalchemy.sql.expression import literal_column
 
@@ -29,10 +31,13 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import (
     FIRST_TOKEN_BOUNDS_MS,
     FIRST_TOKEN_CLASSES,
+    SIX_HOURLY_LAG_HOURS,
     daily_usage,
     hourly_usage,
+    six_hourly_usage,
     usage,
 )
+from dragoman.accounts.ledger.ledger_statements import six_hourly_sums
 from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
 
 SCANNED_ROWS = 10_000
@@ -132,21 +137,43 @@ def usage_by_hour(
     last: int,
     request_filter: RequestFilter,
     group: Grouping | None = None,
-    *,
-    hours: int = 1,
 ) -> list[UsagePoint]:
-    """Sum the hours `first` to `last`, in hours since 1970, earliest first; `hours` of them together.
+    """Sum the hours `first` to `last`, in hours since 1970, earliest first.
 
     Times to the first token are summed without a group only. The filter's `errors` and `min_seconds` do not count.
     """
     column = hourly_usage.c
-    names = (*_SUMS, *FIRST_TOKEN_CLASSES) if group is None else _SUMS
-    # As a literal: PostgreSQL does not know that two parameters are equal.
-    unit: ColumnElement[int] = literal_column(f"hourly_usage.hour / {int(hours)}")
-    query = _sums_over_time(hourly_usage, unit, names, group).where(column.hour.between(first, last))
+    query = _sums_over_time(hourly_usage, column.hour, _names(group), group).where(column.hour.between(first, last))
     with database.read() as connection:
         rows = connection.execute(_filtered_sums(query, hourly_usage, request_filter)).all()
-    return [_point(row, hours * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+    return [_point(row, HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+def usage_by_six_hours(
+    database: Database, first: int, last: int, request_filter: RequestFilter, group: Grouping | None = None
+) -> list[UsagePoint]:
+    """Sum six hours at a time, `first` to `last` in units of six hours since 1970; otherwise as `usage_by_hour`.
+
+    Most of it is summed already; the rest is read from the hours behind that.
+    """
+    names, summed, hours = _names(group), six_hourly_usage.c, hourly_usage.c
+    columns = [*names, *(() if group is None else (group,))]
+    unsummed = select(func.coalesce(func.max(summed.six_hours) + 1, 0) * 6).scalar_subquery()
+    read = select(summed.six_hours.label("unit"), *(summed[name] for name in columns))
+    read_hours = select(literal_column("hourly_usage.hour / 6").label("unit"), *(hours[name] for name in columns))
+    parts = (
+        _filtered_sums(read.where(summed.six_hours.between(first, last)), six_hourly_usage, request_filter),
+        _filtered_sums(
+            read_hours.where(hours.hour.between(first * 6, last * 6 + 5), hours.hour >= unsummed),
+            hourly_usage,
+            request_filter,
+        ),
+    )
+    both = union_all(*parts).subquery("both")
+    query = _sums_over_time(both, both.c.unit, names, group)
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return [_point(row, 6 * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
 
 
 def usage_by_day(
@@ -188,13 +215,13 @@ def add_classes(points: Sequence[UsagePoint]) -> tuple[int, ...]:
 
 
 def rebuild_usage_sums(database: Database) -> int:
-    """Compute the sums by hour and by day anew from the settled requests. Return the number of hours' rows.
+    """Compute the sums by hour, six hours and day anew from the settled requests. Return the number of hours' rows.
 
     Settlements wait meanwhile; SQLite's refuse requests if it takes longer than they may wait.
     """
     with database.write() as connection:
         if not database.is_sqlite:
-            connection.exec_driver_sql("LOCK TABLE daily_usage, hourly_usage IN EXCLUSIVE MODE")
+            connection.exec_driver_sql("LOCK TABLE daily_usage, hourly_usage, six_hourly_usage IN EXCLUSIVE MODE")
         for table, unit in ((daily_usage, DAY_MILLISECONDS), (hourly_usage, HOUR_MILLISECONDS)):
             connection.execute(delete(table))
             key = {column.name: _key_value(column.name, unit) for column in table.primary_key}
@@ -206,6 +233,9 @@ def rebuild_usage_sums(database: Database) -> int:
                     select(*(value.label(name) for name, value in values.items())).group_by(*key.values()),
                 )
             )
+        connection.execute(delete(six_hourly_usage))
+        before = (database.now(connection).wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
+        connection.execute(six_hourly_sums(), {"before": before})
         return int(connection.execute(select(func.count()).select_from(hourly_usage)).scalar_one())
 
 
@@ -245,8 +275,12 @@ def _unindexed_conditions(request_filter: RequestFilter) -> list[str]:
     return [condition for condition, value in conditions.items() if value is not None]
 
 
+def _names(group: Grouping | None) -> Sequence[str]:
+    return (*_SUMS, *FIRST_TOKEN_CLASSES) if group is None else _SUMS
+
+
 def _sums_over_time(
-    table: Table, unit: ColumnElement[int], names: Sequence[str], group: Grouping | None
+    table: FromClause, unit: ColumnElement[int], names: Sequence[str], group: Grouping | None
 ) -> Select[Any]:
     columns = [unit.label("unit"), *([] if group is None else [table.c[group]])]
     # PostgreSQL's sums are decimals, which are slow to read.

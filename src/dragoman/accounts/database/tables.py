@@ -4,6 +4,8 @@ Amounts are nano-units; times (`…_at`, `valid_from`) are milliseconds since 19
 All integers have 64 bits.
 """
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table
 
 metadata = MetaData()
@@ -161,27 +163,37 @@ FIRST_TOKEN_BOUNDS_MS = (25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25
 
 FIRST_TOKEN_CLASSES = tuple(f"first_token_{number}" for number in range(len(FIRST_TOKEN_BOUNDS_MS) + 1))
 
-hourly_usage = Table(
-    "hourly_usage",
-    metadata,
-    Column("hour", BigInteger, primary_key=True),
-    Column("account_id", BigInteger, primary_key=True),
-    Column("key_id", BigInteger, primary_key=True),
-    Column("model", String, primary_key=True),
-    Column("dialect", String, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("charge", BigInteger, nullable=False),
-    Column("errors", BigInteger, nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in FIRST_TOKEN_CLASSES),
-)
+
+def _usage_sums_columns() -> list[Column[Any]]:
+    """Return the columns of a table of sums but the first, which says of what time they are."""
+    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge", "errors")
+    return [
+        Column("account_id", BigInteger, primary_key=True),
+        Column("key_id", BigInteger, primary_key=True),
+        Column("model", String, primary_key=True),
+        Column("dialect", String, primary_key=True),
+        *(Column(name, BigInteger, nullable=False) for name in (*names, *FIRST_TOKEN_CLASSES)),
+    ]
+
+
+hourly_usage = Table("hourly_usage", metadata, Column("hour", BigInteger, primary_key=True), *_usage_sums_columns())
 """Sums of `usage` by the hour of settlement, in hours since 1970; otherwise as `daily_usage`. `first_token_…` count the
 requests by the class of FIRST_TOKEN_BOUNDS_MS that their time to the first token is in."""
 
 rate_buckets = Table(
     "rate_buckets",
+SIX_HOURLY_LAG_HOURS = 1
+"""Hours are summed by six once they have ended for so long: transactions that settle in them may still be committed."""
+
+six_hourly_usage = Table(
+    "six_hourly_usage",
+    metadata,
+    Column("six_hours", BigInteger, primary_key=True),
+    *_usage_sums_columns(),
+)
+"""Sums of `hourly_usage` by six hours, in units of six hours since 1970. The ledger adds them once they have ended, and
+they never change again; what is behind the last row is in `hourly_usage` alone."""
+
     metadata,
     Column("key_id", BigInteger, primary_key=True),
     Column("second", BigInteger, primary_key=True),

@@ -12,6 +12,7 @@ import msgspec
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
 from dragoman.accounts.database.sessions import Instant, Session, sync_log
+from dragoman.accounts.database.tables import SIX_HOURLY_LAG_HOURS
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import ledger_statements
@@ -24,6 +25,7 @@ from dragoman.accounts.ledger.operations import (
     RequestIdTaken,
     Settlement,
 )
+from dragoman.accounts.times import HOUR_MILLISECONDS
 from dragoman.core.errors import DragomanError
 
 ScriptResult = TypeVar("ScriptResult")
@@ -51,6 +53,8 @@ class Ledger:
         self._process_id = process_id
         self._statements = ledger_statements(database.dialect)
         self._session: Session | None = None
+        self._sums_six_hours_at = 1
+        """When the hours are summed by six again, in milliseconds since 1970."""
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool = False) -> list[LedgerOutcome]:
         """Do all operations in one transaction, settlements first, and return the outcomes in the order of operations.
@@ -131,10 +135,14 @@ class Ledger:
             batch, result = decide(session)
             with session.pipeline():
                 batch.store()
+                if must_sum := batch.now.wall >= self._sums_six_hours_at:
+                    session.write(self._statements.add_six_hourly, _summed_before(batch.now.wall))
                 session.commit()
         except BaseException as error:
             self._abandon(session, error)
             raise
+        if must_sum:
+            self._sums_six_hours_at = (_summed_before(batch.now.wall) + 6 + SIX_HOURLY_LAG_HOURS) * HOUR_MILLISECONDS
         return result
 
     def _abandon(self, session: Session, error: BaseException) -> None:
@@ -168,6 +176,11 @@ class Ledger:
         batch.load_prices_and_limits(keys, _priced_models(requests))
         answered = iter(_answer_all(batch, requests, is_retry))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
+
+
+def _summed_before(wall: int) -> int:
+    """Return the hour before which all hours may be summed by six at a time, in hours since 1970."""
+    return (wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
 
 
 def _validation_error(operation: LedgerOperation) -> ValueError | None:

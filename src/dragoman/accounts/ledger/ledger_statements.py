@@ -9,12 +9,14 @@ from sqlalchemy import (
     Dialect,
     Select,
     Table,
+    TextClause,
     bindparam,
     cast,
     delete,
     exists,
     func,
     select,
+    text,
     tuple_,
     union_all,
 )
@@ -54,6 +56,11 @@ _DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"
 _HOURLY_KEY = ("hour", "account_id", "key_id", "model", "dialect")
 _HOURLY_SUMS = (*_DAILY_SUMS, *FIRST_TOKEN_CLASSES)
 
+_MOST_SIX_HOURS = 28
+"""Of them that one transaction adds: a week, so that no settlement waits for long."""
+
+_UNSUMMED = "hour >= (SELECT COALESCE(MAX(six_hours) + 1, 0) * 6 FROM six_hourly_usage)"
+
 
 class LedgerStatements:
     """The statements, compiled for one kind of database.
@@ -75,6 +82,7 @@ class LedgerStatements:
         self.add_usage = insert_many(dialect, usage, UsageRow._fields)
         self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
         self.add_hourly = _upsert_sums(dialect, hourly_usage, _HOURLY_KEY, _HOURLY_SUMS)
+        self.add_six_hourly = compile_statement(six_hourly_sums(most=_MOST_SIX_HOURS), dialect, ("before",))
         self.remove_holds = _remove_holds(dialect)
         self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
         self.change_key = update(dialect, keys, ("spent", "held", "running"))
@@ -208,3 +216,20 @@ def _insert_or_update(dialect: Dialect, table: Table) -> "PostgresqlInsert | Sql
     from sqlalchemy.dialects import postgresql
 
     return postgresql.insert(table)
+
+
+def six_hourly_sums(*, most: int | None = None) -> TextClause:
+    """Return the statement that sums the hours behind the last row of `six_hourly_usage` and before the hour `before`.
+
+    `most`: so many times six hours, from the first with requests on. None: all.
+    """
+    bound = (
+        "" if most is None else f"AND hour < (SELECT MIN(hour) / 6 + {most} FROM hourly_usage WHERE {_UNSUMMED}) * 6"
+    )
+    others, sums = ", ".join(_HOURLY_KEY[1:]), ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _HOURLY_SUMS)
+    # In sorted order, so that no two transactions wait for each other.
+    return text(
+        f"INSERT INTO six_hourly_usage (six_hours, {others}, {', '.join(_HOURLY_SUMS)}) "
+        f"SELECT hour / 6, {others}, {sums} FROM hourly_usage WHERE {_UNSUMMED} AND hour < :before {bound} "
+        f"GROUP BY hour / 6, {others} ORDER BY hour / 6, {others} ON CONFLICT DO NOTHING"
+    )

@@ -27,6 +27,7 @@ from dragoman.accounts.database.migrations import (
     m0008_console,
     m0009_responses,
     m0010_upstreams,
+    m0011_six_hourly_usage,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -90,6 +91,7 @@ MIGRATIONS = (
     Migration(8, "console", m0008_console.apply, requires=7),
     Migration(9, "responses", m0009_responses.apply, requires=8),
     Migration(10, "upstreams", m0010_upstreams.apply, requires=8),
+    Migration(11, "six_hourly_usage", m0011_six_hourly_usage.apply, requires=8),
 )
 
 

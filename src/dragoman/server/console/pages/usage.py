@@ -15,6 +15,7 @@ from dragoman.accounts.administration.usage_reports import (
     percentile_ms,
     usage_by_day,
     usage_by_hour,
+    usage_by_six_hours,
 )
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.times import HOUR_MILLISECONDS
@@ -156,9 +157,9 @@ def _read(database: Database, period: Period, group: Grouping | None, shown: Req
     if period.unit == "day":
         points = together = usage_by_day(database, first, last, shown, group)
     else:
-        hours = first * period.hours, (last + 1) * period.hours - 1
-        points = usage_by_hour(database, *hours, shown, group, hours=period.hours)
-        together = points if group is None else usage_by_hour(database, *hours, shown, hours=period.hours)
+        read = usage_by_hour if period.hours == 1 else usage_by_six_hours
+        points = read(database, first, last, shown, group)
+        together = points if group is None else read(database, first, last, shown)
     ids = {point.group for point in points if isinstance(point.group, int)}
     names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
     times = [number * milliseconds for number in range(first, last + 1)]
