@@ -1,6 +1,6 @@
-"""Which of several servers has answered a request."""
+"""Which of several servers has answered a request, and which were tried before."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class AnsweredBy(NamedTuple):
@@ -12,3 +12,28 @@ class AnsweredBy(NamedTuple):
     attempts: int
     """At this deployment, the one that succeeded included."""
     is_upstream: bool
+    began_at: float | None = None
+    """When the attempt began, in seconds of time.monotonic. None: not known."""
+
+
+class FailedAttempt(NamedTuple):
+    """An attempt that ended before its first token."""
+
+    replica: str
+    outcome: str
+    """As metrics call it."""
+    began_at: float
+    """In seconds of time.monotonic."""
+    ended_at: float
+
+
+class AttemptObserver(Protocol):
+    """Is told of the attempts of a request."""
+
+    def note_answer(self, answered_by: AnsweredBy) -> None:
+        """Note that an answer begins, before its first event is delivered."""
+        ...
+
+    def note_failure(self, failure: FailedAttempt) -> None:
+        """Note that an attempt has ended before its first token."""
+        ...

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.answered_by import AnsweredBy
+from dragoman.core.answered_by import AnsweredBy, FailedAttempt
 from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import ReplicaFailed
@@ -76,7 +76,13 @@ class Hedged:
 
     async def answer(self) -> list[Event]:
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            return [event async for event in generate(self.deployment, REQUEST, self.reported.append)]
+            return [event async for event in generate(self.deployment, REQUEST, self)]
+
+    def note_answer(self, answered_by: AnsweredBy) -> None:
+        self.reported.append(answered_by._replace(began_at=None))
+
+    def note_failure(self, failure: FailedAttempt) -> None:
+        """Attempts that end are counted in the metrics."""
 
     @property
     def attempts(self) -> list[int]:

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Row, Select, Table, func, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import daily_usage, usage
+from dragoman.accounts.ledger.attempts import RecordedAttempt, decode_attempts
 from dragoman.accounts.ledger.operations import SettlementResult
 from dragoman.accounts.times import DAY_MILLISECONDS
 from dragoman.core.events import UsageSource
@@ -47,6 +48,12 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who counted the tokens. None: an engine of this server, before that was recorded."""
     first_token_ms: int | None = None
     """From the admission. None: there was no token, or nobody measured it."""
+    attempts: str | None = None
+
+    @property
+    def recorded_attempts(self) -> list[RecordedAttempt]:
+        """The attempts at replicas, in their order. None were recorded where one engine answers."""
+        return decode_attempts(self.attempts)
 
 
 class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):

@@ -135,11 +135,13 @@ usage = Table(
     Column("charge", BigInteger, nullable=False),
     Column("usage_source", String),
     Column("first_token_ms", BigInteger),
+    Column("attempts", String),
 )
 """One row for each settled request; rows are only ever added. Requests of an open server have no account and key.
 
 `usage_source` is core.events.UsageSource; NULL: the engine of this server counted. `first_token_ms` counts from the
-admission; NULL: there was no token, or nobody measured it."""
+admission; NULL: there was no token, or nobody measured it. `attempts` are those at replicas, as JSON, see
+Settlement.attempts; NULL: there was one engine to ask."""
 
 daily_usage = Table(
     "daily_usage",

@@ -136,6 +136,7 @@ def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled
         charge=charge,
         usage_source=settlement.usage_source,
         first_token_ms=settlement.first_token_ms,
+        attempts=settlement.attempts,
     )
     batch.end_hold(hold, usage_row)
     return Settled(hold.request_id, charge, settlement.result)

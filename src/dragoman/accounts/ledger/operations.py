@@ -73,6 +73,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="se
     """Who counted the tokens."""
     first_token_ms: int | None = None
     """Milliseconds from the admission to the first token. None: there was none, or nobody measured it."""
+    attempts: str | None = None
+    """JSON of the attempts at replicas, a list of [replica, outcome, began_ms, ended_ms]. None: one engine answered."""
 
     @classmethod
     def uncharged(cls, request_id: str, result: SettlementResult) -> Self:

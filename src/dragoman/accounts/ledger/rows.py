@@ -46,6 +46,7 @@ class UsageRow(NamedTuple):
     charge: int
     usage_source: str | None = None
     first_token_ms: int | None = None
+    attempts: str | None = None
 
 
 class MovementRow(NamedTuple):

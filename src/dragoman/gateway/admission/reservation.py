@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
+from dragoman.accounts.ledger.attempts import MAX_ATTEMPTS, encode_attempts
 from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
 from dragoman.core import logs
+from dragoman.core.answered_by import AnsweredBy, FailedAttempt
 from dragoman.core.errors import LedgerUnavailable, Overloaded
 from dragoman.core.events import Usage, UsageSource
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
@@ -48,6 +50,10 @@ class Reservation(Protocol):
         """Note that another server answers, and counts its tokens itself."""
         ...
 
+    def observe_attempt(self, attempt: AnsweredBy | FailedAttempt) -> None:
+        """Note an attempt that has failed, or that answers."""
+        ...
+
     def may_fall_back(self, model: str) -> bool:
         """Whether the model was admitted as a fallback."""
         ...
@@ -72,6 +78,8 @@ class UnmeteredReservation:
     def observe_usage(self, usage: Usage) -> None: ...
 
     def observe_upstream(self) -> None: ...
+
+    def observe_attempt(self, attempt: AnsweredBy | FailedAttempt) -> None: ...
 
     def may_fall_back(self, model: str) -> bool:  # noqa: ARG002
         return True
@@ -112,6 +120,7 @@ class LedgerReservation:
         self._generated_tokens = 0
         self._opened_at = time.monotonic()
         self._first_token_ms: int | None = None
+        self._attempts: tuple[AnsweredBy | FailedAttempt, ...] = ()
         self._usage: Usage | None = None
         self._is_settled = False
 
@@ -129,6 +138,10 @@ class LedgerReservation:
     def observe_upstream(self) -> None:
         self._counts_itself = False
 
+    def observe_attempt(self, attempt: AnsweredBy | FailedAttempt) -> None:
+        if len(self._attempts) < MAX_ATTEMPTS:
+            self._attempts = (*self._attempts, attempt)
+
     def may_fall_back(self, model: str) -> bool:
         return model in self._fallback_models
 
@@ -140,6 +153,11 @@ class LedgerReservation:
         if not self._is_settled:
             self._is_settled = True
             self._settle(self._settlement(reason), self._slot)
+
+    def _attempted(self, reason: EndReason) -> str | None:
+        if not self._attempts:
+            return None
+        return encode_attempts(self._attempts, reason, self._opened_at, time.monotonic())
 
     def _settlement(self, reason: EndReason) -> Settlement:
         prompt, cached, completion = 0, 0, 0
@@ -159,6 +177,7 @@ class LedgerReservation:
             fallback=self._fallback,
             usage_source=source,
             first_token_ms=self._first_token_ms,
+            attempts=self._attempted(reason),
         )
 
 

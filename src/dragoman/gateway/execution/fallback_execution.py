@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from dragoman.core import logs
-from dragoman.core.answered_by import AnsweredBy
+from dragoman.core.answered_by import AnsweredBy, AttemptObserver
 from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event
 from dragoman.core.tasks import Task
 from dragoman.gateway.admission.reservation import Reservation
-from dragoman.gateway.routing.attempts import ReportAnswer
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.fallbacks import Fallbacks
 
@@ -26,7 +25,7 @@ async def answer_or_fall_back(
     answer: Answer,
     fallbacks: Fallbacks,
     reservation: Reservation,
-    report: ReportAnswer,
+    observer: AttemptObserver,
 ) -> AsyncGenerator[Event]:
     """Answer by the deployment, or by the first of its fallbacks that begins to. Raises core.errors.
 
@@ -40,7 +39,8 @@ async def answer_or_fall_back(
             async with contextlib.aclosing(answer(deployment)) as events:
                 async for event in events:
                     if not has_output and deployment is not requested and deployment.router is None:
-                        report(AnsweredBy(deployment.name, deployment.replicas[0].name, attempts=1, is_upstream=False))
+                        replica = deployment.replicas[0].name
+                        observer.note_answer(AnsweredBy(deployment.name, replica, attempts=1, is_upstream=False))
                     has_output = True
                     yield event
             return

@@ -11,7 +11,7 @@ from typing import get_args
 
 import msgspec
 
-from dragoman.core.answered_by import AnsweredBy
+from dragoman.core.answered_by import AnsweredBy, AttemptObserver, FailedAttempt
 from dragoman.core.capabilities import Capability
 from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
 from dragoman.core.events import (
@@ -34,7 +34,7 @@ from dragoman.gateway.execution.deadlines import before_deadline
 from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
 from dragoman.gateway.execution.hedging import hedged
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
-from dragoman.gateway.routing.attempts import Attempts, ReportAnswer, RoutedAttempts
+from dragoman.gateway.routing.attempts import Attempts, RoutedAttempts
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.fallbacks import NO_FALLBACKS, Fallbacks
 from dragoman.gateway.routing.replica import Replica
@@ -88,7 +88,7 @@ class _AbleReplicas:
         return self._able
 
 
-def attempts_of(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> Attempts:
+def attempts_of(deployment: Deployment, request: Task, observer: AttemptObserver | None = None) -> Attempts:
     """Return the attempts to have a request answered. Raises BadRequest naming what no replica can do."""
     if deployment.router is None:
         return DirectAttempts(deployment.candidates(request)[0].engine, deployment.max_attempts)
@@ -96,16 +96,16 @@ def attempts_of(deployment: Deployment, request: Task, report: ReportAnswer | No
     if not able():
         deployment.candidates(request)  # Raises.
     return RoutedAttempts(
-        deployment.name, deployment.router, request, able=able, max_attempts=deployment.max_attempts, report=report
+        deployment.name, deployment.router, request, able=able, max_attempts=deployment.max_attempts, observer=observer
     )
 
 
-def generate(deployment: Deployment, request: Task, report: ReportAnswer | None = None) -> AsyncGenerator[Event]:
+def generate(deployment: Deployment, request: Task, observer: AttemptObserver | None = None) -> AsyncGenerator[Event]:
     """Answer one request by the first attempt that begins to: after its first event, there is no other one.
 
-    `report` is called then if there were several replicas, or an upstream. Raises core.errors.
+    `observer` is told of it if there were several replicas, or an upstream. Raises core.errors.
     """
-    attempts = attempts_of(deployment, request, report)
+    attempts = attempts_of(deployment, request, observer)
     if isinstance(attempts, RoutedAttempts) and (hedge_after := attempts.hedge_after) is not None:
         return hedged(attempts, lambda each: _answer(each, request), hedge_after)
     return _answer(attempts, request)
@@ -144,16 +144,16 @@ def _events(engine: Engine, request: Task) -> AsyncGenerator[Event]:
 
 
 def fan_out(
-    deployment: Deployment, requests: Sequence[Task], report: ReportAnswer | None = None
+    deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None = None
 ) -> AsyncGenerator[Event]:
     """Merge the events of all requests into those of one: choices renumbered, usages added."""
     if len(requests) == 1:
-        return generate(deployment, requests[0], report)
-    return _fan_out_concurrently(deployment, requests, report)
+        return generate(deployment, requests[0], observer)
+    return _fan_out_concurrently(deployment, requests, observer)
 
 
 async def _fan_out_concurrently(
-    deployment: Deployment, requests: Sequence[Task], report: ReportAnswer | None
+    deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None
 ) -> AsyncGenerator[Event]:
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
@@ -161,7 +161,7 @@ async def _fan_out_concurrently(
 
     async def pump(first_index: int, request: Task) -> None:
         try:
-            async with contextlib.aclosing(generate(deployment, request, report)) as events:
+            async with contextlib.aclosing(generate(deployment, request, observer)) as events:
                 async for event in events:
                     await queue.put(_with_index_offset(event, first_index))
             await queue.put(None)
@@ -265,7 +265,7 @@ def _mean_logprob(events: Sequence[ChoiceEvent]) -> float:
 
 
 class RequestExecution:
-    """Implements core.services.EventStream and jobs.worker.executor.JobExecution."""
+    """Implements core.services.EventStream, core.answered_by.AttemptObserver and jobs.worker.executor.JobExecution."""
 
     def __init__(
         self,
@@ -317,11 +317,15 @@ class RequestExecution:
             # Not later: a client that has read this answer may send its next request with the rest of the hold.
             self._reservation.settle("finished")
 
-    def _note_answer(self, answered_by: AnsweredBy) -> None:
+    def note_answer(self, answered_by: AnsweredBy) -> None:
         if self.answered_by is None:  # Of several prompts, the first that is answered counts.
             self.answered_by = answered_by
         if answered_by.is_upstream:
             self._reservation.observe_upstream()
+        self._reservation.observe_attempt(answered_by)
+
+    def note_failure(self, failure: FailedAttempt) -> None:
+        self._reservation.observe_attempt(failure)
 
     def _answer(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         events = self._answer_or_fall_back(deployment, requests)
@@ -329,14 +333,14 @@ class RequestExecution:
 
     def _answer_or_fall_back(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         if self._fallbacks is NO_FALLBACKS:
-            return fan_out(deployment, requests, self._note_answer)
+            return fan_out(deployment, requests, self)
         return answer_or_fall_back(
             deployment,
             requests,
-            answer=lambda chosen: fan_out(chosen, requests, self._note_answer),
+            answer=lambda chosen: fan_out(chosen, requests, self),
             fallbacks=self._fallbacks,
             reservation=self._reservation,
-            report=self._note_answer,
+            observer=self,
         )
 
     async def _generate(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:

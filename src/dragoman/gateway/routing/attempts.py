@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dragoman.core import logs
-from dragoman.core.answered_by import AnsweredBy
+from dragoman.core.answered_by import AnsweredBy, AttemptObserver, FailedAttempt
 from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.tasks import Task
 from dragoman.engines.base import Engine
@@ -27,10 +27,6 @@ _CANCELLED = "cancelled"
 """The result of an attempt that was neither completed nor failed."""
 
 _log = logs.get_logger(__name__)
-
-
-ReportAnswer = Callable[[AnsweredBy], None]
-"""Called when an answer begins, before its first event is delivered."""
 
 
 class Attempts(Protocol):
@@ -71,7 +67,7 @@ class RoutedAttempts:
         *,
         able: Callable[[], Sequence[Replica]],
         max_attempts: int,
-        report: ReportAnswer | None = None,
+        observer: AttemptObserver | None = None,
     ) -> None:
         """`able` returns the replicas that can answer the request. It is asked again: replicas come and go."""
         self.count = 0
@@ -79,7 +75,7 @@ class RoutedAttempts:
         self.replica: Replica | None = None
         """The one that was chosen last."""
         self._deployment = deployment
-        self._report = report
+        self._observer = observer
         self._router = router
         self._able = able
         self._max_attempts = max_attempts
@@ -154,8 +150,9 @@ class RoutedAttempts:
         """Note that the answer's first token has arrived: the replica has the prompt, and no other one is tried."""
         replica, attempt = self._current()
         self._has_output = True
-        if self._report is not None:
-            self._report(AnsweredBy(self._deployment, replica.name, self.count, replica.is_upstream))
+        if self._observer is not None:
+            answered_by = AnsweredBy(self._deployment, replica.name, self.count, replica.is_upstream, self._began_at)
+            self._observer.note_answer(answered_by)
         if (metrics := self._router.metrics) is not None:
             seconds = asyncio.get_running_loop().time() - self._began_at
             metrics.observe_first_token(self._deployment, replica.name, seconds, self._matched_blocks)
@@ -183,8 +180,8 @@ class RoutedAttempts:
         """Give the place back. An attempt without a result says nothing about the replica."""
         attempt, lease = self._attempt, self._lease
         self._attempt = self._lease = None
-        if lease is not None and self._router.metrics is not None:
-            self._router.metrics.observe_end(self._deployment, lease.replica, self._result, had_output=self._has_output)
+        if lease is not None:
+            self._report_end(lease.replica)
             self._result = _CANCELLED
         if attempt is not None:
             attempt.abandon()
@@ -235,6 +232,13 @@ class RoutedAttempts:
         _log.warning("replica_ejected", replica=replica.name, reason=error.message, seconds=seconds)
         if self._router.metrics is not None:
             self._router.metrics.observe_ejection(self._deployment, replica.name)
+
+    def _report_end(self, replica: str) -> None:
+        if self._router.metrics is not None:
+            self._router.metrics.observe_end(self._deployment, replica, self._result, had_output=self._has_output)
+        if self._observer is not None and not self._has_output:
+            now = asyncio.get_running_loop().time()
+            self._observer.note_failure(FailedAttempt(replica, self._result, self._began_at, now))
 
     def _current(self) -> tuple[Replica, health.Attempt]:
         assert self.replica is not None, "an attempt has begun"

@@ -28,6 +28,7 @@ from dragoman.accounts.database.migrations import (
     m0009_responses,
     m0010_upstreams,
     m0011_six_hourly_usage,
+    m0012_attempts,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -92,6 +93,7 @@ MIGRATIONS = (
     Migration(9, "responses", m0009_responses.apply, requires=8),
     Migration(10, "upstreams", m0010_upstreams.apply, requires=8),
     Migration(11, "six_hourly_usage", m0011_six_hourly_usage.apply, requires=8),
+    Migration(12, "attempts", m0012_attempts.apply, requires=8),
 )
 
 
