@@ -28,6 +28,13 @@ def test_every_local_model_is_listed_with_its_size_and_path() -> None:
     assert cells(echo)[3:] == ["generic", "no", "built in"]
 
 
+def test_a_model_that_no_server_has_is_neither_loaded_nor_unloaded() -> None:
+    for action in ("load", "unload"):
+        result = CliRunner().invoke(app, ["models", action, "no-such-model"])
+        assert result.exit_code == 1, result.output
+        assert "dragoman:" in result.output
+
+
 def test_each_models_tool_format_is_listed_and_whether_it_reasons(tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--acme--chat" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)

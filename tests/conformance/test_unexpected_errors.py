@@ -150,6 +150,7 @@ BODIES: dict[str, dict[str, object]] = {
     "NewPrice": {"model": "echo", "prompt": "1", "completion": "1"},
     "NewUpstream": {"deployment": "echo", "url": "http://127.0.0.1:1"},
     "UpstreamName": {"upstream": "echo"},
+    "ModelName": {"model": "echo"},
     "EmbeddingsRequest": {"model": "echo", "input": "Hi"},
     "RerankRequest": {"model": "echo", "query": "Hi", "documents": ["Ho"]},
     "ScoreRequest": {"model": "echo", "text_1": "Hi", "text_2": "Ho"},

@@ -11,8 +11,11 @@ import httpx
 import pytest
 
 from dragoman.core.context import key_digest
+from dragoman.server.control import ModelChangeRefused, request_model_change, server_process
+from dragoman.server.runtime_folder import folders_in_use
 from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.tiny_llama import random_weights, write_model
 
 MAX_POLLS = 30_000
 
@@ -30,6 +33,12 @@ load = "lazy"
 unload_idle_seconds = 0.5
 dialects = ["infermatic", "arcee"]
 
+[[deployments]]
+name = "kept"
+model = "{tiny}"
+load = "lazy"
+dialects = ["scale"]
+
 [engine]
 kv_cache_tokens = 1024
 threads = 1
@@ -39,7 +48,8 @@ threads = 1
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     path = tmp_path_factory.mktemp("settings") / "dragoman.toml"
-    path.write_text(TWO_MODELS)
+    tiny = write_model(path.with_name("tiny.gguf"), random_weights(1))
+    path.write_text(TWO_MODELS.format(tiny=tiny))
     with running_server("--config", str(path), records_usage=False) as server:
         yield server
 
@@ -73,6 +83,26 @@ def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
     assert chat(client, "smol")["usage"]["completion_tokens"] == 3
     assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "an idle model is unloaded"
     assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
+
+
+def test_an_operator_loads_and_unloads_a_model(server: RunningServer) -> None:
+    # An engine's process, since its end is what unloads the model.
+    folder = next(folder for folder in folders_in_use() if server_process(folder) == server.process.pid)
+
+    def engines() -> list[int]:
+        return server.children(ENGINE_PROCESS)
+
+    assert any(not engines() for _ in range(MAX_POLLS)), "the idle model of another test is unloaded"
+    request_model_change(folder, "load", "kept")
+    assert any(engines() for _ in range(MAX_POLLS))
+    loaded = engines()
+    request_model_change(folder, "load", "kept")
+    request_model_change(folder, "unload", "kept")
+    assert any(not engines() for _ in range(10 * MAX_POLLS)), "it is unloaded once it is loaded, and stays so"
+    assert loaded
+    for model in ("loud", "nothing"):
+        with pytest.raises(ModelChangeRefused, match="no engine"):
+            request_model_change(folder, "load", model)
 
 
 def test_a_dialect_serves_only_its_deployments(client: httpx.Client) -> None:

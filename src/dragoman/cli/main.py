@@ -5,12 +5,11 @@ from typing import Annotated
 import typer
 
 from dragoman import __version__
-from dragoman.cli import accounts, config, db, jobs, keys, prices, ray, upstreams
+from dragoman.cli import accounts, config, db, jobs, keys, models, prices, ray, upstreams
 from dragoman.cli.chat import chat
 from dragoman.cli.conformance import conformance
 from dragoman.cli.deposit import deposit
 from dragoman.cli.doctor import doctor
-from dragoman.cli.models import models
 from dragoman.cli.reload import reload
 from dragoman.cli.renamed_options import command_class, keep_for_command
 from dragoman.cli.serve import serve
@@ -26,7 +25,7 @@ app = typer.Typer(
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(reload)
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(doctor)
-app.command()(models)
+app.add_typer(models.app, name="models")
 app.command()(conformance)
 app.command()(chat)
 app.add_typer(config.app, name="config")

@@ -1,19 +1,59 @@
-"""`dragoman models`: the models on this machine."""
+"""`dragoman models`: the models on this machine, and those that running servers load and unload."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli.database_access import FAILURE, error_exit
+
 if TYPE_CHECKING:
     from dragoman.engines.llama.weights.sources import ModelFile
+    from dragoman.server.control import ModelAction
+
+app = typer.Typer(invoke_without_command=True)
+
+ModelArgument = Annotated[str, typer.Argument(help="The name of a deployment.")]
 
 
-def models() -> None:
+@app.command()
+def load(model: ModelArgument) -> None:
+    """Have the running servers of this user load a model now, before its first request."""
+    _change("load", model)
+
+
+@app.command()
+def unload(model: ModelArgument) -> None:
+    """Have the running servers of this user unload a model when it has no request. The next one loads it again."""
+    _change("unload", model)
+
+
+def _change(action: "ModelAction", model: str) -> None:
+    from dragoman.server.control import ModelChangeRefused, request_model_change
+    from dragoman.server.runtime_folder import folders_in_use
+
+    folders = list(folders_in_use())
+    refusals = []
+    for folder in folders:
+        try:
+            request_model_change(folder, action, model)
+        except ModelChangeRefused as error:
+            refusals.append(f"{folder.name}: {error}")
+    if len(refusals) == len(folders):  # Other servers may have other models.
+        raise error_exit("; ".join(refusals) or "no server of this user runs", FAILURE)
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
     """List the models that can be served without a download, and those that running servers cannot load.
 
     The tool format and whether a model reasons are found from its chat template.
     """
+    if context.invoked_subcommand is None:
+        _list()
+
+
+def _list() -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table

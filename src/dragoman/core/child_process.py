@@ -16,6 +16,9 @@ from collections.abc import Callable
 HEARTBEAT_SECONDS = 1.0
 """The time between two heartbeats."""
 
+UNLOAD_LINE = b"unload\n"
+"""What the parent writes to an engine's standard input so that it ends when no request runs."""
+
 _PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 

@@ -4,6 +4,7 @@ Its name holds the number of the server's process. One line is a command, and on
 
 - `reload` reads the settings again.
 - `listener` answers with the listening socket itself, for a server that takes over (SCM_RIGHTS of unix(7)).
+- `load NAME` and `unload NAME` start the engines of a deployment, or end them when they have no request.
 - `retire` stops the server once its running requests have ended: another one accepts on its socket.
 """
 
@@ -14,15 +15,16 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from dragoman.server.reloading import Reloader, ReloadRefused, ReloadResult
 
 _RELOAD, _LISTENER, _RETIRE = b"reload\n", b"listener\n", b"retire\n"
+_MODEL_COMMANDS = (b"load ", b"unload ")
 _ANSWER_SECONDS = 30.0
-_MAX_COMMAND_BYTES = 64
+_MAX_COMMAND_BYTES = 512
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
@@ -32,6 +34,15 @@ class ControlledServer(NamedTuple):
     reloader: Reloader
     listener: socket.socket
     retire: Callable[[], None]
+    change_model: Callable[["ModelAction", str], None]
+    """Loads or unloads the deployment of a name. Raises ModelChangeRefused."""
+
+
+ModelAction = Literal["load", "unload"]
+
+
+class ModelChangeRefused(Exception):
+    """A model is neither loaded nor unloaded. The message is one line for people."""
 
 
 class TakeOverFailed(Exception):
@@ -40,6 +51,10 @@ class TakeOverFailed(Exception):
 
 class _Refusal(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
+
+
+class _Changed(msgspec.Struct, frozen=True, tag="changed"):
+    pass
 
 
 class _Made(msgspec.Struct, frozen=True, tag="made"):
@@ -71,9 +86,21 @@ async def _answer_all(control: socket.socket, server: ControlledServer) -> None:
                     await loop.sock_sendall(connection, msgspec.json.encode(await _reload(server.reloader)) + b"\n")
                 elif command == _LISTENER:
                     socket.send_fds(connection, [b"{}\n"], [server.listener.fileno()])
+                elif command.startswith(_MODEL_COMMANDS):
+                    answer = _change_model(server, command.decode(errors="replace").strip())
+                    await loop.sock_sendall(connection, msgspec.json.encode(answer) + b"\n")
                 elif command == _RETIRE:
                     server.retire()
                     await loop.sock_sendall(connection, b"{}\n")
+
+
+def _change_model(server: ControlledServer, command: str) -> _Changed | _Refusal:
+    action, _, name = command.partition(" ")
+    try:
+        server.change_model("load" if action == "load" else "unload", name)
+    except ModelChangeRefused as error:
+        return _Refusal(str(error))
+    return _Changed()
 
 
 async def _reload(reloader: Reloader) -> _Made | _Refusal:
@@ -94,6 +121,18 @@ def request_reload(folder: Path) -> ReloadResult:
     if isinstance(answer, _Refusal):
         raise ReloadRefused(answer.reason)
     return answer.result
+
+
+def request_model_change(folder: Path, action: ModelAction, model: str) -> None:
+    """Have the server with this runtime folder load or unload a deployment. Blocks. Raises ModelChangeRefused."""
+    try:
+        with _sent(folder, f"{action} {model}\n".encode()) as connection, connection.makefile("rb") as answers:
+            line = answers.readline(_MAX_ANSWER_BYTES)
+        answer: _Changed | _Refusal = msgspec.json.decode(line, type=_Changed | _Refusal)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelChangeRefused(f"the server's parent process does not answer: {error}") from error
+    if isinstance(answer, _Refusal):
+        raise ModelChangeRefused(answer.reason)
 
 
 def receive_listener(folder: Path) -> socket.socket:

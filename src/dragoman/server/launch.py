@@ -20,6 +20,7 @@ from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
 from dragoman.server.child_commands import (
     KeyNumbers,
+    NumberedEngine,
     ServerFiles,
     engine_commands,
     numbered_engines,
@@ -27,6 +28,8 @@ from dragoman.server.child_commands import (
 )
 from dragoman.server.control import (
     ControlledServer,
+    ModelAction,
+    ModelChangeRefused,
     TakeOverFailed,
     control_socket,
     receive_listener,
@@ -143,8 +146,25 @@ def _run(
             logs.configure(settings.log_level, settings.log_format)
             return await processes.reload(worker(settings, generation), settings.drain_seconds)
 
-        controlled = ControlledServer(Reloader(settings, read, apply), listening.listener, retire)
+        reloader = Reloader(settings, read, apply)
+        change_model = functools.partial(_change_model, processes, engines)
+        controlled = ControlledServer(reloader, listening.listener, retire, change_model)
         asyncio.run(_supervise(processes, manager, controlled, folder.path, announce))
+
+
+def _change_model(
+    processes: ServerProcesses, engines: Sequence[NumberedEngine], action: ModelAction, model: str
+) -> None:
+    """Load or unload the engines of a deployment. Raises ModelChangeRefused."""
+    chosen = [engine for engine in engines if engine.name == model]
+    if not chosen:
+        raise ModelChangeRefused(f"no engine of this machine serves {model!r}")
+    if action == "load":
+        processes.load([engine.number for engine in chosen])
+    elif not all(engine.plan.on_demand for engine in chosen):
+        raise ModelChangeRefused(f'{model} stays loaded: set load = "lazy" or unload_idle_seconds for it')
+    else:
+        processes.unload([engine.number for engine in chosen])
 
 
 async def _supervise(

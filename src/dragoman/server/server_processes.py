@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from dragoman.core import logs
+from dragoman.core.child_process import UNLOAD_LINE
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 from dragoman.server.worker_options import RETIRE_LINE
@@ -61,6 +62,17 @@ class ServerProcesses:
         _log.info("server_retires", reason="another server has taken over")
         self._is_retiring = True
         self._stop_requested.set()
+
+    def load(self, numbers: Collection[int]) -> None:
+        """Start those of these engines that are down."""
+        for engine in (self._engines[number] for number in numbers):
+            if not engine.is_running:
+                engine.wake()
+
+    def unload(self, numbers: Collection[int]) -> None:
+        """Let these engines end when they have no request; the next one starts them again."""
+        for number in numbers:
+            self._engines[number].send(UNLOAD_LINE)
 
     async def reload(self, command: ChildCommand, drain_seconds: float) -> list[str]:
         """Send all workers the options of `command`, with which later ones start. Return what went wrong.

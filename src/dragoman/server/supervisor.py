@@ -104,6 +104,18 @@ class Child:
         """Start a child that is down. A running one is left alone."""
         self._wake_requested.set()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process now."""
+        return self._process is not None and self._process.returncode is None
+
+    def send(self, line: bytes) -> None:
+        """Write a line to the process's standard input. One that is down gets nothing."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            assert process.stdin is not None, "spawned with a pipe"
+            process.stdin.write(line)
+
     async def request(self, command: ChildCommand, line: bytes, timeout_seconds: float) -> str:
         """Write a line to the process's standard input and return its reply. Later starts use `command`.
 

@@ -20,7 +20,7 @@ from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.core.money import parse_amount, parse_price_per_million
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.admin import serializers, wire
-from dragoman.server.control import request_reload
+from dragoman.server.control import ModelAction, ModelChangeRefused, request_model_change, request_reload
 from dragoman.server.reloading import ReloadRefused
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)
@@ -54,6 +54,22 @@ def reload(request: AdminRequest) -> wire.ReloadBody:
         raise ReloadRefused("this server has no settings to read again")
     made = request_reload(request.server_folder)
     return wire.ReloadBody(generation=made.generation, changed=made.changed, restart_needed=made.restart_needed)
+
+
+def load_model(request: AdminRequest) -> wire.ModelChangeBody:
+    return _change_model(request, "load")
+
+
+def unload_model(request: AdminRequest) -> wire.ModelChangeBody:
+    return _change_model(request, "unload")
+
+
+def _change_model(request: AdminRequest, action: ModelAction) -> wire.ModelChangeBody:
+    model = request.catalog.resolve(request.payload(wire.ModelName).model).deployment.name
+    if request.server_folder is None:
+        raise ModelChangeRefused("this server has no process for engines")
+    request_model_change(request.server_folder, action, model)
+    return wire.ModelChangeBody(model=model)
 
 
 def create_account(request: AdminRequest) -> wire.AccountBody:

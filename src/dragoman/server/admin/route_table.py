@@ -70,6 +70,12 @@ def _upstream_change(
     return _write(handler, ("POST", f"{_UPSTREAMS}{path}", summary), wire.UpstreamChangeBody, request, 404)
 
 
+def _model_change(handler: Callable[[AdminRequest], msgspec.Struct], action: str, summary: str) -> AdminRoute:
+    operation = ("POST", f"/admin/models/{action}", summary)
+    return _write(handler, operation, wire.ModelChangeBody, wire.ModelName, *_NO_MODEL_OR_NO_CHANGE)
+
+
+_NO_MODEL_OR_NO_CHANGE = (404, 409)
 _UPSTREAMS = "/admin/upstreams"
 _ACCOUNTS, _KEYS, _PRICES = "/admin/accounts", "/admin/keys", "/admin/prices"
 _ACCOUNT, _KEY = f"{_ACCOUNTS}/{{account}}", f"{_KEYS}/{{key}}"
@@ -89,6 +95,8 @@ ADMIN_ROUTES = (
     _write(handlers.set_price, ("POST", _PRICES, "Set a price"), wire.PriceBody, wire.NewPrice),
     _read(handlers.list_prices, _PRICES, "List prices", wire.PriceList, wire.PricesQuery),
     _read(handlers.list_models, "/admin/models", "List the models and their states", wire.ModelStateList),
+    _model_change(handlers.load_model, "load", "Load a model"),
+    _model_change(handlers.unload_model, "unload", "Unload a model when it has no request"),
     _write(handlers.reload, ("POST", "/admin/reload", "Read the settings again"), wire.ReloadBody, None, 409),
     _read(upstream_handlers.list_states, _UPSTREAMS, "List the upstreams and their states", wire.UpstreamList),
     _upstream_change(upstream_handlers.add, "", "Add an upstream", wire.NewUpstream),

@@ -22,6 +22,7 @@ from dragoman.server.access import AccessControl, RouteClass, ServerErrors
 from dragoman.server.admin import wire
 from dragoman.server.admin.handlers import AdminRequest
 from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
+from dragoman.server.control import ModelChangeRefused
 from dragoman.server.reloading import ReloadRefused
 
 MAX_BODY_BYTES = 64 * 1024
@@ -65,7 +66,7 @@ def _endpoint(
             return error_response(_ADMIN_ERRORS.render(error), {})
         except (AccountNotFound, KeyNotFound, UpstreamNotFound) as error:
             return _error(404, str(error))
-        except (AccountNameTaken, ReloadRefused) as error:
+        except (AccountNameTaken, ReloadRefused, ModelChangeRefused) as error:
             return _error(409, str(error))
         except (msgspec.DecodeError, ValueError) as error:
             # Errors of msgspec, and of the accounts' functions, about the request's values.

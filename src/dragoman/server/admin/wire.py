@@ -181,6 +181,17 @@ class ModelStateBody(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model can reason before it answers. null: the model is not loaded."""
 
 
+class ModelName(_RequestBody, frozen=True, kw_only=True):
+    model: Text
+    """The name or an alias of a deployment."""
+
+
+class ModelChangeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that the server makes now. Loading takes seconds; unloading waits for the running requests."""
+
+    model: str
+
+
 class ReloadBody(msgspec.Struct, frozen=True):
     """A reload of the settings."""
 

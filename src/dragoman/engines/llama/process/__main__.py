@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from dragoman.core import logs
-from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
+from dragoman.core.child_process import UNLOAD_LINE, end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Backend, DecodeError
@@ -96,7 +96,10 @@ async def _serve_until_stopped(server: EngineServer) -> None:
     loop.add_signal_handler(signal.SIGTERM, ended.set)
 
     def read_standard_input() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
+        received = os.read(sys.stdin.fileno(), 1024)
+        if UNLOAD_LINE in received:
+            server.unload()
+        elif not received:
             loop.remove_reader(sys.stdin.fileno())
             ended.set()
 

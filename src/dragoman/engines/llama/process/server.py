@@ -73,6 +73,7 @@ class EngineServer:
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._connections: dict[int, _WorkerConnection] = {}
         self._last_activity = time.monotonic()
+        self._is_unloading = asyncio.Event()
         self._next_connection = 0
 
     @property
@@ -120,6 +121,10 @@ class EngineServer:
             return PreparedRequest(start, request.unenforced)
 
         return Workload(preprocessor, stepper, prepare)
+
+    def unload(self) -> None:
+        """End `run` as soon as no request runs, as if the idle time were over."""
+        self._is_unloading.set()
 
     def _public_prefixes(self) -> PublicPrefixes | None:
         if not self._options.shared_prefixes:
@@ -208,20 +213,30 @@ class EngineServer:
             connection.send([messages.FingerprintReply(self._fingerprint)])
 
     async def _wait_until_ended_or_idle(self, ended: asyncio.Event) -> None:
-        """Wait until `ended` is set, or no request has arrived for the idle time."""
+        """Wait until `ended` is set, or no request has arrived for the idle time, or none runs when it is unloaded."""
+        waiting = [asyncio.create_task(event.wait()) for event in (ended, self._is_unloading)]
+        try:
+            while not ended.is_set():
+                remaining_seconds = self._seconds_until_unloaded()
+                if remaining_seconds is not None and remaining_seconds <= 0 and not self._is_busy:
+                    return
+                timeout = None if remaining_seconds is None else max(remaining_seconds, _IDLE_CHECK_SECONDS)
+                events = [task for task in waiting if not task.done()]
+                await asyncio.wait(events, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    def _seconds_until_unloaded(self) -> float | None:
+        """Return the time until the process ends if no request arrives. None: it stays."""
+        if self._is_unloading.is_set():
+            return 0.0
         idle = self._options.unload_idle_seconds
-        while not ended.is_set():
-            remaining_seconds = None if idle is None else self._last_activity + idle - time.monotonic()
-            is_busy = self._adapter_changes or any(
-                connection.open_requests for connection in self._connections.values()
-            )
-            if remaining_seconds is not None and remaining_seconds <= 0 and not is_busy:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    None if remaining_seconds is None else max(remaining_seconds, _IDLE_CHECK_SECONDS)
-                ):
-                    await ended.wait()
+        return None if idle is None else self._last_activity + idle - time.monotonic()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._adapter_changes) or any(each.open_requests for each in self._connections.values())
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _WorkerConnection(self._next_connection, writer)
