@@ -3,8 +3,14 @@
 const data = JSON.parse(document.getElementById("chart-data").textContent);
 const plots = [];
 
+// Tokens are light-dark() pairs: only a property that is a colour says which of the two it is now.
+const sample = document.createElement("span");
+sample.hidden = true;
+document.body.append(sample);
+
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  sample.style.color = `var(${name})`;
+  return getComputedStyle(sample).color;
 }
 
 function seriesColour(index) {
@@ -36,7 +42,7 @@ function stacked(series) {
 
 function axes(format) {
   const grid = { stroke: colour("--line"), width: 1 };
-  const shared = { stroke: colour("--ink-soft"), grid, ticks: grid, font: `12px ${colour("--sans")}` };
+  const shared = { stroke: colour("--ink-soft"), grid, ticks: grid, font: `12px ${getComputedStyle(document.body).fontFamily}` };
   return [
     { ...shared, grid: { show: false }, values: dateLabels, space: 70 },
     { ...shared, values: (_, ticks) => ticks.map(format), size: 62 },
