@@ -7,23 +7,31 @@ The records are made up by tests/support/console_data.py; the pictures of the fi
 server with the bundled model.
 """
 
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import msgspec
 from playwright.sync_api import Browser, Page
 
+from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.responses import ResponseTable
+from dragoman.core.context import account_owner
+from dragoman.core.responses import ResponseRecord
 from dragoman.engines.echo import EchoEngine
+from dragoman.server.console_settings import ConsoleSettings
 from tests.support import first_hour
 from tests.support.accounting import ADMIN_KEY
 from tests.support.browser import open_browser, watched_page
-from tests.support.console import console_app, served
+from tests.support.console import console_app, served, upstream_deployment
 from tests.support.console_data import MODELS, open_with_clock, record_a_month
 from tests.support.server import running_server
 from tests.support.sqlite_files import create_sqlite_database
+from tests.support.talkative_engines import ProbedEcho, RefusingEngine
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images" / "console"
 
@@ -36,7 +44,9 @@ OPERATOR_PAGES = {
     "usage": "/usage",
     "usage-month": "/usage?period=30d&group=account_id",
     "queue": "/queue",
+    "responses": "/responses",
     "models": "/models",
+    "upstreams": "/upstreams",
     "keys": "/keys",
     "key": "/keys/3",
     "accounts": "/accounts",
@@ -74,9 +84,19 @@ def _picture_records(browser: Browser, folder: Path, is_wanted: Callable[[str], 
     key = record_a_month(database, clock)
     database.close()
     database = Database(database.url)  # From now on with the machine's clock.
-    engines = {name: EchoEngine(tokens_per_second=4) for name in MODELS}
-    with served(console_app(database, folder / "journals", engines=engines)) as url:
+    engines = {name: EchoEngine(tokens_per_second=4) for name in MODELS if name != "coder"}
+    # The refusing one first: it is tried, and left out after five failures.
+    coder = upstream_deployment(
+        "coder", RefusingEngine("connection refused"), *(ProbedEcho("qwen3-coder", "qwen3-embed") for _ in range(2))
+    )
+    console = ConsoleSettings(keep_bodies=True)
+    app = console_app(
+        database, folder / "journals", engines=engines, deployments=[coder], lazy=["small"], console=console
+    )
+    with served(app) as url:
         _queue_jobs(url, key)
+        _use_upstreams(database, url, key)
+        _store_responses(database)
         for suffix, options in _variants():
             for pages, secret in ((OPERATOR_PAGES, ADMIN_KEY), (HOLDER_PAGES, key)):
                 with watched_page(browser, url, **options) as page:
@@ -93,6 +113,9 @@ def _picture_records(browser: Browser, folder: Path, is_wanted: Callable[[str], 
                         page.locator("#live-rows a").first.click()
                         page.wait_for_url("**/requests/*")
                         _take(page, f"request-detail-{suffix}")
+                        page.get_by_role("link", name="Body").click()
+                        page.wait_for_url("**/body")
+                        _take(page, f"request-body-{suffix}")
     database.close()
 
 
@@ -104,6 +127,27 @@ def _queue_jobs(url: str, key: str) -> None:
         response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
         if number == 5:
             httpx.delete(f"{url}{response.headers['location']}", headers=headers)
+
+
+def _use_upstreams(database: Database, url: str, key: str) -> None:
+    for number in range(12):
+        body = {
+            "model": "coder",
+            "messages": [{"role": "user", "content": f"Reverse list {number} in Rust, in place."}],
+        }
+        headers = {"authorization": f"Bearer {key}"}
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
+    Administrator(database, "ada").drain_upstream("coder/2", "coder", "http://gpu2:8000", is_draining=True)
+
+
+def _store_responses(database: Database) -> None:
+    table = ResponseTable(database, retention_days=30, max_bytes=2**30)
+    names = [f"resp_{secrets.token_hex(16)}" for _ in range(9)]
+    for number, name in enumerate(names):
+        previous = names[number - 1] if number % 4 else None
+        sent = msgspec.json.encode(secrets.token_hex(600 * (number + 1)))
+        record = ResponseRecord(id=name, previous_id=previous, input=sent, response=b"{}")
+        table.store(record, account_owner(1 + number % 3))
 
 
 def _picture_first_hour(browser: Browser, folder: Path) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,8 @@ from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UsageRecor
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.gateway.routing.replica import Replica
+from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.server.accounting import AccountingServices
@@ -29,10 +31,14 @@ from dragoman.server.app import App, build_app
 from dragoman.server.console import ConsoleOptions
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.origins import OriginPolicy
-from dragoman.server.settings import Settings
+from dragoman.server.settings import DeploymentSettings, Settings
+from dragoman.server.upstream_changes import AddedUpstream
 from tests.support.accounting import ADMIN_KEY
 from tests.support.apps import running_app
+from tests.support.talkative_engines import ProbedEcho
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "Good morning"}]}
 
 TOKEN = re.compile(r'name="form-token" content="(\w+)"|name="form_token" value="(\w+)"')
 
@@ -44,14 +50,25 @@ def console_app(
     has_accounts: bool = True,
     keys: Mapping[str, str] | None = None,
     engines: Mapping[str, Engine] | None = None,
+    deployments: Sequence[Deployment] = (),
+    lazy: Sequence[str] = (),
     console: ConsoleSettings | None = None,
     proxies: tuple[str, ...] = (),
     root_path: str = "",
     host: str = "127.0.0.1",
 ) -> App:
-    """Build the app. With accounts ADMIN_KEY is an operator's; `keys` are those of the settings → names."""
-    catalog = Catalog([Deployment.of(name, (), engine) for name, engine in (engines or {"echo": EchoEngine()}).items()])
-    settings = Settings(console=console or ConsoleSettings(), root_path=root_path or None, host=host)
+    """Build the app. With accounts ADMIN_KEY is an operator's; `keys` are those of the settings → names.
+
+    `engines` answer for deployments of their names, beside the other `deployments`. Those in `lazy` may be unloaded.
+    """
+    own = [Deployment.of(name, (), engine) for name, engine in (engines or {"echo": EchoEngine()}).items()]
+    catalog = Catalog([*own, *deployments])
+    settings = Settings(
+        console=console or ConsoleSettings(),
+        root_path=root_path or None,
+        host=host,
+        deployments=tuple(DeploymentSettings(name=name, model="echo", load="lazy") for name in lazy),
+    )
     http = HttpOptions(
         max_body_bytes=100_000, keep_alive_seconds=15, trusted_proxies=AddressSet.parse(proxies), root_path=root_path
     )
@@ -73,7 +90,22 @@ def console_app(
         queue=None if database is None else JobQueue(database, QueueOptions(), 0),
         origin_policy=OriginPolicy(needs_key=has_accounts or bool(keys)),
         console=ConsoleOptions(settings, database),
+        connect_upstream=connect_to_echo,
     )
+
+
+def connect_to_echo(name: str, upstream: AddedUpstream, _deployment: Deployment) -> Replica:
+    """Connect to an upstream that is added: it repeats."""
+    return Replica(name, ProbedEcho(), is_upstream=True, url=upstream.url, priority=upstream.priority)
+
+
+def upstream_deployment(name: str, *engines: Engine) -> Deployment:
+    """Return a deployment with these engines as its upstreams, of which the first is chosen while it takes requests."""
+    replicas = (
+        Replica(f"{name}/{number}", engine, is_upstream=True, url=f"http://gpu{number}:8000", concurrency=64)
+        for number, engine in enumerate(engines)
+    )
+    return Deployment(name=name, replicas=tuple(replicas), routing=RouterOptions(policy="first"))
 
 
 class ConsoleClient:
@@ -133,6 +165,23 @@ class StartedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_started.set()
+
+
+async def ask(client: ConsoleClient, *, is_shown: bool = True, **fields: object) -> str:
+    """Send a chat through the playground's route, wait until its request `is_shown`, and return its id."""
+    headers = {"x-form-token": await client.token("/playground")}
+    response = await client.http.post("/console/api/v1/chat/completions", json={**CHAT, **fields}, headers=headers)
+    assert response.status_code == 200, response.text
+    request_id = response.headers["x-request-id"]
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        while is_shown and (await client.get(f"/requests/{request_id}/charge")).status_code == 404:
+            pass  # It is settled a moment after its end.
+    return request_id
+
+
+def plain(page: str) -> str:
+    """Return what a person reads of a page."""
+    return " ".join(re.sub("<[^>]*>", " ", page).split())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import random
 from datetime import UTC, datetime
 
+import msgspec
+
 from dragoman.accounts.administration.accounts import deposit
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.keys import KeyRules
@@ -71,6 +73,7 @@ def _record_requests(
             max_completion_tokens=4 * completion + 1000,
         )
         ledger.commit([admission])
+        admitted_at = clock.wall
         first = round(rng.lognormvariate(5.3 if model == "small" else 6.1, 0.6))
         clock.wall += first + completion * rng.randint(8, 20)
         ledger.commit(
@@ -82,8 +85,16 @@ def _record_requests(
                     completion_tokens=completion,
                     result=rng.choices(_RESULTS, (95, 3, 2))[0],
                     first_token_ms=first,
+                    attempts=_attempts(first, clock.wall - admitted_at) if model == "coder" else None,
                 )
             ]
         )
     clock.advance(max(0, round((end - clock.wall) / 1000)))
     ledger.close()
+
+
+def _attempts(first: int, total: int) -> str:
+    """Return the JSON of the attempts of a request; one in nine was refused before."""
+    refused_ms = first // 3 if first % 9 == 0 else 0
+    refused = [["coder/0", "refused", 1, refused_ms]] if refused_ms else []
+    return msgspec.json.encode([*refused, [f"coder/{1 + first % 2}", "finished", refused_ms + 1, total]]).decode()

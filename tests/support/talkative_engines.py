@@ -1,11 +1,14 @@
 """Engines that repeat, for pages that show more than a text."""
 
+import time
 from collections.abc import AsyncGenerator
 
 import msgspec
 
-from dragoman.core.events import Event, ReasoningDelta, Usage
+from dragoman.core.errors import ReplicaFailed
+from dragoman.core.events import Event, ReasoningDelta, Started, Usage
 from dragoman.core.request import GenerationRequest
+from dragoman.engines.base import Probed, ProbeReport
 from dragoman.engines.echo import EchoEngine
 
 THOUGHTS = "I should repeat <b>this</b>."
@@ -23,6 +26,27 @@ class ThinkingEcho(EchoEngine):
                 tokens = event.completion_tokens + len(THOUGHTS)
                 event = msgspec.structs.replace(event, completion_tokens=tokens, reasoning_tokens=len(THOUGHTS))
             yield event
+
+
+class ProbedEcho(EchoEngine, Probed):
+    """Repeats, and is another server whose models have these names."""
+
+    def __init__(self, *models: str) -> None:
+        super().__init__()
+        self.last_probe = ProbeReport(is_well=True, problem="", at=time.monotonic(), kind="vllm", models=models)
+
+
+class RefusingEngine(EchoEngine, Probed):
+    """Cannot be reached."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__()
+        self.last_probe = ProbeReport(is_well=False, problem=problem, at=time.monotonic(), kind=None, models=())
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        if request.n:
+            raise ReplicaFailed("The upstream cannot be reached", "refused")
+        yield Started(0, 0)
 
 
 class SlowEcho(EchoEngine):

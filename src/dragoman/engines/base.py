@@ -166,6 +166,27 @@ class Engine(Protocol):
         ...
 
 
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last probe of another server has found."""
+
+    is_well: bool
+    problem: str
+    """Why it is not well, for the operator. Empty: it is."""
+    at: float
+    """Seconds of time.monotonic."""
+    kind: str | None
+    """What it is, such as vllm. None: not known yet."""
+    models: tuple[str, ...]
+    """What it serves, as it was listed last."""
+
+
+class Probed:
+    """What an engine has besides that is another server, whose health is probed."""
+
+    last_probe: ProbeReport | None = None
+    """None: it was not probed yet."""
+
+
 class Embeds(ABC):
     """What an engine has besides, whose model computes embeddings or scores and generates nothing."""
 

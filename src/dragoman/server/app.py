@@ -25,12 +25,11 @@ from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
+from dragoman.gateway.execution.body_store import DatabaseBodyStore
 from dragoman.gateway.execution.jobs import GatewayJobExecutor
-from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
-from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
@@ -124,6 +123,7 @@ def build_app(
         queue=queue,
         console_database=None if console is None else console.database,
         response_store=options.response_store,
+        body_store=_body_store(console),
         connect_upstream=connect_upstream,
     )
     return services.app(live)
@@ -143,6 +143,7 @@ class AppServices:
         queue: JobQueue | None,
         console_database: Database | None = None,
         response_store: ResponseStore | None = None,
+        body_store: DatabaseBodyStore | None = None,
         tracing: Tracing | None = None,
         connect_upstream: Connect | None = None,
     ) -> None:
@@ -151,14 +152,15 @@ class AppServices:
         Without a `response_store`, responses are not stored. `tracing` makes spans; None: there are none.
         """
         registry = CollectorRegistry()
-        request_metrics = _request_metrics(registry, tracing)
-        routing_metrics = _routing_metrics(catalog, registry)
+        request_metrics = metrics.request_metrics(registry, tracing)
+        routing_metrics = metrics.routing_metrics(catalog, registry)
         changes = None
         if accounting is not None and connect_upstream is not None:
             changes = UpstreamChanges(catalog, accounting.database_thread, connect_upstream, routing_metrics)
         self._accounting = accounting
         self._console_thread = None if console_database is None else DatabaseThread(console_database)
         self._response_store = response_store
+        self._body_store = body_store
         self._catalog = catalog
         self._gateway = Gateway(
             catalog,
@@ -176,6 +178,7 @@ class AppServices:
             catalog=catalog,
             admission=admission if accounting is None else accounting,
             response_store=response_store,
+            body_store=body_store,
             open_queue=_queue_opener(queue, self._executor, registry),
             console_thread=self._console_thread,
             upstream_changes=changes,
@@ -188,6 +191,8 @@ class AppServices:
         gateway = self._gateway.with_keys(authenticator, live.registration_rules or RegistrationRules())
         self._executor.use_keys(authenticator)
         options = msgspec.structs.replace(live.http, response_store=self._response_store)
+        if self._body_store is not None and self._body_store.is_keeping:
+            options = msgspec.structs.replace(options, body_store=self._body_store)
         if accounting is not None:
             options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
         access = AccessControl(gateway, options, live.admin_keys)
@@ -263,20 +268,10 @@ class ReloadableApp(NewestApp["App"]):
         self.app.drain()
 
 
-def _routing_metrics(catalog: Catalog, registry: CollectorRegistry) -> RoutingMetrics:
-    routing_metrics = RoutingMetrics(registry)
-    for deployment in catalog.deployments:
-        if deployment.router is not None:
-            deployment.router.metrics = routing_metrics
-    return routing_metrics
-
-
-def _request_metrics(registry: CollectorRegistry, tracing: Tracing | None) -> RequestMetrics:
-    if tracing is None:
-        return RequestMetrics(registry)
-    from dragoman.gateway.execution.tracing import TracingMetrics  # It needs the extra `otel`.
-
-    return TracingMetrics(registry, tracing.tracer)
+def _body_store(console: ConsoleOptions | None) -> DatabaseBodyStore | None:
+    if console is None or console.database is None:
+        return None
+    return DatabaseBodyStore(console.database, console.settings.console.body_rules)
 
 
 def _queue_opener(
@@ -292,6 +287,7 @@ async def _lifespan(
     catalog: Catalog,
     admission: UnmeteredAdmission | AccountingServices,
     response_store: ResponseStore | None,
+    body_store: DatabaseBodyStore | None,
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
     console_thread: DatabaseThread | None,
     upstream_changes: UpstreamChanges | None,
@@ -307,6 +303,8 @@ async def _lifespan(
             stack.push_async_callback(asyncio.to_thread, console_thread.close)
         if response_store is not None:
             await stack.enter_async_context(response_store.opened())
+        if body_store is not None:
+            await stack.enter_async_context(body_store.opened())
         if upstream_changes is not None:
             await stack.enter_async_context(upstream_changes.followed())
         if open_queue is not None:

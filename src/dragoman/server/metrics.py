@@ -19,11 +19,14 @@ from dragoman.core.adapters import metrics_label
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine, EngineStatistics
+from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
 from dragoman.server.access import AccessControl, RouteClass, Viewer
 from dragoman.server.renamed_metrics import WithDeprecatedNames
+from dragoman.server.tracing import Tracing
 from dragoman.server.vllm_metrics import VllmMetrics
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
@@ -250,3 +253,21 @@ _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_kv_cache_prefix_cells": ("KV cells of finished sequences", lambda state: state.kv_cells_cached),
     "dragoman_kv_cache_capacity_cells": ("All KV cells", lambda state: state.kv_cells_total),
 }
+
+
+def routing_metrics(catalog: Catalog, registry: CollectorRegistry) -> RoutingMetrics:
+    """Return the metrics of attempts, with which the catalog's routers count."""
+    counted = RoutingMetrics(registry)
+    for deployment in catalog.deployments:
+        if deployment.router is not None:
+            deployment.router.metrics = counted
+    return counted
+
+
+def request_metrics(registry: CollectorRegistry, tracing: Tracing | None) -> RequestMetrics:
+    """Return the metrics of requests, which make spans if there is tracing."""
+    if tracing is None:
+        return RequestMetrics(registry)
+    from dragoman.gateway.execution.tracing import TracingMetrics  # It needs the extra `otel`.
+
+    return TracingMetrics(registry, tracing.tracer)

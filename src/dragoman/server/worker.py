@@ -27,6 +27,7 @@ from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.execution.body_store import DatabaseBodyStore
 from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.adapters import RegistrationRules
@@ -83,6 +84,7 @@ def main() -> int:
         queue=_job_queue(settings, accounts),
         console_database=None if accounts is None else accounts.database,
         response_store=None if accounts is None else _response_store(accounts, settings.responses),
+        body_store=None if accounts is None else DatabaseBodyStore(accounts.database, settings.console.body_rules),
         tracing=tracing,
         connect_upstream=connect_added_upstream,
     )

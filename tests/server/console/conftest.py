@@ -11,12 +11,15 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from dragoman.accounts.database.connections import Database
+from dragoman.server.app import App
 from tests.support.accounting import ADMIN_KEY
 from tests.support.browser import open_browser, watched_page
-from tests.support.console import console_app, served
+from tests.support.console import console_app, served, upstream_deployment
 from tests.support.metered import AccountFixture
 from tests.support.sqlite_files import create_sqlite_database
-from tests.support.talkative_engines import SlowEcho, ThinkingEcho
+from tests.support.talkative_engines import ProbedEcho, RefusingEngine, SlowEcho, ThinkingEcho
+
+HOSTILE_NAME = "<script>window.pwned=1</script>"
 
 OpenPage = Callable[..., AbstractContextManager[Page]]
 
@@ -54,7 +57,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleServer]:
     folder = tmp_path_factory.mktemp("console")
     database = Database(create_sqlite_database(Path(folder) / "accounts.db"))
     engines = {"echo": ThinkingEcho(), "slow": SlowEcho()}
-    app = console_app(database, folder / "journals", engines=engines)
+    pool = upstream_deployment("pool", RefusingEngine(HOSTILE_NAME), ProbedEcho(HOSTILE_NAME, "m" * 90))
+    app = console_app(database, folder / "journals", engines=engines, deployments=[pool])
     account = AccountFixture(database)
     with served(app) as url:
         yield ConsoleServer(url, account)
@@ -76,3 +80,15 @@ def open_page(browser: Browser, server: ConsoleServer) -> OpenPage:
             yield page
 
     return opened
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[AccountFixture]:
+    database = Database(create_sqlite_database(tmp_path / "accounts.db"))
+    yield AccountFixture(database)
+    database.close()
+
+
+@pytest.fixture
+def app(account: AccountFixture, tmp_path: Path) -> App:
+    return console_app(account.database, tmp_path / "journals")

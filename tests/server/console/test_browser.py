@@ -10,15 +10,16 @@ import pytest
 from playwright.sync_api import expect
 
 from dragoman.accounts.administration.keys import list_keys
-from tests.server.console.conftest import ConsoleServer, OpenPage
+from tests.server.console.conftest import HOSTILE_NAME, ConsoleServer, OpenPage
 from tests.support.accounting import ADMIN_KEY
 from tests.support.browser import is_scrollable_sideways, serious_findings
 
 OPERATOR_PAGES = (
-    *("", "/playground", "/requests", "/usage", "/queue", "/models", "/keys", "/accounts", "/accounts/acme"),
+    *("", "/playground", "/requests", "/usage", "/queue", "/responses", "/models", "/upstreams", "/keys", "/accounts"),
+    *("/accounts/acme",),
     *("/keys/1", "/health", "/audit", "/nothing"),
 )
-HOLDER_PAGES = ("", "/playground", "/requests", "/usage", "/queue", "/models", "/keys", "/accounts")
+HOLDER_PAGES = ("", "/playground", "/requests", "/usage", "/queue", "/responses", "/models", "/keys", "/accounts")
 
 HOSTILE = (
     "<script>window.pwned=1</script>",
@@ -135,6 +136,20 @@ def test_a_keys_secret_is_shown_once(open_page: OpenPage, server: ConsoleServer)
     assert server.ask("Hello", key=secret).status_code == 401
 
 
+def test_an_upstream_is_removed_after_a_second_click(open_page: OpenPage) -> None:
+    with open_page() as page:
+        page.goto("/console/upstreams")
+        page.get_by_label("Answers for").select_option("echo")
+        page.get_by_label("URL").fill("http://gpu9:8000")
+        page.get_by_role("button", name="Add").click()
+        row = page.get_by_role("row", name="echo/a1")
+        row.get_by_role("button", name="Drain").click()
+        row.get_by_role("button", name="Undrain").click()
+        row.get_by_text("Remove", exact=True).click()
+        row.get_by_role("button", name="Remove echo/a1").click()
+        expect(row).to_have_count(0)
+
+
 def test_charts_have_the_figures_of_the_table(open_page: OpenPage, server: ConsoleServer) -> None:
     server.ask("Good morning").raise_for_status()
     with open_page() as page:
@@ -166,7 +181,7 @@ def test_hostile_texts_stay_texts(open_page: OpenPage, server: ConsoleServer) ->
 
 
 def test_hostile_names_stay_texts_on_every_page(open_page: OpenPage, server: ConsoleServer) -> None:
-    name = "<script>window.pwned=1</script>"
+    name = HOSTILE_NAME
     with open_page() as page:
         page.goto("/console/accounts")
         page.get_by_label("Name").fill(name)
@@ -184,6 +199,7 @@ def test_hostile_names_stay_texts_on_every_page(open_page: OpenPage, server: Con
             "/accounts",
             "/audit",
             "/usage?group=key_id",
+            "/upstreams",
             "/requests?model=<script>",
             "/x<script>",
         ):

@@ -1,13 +1,10 @@
 """The console's pages without a browser: who may see what, forms, and figures."""
 
-import asyncio
 import csv
 import io
 import re
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-
-import pytest
 
 from dragoman.accounts.administration.audit_log import list_audit_entries
 from dragoman.accounts.administration.keys import KeyRules, disable_key, get_key, list_keys
@@ -16,45 +13,19 @@ from dragoman.accounts.database.connections import Database
 from dragoman.core.money import format_amount
 from dragoman.engines.echo import EchoEngine
 from dragoman.server.app import App
+from dragoman.server.console.rendering import short_amount
 from dragoman.server.console.route_table import CONSOLE_ROUTES
 from dragoman.server.console.sessions import seal, unseal
 from dragoman.server.console.viewers import Role
 from dragoman.server.console_settings import ConsoleSettings
 from tests.support.accounting import ADMIN_KEY
-from tests.support.console import ConsoleClient, another_client, console_app, console_client
+from tests.support.console import CHAT, another_client, ask, console_app, console_client, plain
 from tests.support.metered import AccountFixture
 from tests.support.sqlite_files import create_sqlite_database
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
-
-CHAT = {"model": "echo", "messages": [{"role": "user", "content": "Good morning"}]}
-
-
-@pytest.fixture
-def account(tmp_path: Path) -> Iterator[AccountFixture]:
-    database = Database(create_sqlite_database(tmp_path / "accounts.db"))
-    yield AccountFixture(database)
-    database.close()
-
-
-@pytest.fixture
-def app(account: AccountFixture, tmp_path: Path) -> App:
-    return console_app(account.database, tmp_path / "journals")
 
 
 def url_of(path: str) -> str:
     return re.sub(r"\{\w+\}", "1", path)
-
-
-async def ask(client: ConsoleClient, *, is_shown: bool = True, **fields: object) -> str:
-    """Send a chat through the playground's route, wait until its request `is_shown`, and return its id."""
-    headers = {"x-form-token": await client.token("/playground")}
-    response = await client.http.post("/console/api/v1/chat/completions", json={**CHAT, **fields}, headers=headers)
-    assert response.status_code == 200, response.text
-    request_id = response.headers["x-request-id"]
-    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-        while is_shown and (await client.get(f"/requests/{request_id}/charge")).status_code == 404:
-            pass  # It is settled a moment after its end.
-    return request_id
 
 
 async def test_every_route_is_for_those_roles_that_the_table_names(account: AccountFixture, app: App) -> None:
@@ -223,6 +194,19 @@ async def test_a_key_is_made_limited_rotated_and_disabled(account: AccountFixtur
     assert {entry.actor for entry in list_audit_entries(account.database)} == {"ada"}
 
 
+async def test_keys_show_when_they_were_used_and_what_they_spent(account: AccountFixture, app: App) -> None:
+    key = account.new_key()
+    async with console_client(app, key=key) as client:
+        assert "0.00 this month" in (page := plain((await client.get("/keys")).text))
+        assert "never" in page
+        await ask(client)
+        page = plain((await client.get("/keys")).text)
+    (used,) = list_usage(account.database)
+    today = datetime.fromtimestamp(used.settled_at / 1000, UTC).date().isoformat()
+    assert (used.charge > 0, f"{today} created" in page) == (True, True)
+    assert f"{short_amount(used.charge)} this month" in page
+
+
 async def test_money_and_prices_are_changed_through_the_audit_log(account: AccountFixture, app: App) -> None:
     async with console_client(app, key=ADMIN_KEY) as client:
         before = account.account.balance
@@ -273,7 +257,7 @@ async def test_a_server_that_records_nothing_says_how_to_change_that(tmp_path: P
     async with console_client(console_app(None, tmp_path, has_accounts=False)) as client:
         for path in ("/", "/playground", "/models", "/health", "/audit", "/keys", "/accounts"):
             assert (await client.get(path)).status_code == 200, path
-        for path in ("/requests", "/usage", "/queue"):
+        for path in ("/requests", "/usage", "/queue", "/responses"):
             response = await client.get(path)
             assert (response.status_code, "record_usage" in response.text) == (404, True), path
 
@@ -286,6 +270,18 @@ async def test_the_path_and_the_hosts_of_the_console_are_settings(tmp_path: Path
         assert (page.status_code, 'href="/llm/ui/playground"' in page.text) == (200, True)
         assert (await client.http.get("/llm/ui/models")).status_code == 200
         assert (await client.http.get("/ui/models", headers={"host": "localhost"})).status_code == 404
+
+
+async def test_models_that_come_and_go_are_unloaded_by_operators(account: AccountFixture, tmp_path: Path) -> None:
+    app = console_app(account.database, tmp_path, engines={"echo": EchoEngine(), "fixed": EchoEngine()}, lazy=["echo"])
+    async with console_client(app, key=ADMIN_KEY) as operator, another_client(app, key=account.new_key()) as holder:
+        await ask(holder)
+        page = (await operator.get("/models")).text
+        assert page.count("/models/unload") == 1
+        assert ("Source echo" in plain(page), "prompt tokens since the start" in plain(page)) == (True, True)
+        assert "/models/unload" not in (await holder.get("/models")).text
+        alone = await operator.submit("/models", "/models/unload", model="echo")
+        assert (alone.status_code, "no process for engines" in alone.text) == (409, True)
 
 
 async def test_jobs_are_listed_cancelled_and_run_again(account: AccountFixture, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
 from dragoman.accounts.administration.prices import Price
 from dragoman.accounts.administration.upstreams import StoredUpstream
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.request_bodies import delete_body, find_body
+from dragoman.accounts.database.responses import delete_response
 from dragoman.accounts.database.tables import changes
 from dragoman.accounts.times import to_datetime
+from dragoman.core.bodies import KeptBody
 from dragoman.core.money import format_amount, format_price_per_million
 
 
@@ -125,6 +128,30 @@ class Administrator:
             drained = upstreams.set_draining(self.database, name, deployment, url, is_draining=is_draining)
             self._record(connection, "drain upstream" if is_draining else "undrain upstream", f"upstream {name}")
         return drained
+
+    def read_body(self, request_id: str) -> KeptBody | None:
+        """Return what is kept of a request. None: nothing is."""
+        with self.database.write() as connection:
+            body = find_body(self.database, request_id)
+            if body is not None:
+                self._record(connection, "read body", f"request {request_id}")
+        return body
+
+    def delete_body(self, request_id: str) -> bool:
+        """Delete what is kept of a request. False: nothing is."""
+        with self.database.write() as connection:
+            deleted = delete_body(self.database, request_id)
+            if deleted:
+                self._record(connection, "delete body", f"request {request_id}")
+        return deleted
+
+    def delete_response(self, response_id: str) -> bool:
+        """Delete a stored response of any owner. False: it is not stored."""
+        with self.database.write() as connection:
+            deleted = delete_response(self.database, response_id)
+            if deleted:
+                self._record(connection, "delete response", f"response {response_id}")
+        return deleted
 
     def remove_upstream(self, name: str) -> StoredUpstream:
         """Remove an upstream that was added."""

@@ -5,6 +5,7 @@ import contextlib
 import zlib
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -61,11 +62,7 @@ class ResponseTable:
 
     def delete(self, response_id: str, owner: str) -> bool:
         """Empty the owner's response. False: it is not stored, and will not be."""
-        column = responses.c
-        own = column.id == response_id, column.owner == owner, column.deleted == 0
-        values = {"deleted": 1, "bytes": ROW_BYTES, "input": b"", "response": b""}
-        with self._database.write() as connection:
-            deleted = bool(connection.execute(update(responses).where(*own).values(**values)).rowcount)
+        deleted = delete_response(self._database, response_id, owner)
         if not deleted:
             self._insert(response_id, owner, deleted=1, bytes=ROW_BYTES, input=b"", response=b"")
         return deleted
@@ -94,6 +91,46 @@ class ResponseTable:
             now = self._database.now(connection).wall
             row = {"id": response_id, "owner": owner, "stored_at": now, "deleted": 0, **values}
             connection.execute(insert(responses).values(**row))
+
+
+class StoredResponseEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored response in a list, without its contents."""
+
+    id: str
+    owner: str
+    """The account, or the digest of the key, that has it. Empty: an open server's."""
+    previous_id: str | None
+    stored_at: int
+    bytes: int
+    """What it takes up."""
+
+
+def list_responses(
+    database: Database, owner: str | None = None, *, before: tuple[int, str] | None = None, limit: int = 50
+) -> list[StoredResponseEntry]:
+    """List stored responses, newest first: of this owner, or of all. `before`: the last one's time and id."""
+    column = responses.c
+    query = select(*(column[name] for name in StoredResponseEntry.__struct_fields__)).where(column.deleted == 0)
+    if owner is not None:
+        query = query.where(column.owner == owner)
+    if before is not None:
+        at, response_id = before
+        is_later_id = (column.stored_at == at) & (column.id < response_id)
+        query = query.where(column.stored_at <= at, (column.stored_at < at) | is_later_id)
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(column.stored_at.desc(), column.id.desc()).limit(limit)).all()
+    return [msgspec.convert(row, StoredResponseEntry, from_attributes=True) for row in rows]
+
+
+def delete_response(database: Database, response_id: str, owner: str | None = None) -> bool:
+    """Empty a response of this owner, or of any. False: it is not stored."""
+    column = responses.c
+    conditions = [column.id == response_id, column.deleted == 0]
+    if owner is not None:
+        conditions.append(column.owner == owner)
+    values = {"deleted": 1, "bytes": ROW_BYTES, "input": b"", "response": b""}
+    with database.write() as connection:
+        return bool(connection.execute(update(responses).where(*conditions).values(**values)).rowcount)
 
 
 def _find(connection: Connection, response_id: str, owner: str) -> ResponseRecord | None:

@@ -182,8 +182,6 @@ hourly_usage = Table("hourly_usage", metadata, Column("hour", BigInteger, primar
 """Sums of `usage` by the hour of settlement, in hours since 1970; otherwise as `daily_usage`. `first_token_…` count the
 requests by the class of FIRST_TOKEN_BOUNDS_MS that their time to the first token is in."""
 
-rate_buckets = Table(
-    "rate_buckets",
 SIX_HOURLY_LAG_HOURS = 1
 """Hours are summed by six once they have ended for so long: transactions that settle in them may still be committed."""
 
@@ -196,6 +194,8 @@ six_hourly_usage = Table(
 """Sums of `hourly_usage` by six hours, in units of six hours since 1970. The ledger adds them once they have ended, and
 they never change again; what is behind the last row is in `hourly_usage` alone."""
 
+rate_buckets = Table(
+    "rate_buckets",
     metadata,
     Column("key_id", BigInteger, primary_key=True),
     Column("second", BigInteger, primary_key=True),
@@ -316,6 +316,19 @@ responses = Table(
 """A row for each stored response, with the items of its own input; those before them are in the row of `previous_id`.
 `owner` is the account or the key that has it, `bytes` what the row takes up. A row that is `deleted` is empty: it keeps
 a response in the background from being stored later."""
+
+request_bodies = Table(
+    "request_bodies",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("stored_at", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("is_cut", BigInteger, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+"""What clients sent and received, compressed; only if `[console] keep_bodies` says so. `bytes` is what the row takes
+up; `is_cut` is 1 if the rest of a long body is missing."""
 
 changes = Table(
     "changes",

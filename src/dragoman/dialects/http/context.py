@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.addresses import NO_ADDRESSES, parse_address
+from dragoman.core.bodies import BodyStore
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import (
     BadRequest,
@@ -67,6 +68,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
     response_store: ResponseStore | None = None
     """Stores the responses of the Responses API; None: they are not stored."""
+    body_store: BodyStore | None = None
+    """Keeps the bodies of requests and answers; None: they are not kept."""
     reasoning_key: bytes = b""
     """Encrypts reasoning that clients keep, see dialects.responses.reasoning; empty: it is not encrypted."""
     dialect: str = ""

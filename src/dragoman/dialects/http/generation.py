@@ -33,6 +33,7 @@ from dragoman.dialects.http.idempotency import (
     required_store,
 )
 from dragoman.dialects.http.jobs import JOB_ID_HEADER, JOBS_PATH, QueuedJobBody
+from dragoman.dialects.http.kept_bodies import KeptResponse
 from dragoman.dialects.http.large_bodies import LARGE_BODY_BYTES, decode_large, restore
 
 WEBHOOK_HEADER = "x-dragoman-webhook"
@@ -303,7 +304,10 @@ async def respond(
             responder = _choose_responder(request, call, queue, background)
         except DragomanError as error:
             raise await preceding_error(route.service, caller, error) from None
-        return await responder.respond()
+        response = await responder.respond()
+        if (store := route.options.body_store) is not None and isinstance(responder, DirectResponder):
+            return KeptResponse(response, store, request_id, received.body)
+        return response
     except DragomanError as error:
         return error_response(codec.errors.render(error), headers)
     except ClientDisconnect:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import random
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import msgspec
@@ -19,7 +20,7 @@ from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, Upstre
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.engines.base import EngineStatistics
+from dragoman.engines.base import EngineStatistics, Probed, ProbeReport
 from dragoman.engines.reported_load import LoadReports
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
@@ -64,7 +65,7 @@ _SALT_BYTES = 16
 _log = logs.get_logger(__name__)
 
 
-class UpstreamEngine:
+class UpstreamEngine(Probed):
     """Implements engines.base.Engine."""
 
     supports_reasoning = True
@@ -99,6 +100,8 @@ class UpstreamEngine:
         self._tokenizer = tokenizer
         self.adapters = UpstreamAdapters(model if deployment is None else deployment)
         self._discovered: DiscoveredModel | None = None
+        self._listed: tuple[str, ...] = ()
+        """The names of all its models."""
         self._health = ProbedHealth()
         self._is_model_gone = False
         """Whether the upstream had listed its model, and does not any more."""
@@ -277,11 +280,18 @@ class UpstreamEngine:
         try:
             async with asyncio.timeout(self._reply_seconds):
                 await self._ask_for_health()
-            is_well = True
-        except (TransportError, msgspec.MsgspecError, TimeoutError):
-            is_well = False
+            problem = ""
+        except (TransportError, msgspec.MsgspecError, TimeoutError) as error:
+            problem = str(error) or "no answer in time"
         self._probes += 1
-        if self._health.note(is_well=is_well):
+        self.last_probe = ProbeReport(
+            is_well=not problem,
+            problem=problem,
+            at=time.monotonic(),
+            kind=None if self._kind is None else self._kind.name,
+            models=self._listed,
+        )
+        if self._health.note(is_well=not problem):
             _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready)
 
     async def _ask_for_health(self) -> None:
@@ -297,6 +307,7 @@ class UpstreamEngine:
         self._note_presence(is_gone=found is None and self._discovered is not None)
         self._discovered = found or self._discovered
         self.adapters.update(discovered.adapters_of(self._model))
+        self._listed = tuple(model.name for model in discovered.models)
         if not self._is_kind_set:
             self._kind = KINDS[discovered.kind]
 

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.accounts.administration.accounts import AccountNameTaken, AccountNotFound
 from dragoman.accounts.administration.keys import KeyNotFound
+from dragoman.accounts.administration.upstreams import UpstreamNotFound
 from dragoman.core.errors import DragomanError, Overloaded
+from dragoman.core.responses import ResponseNotFound
 from dragoman.server.console.cookies import CookieJar
 from dragoman.server.console.forms import TOKEN_HEADER, check_form_token, check_origin
 from dragoman.server.console.forward import forward
@@ -163,10 +165,12 @@ class ConsolePages:
         match error:
             case PageError():
                 return page.error(error)
-            case AccountNotFound() | KeyNotFound():
+            case AccountNotFound() | KeyNotFound() | UpstreamNotFound():
                 return page.error(PageError(404, str(error), ""))
             case AccountNameTaken():
                 return page.error(PageError(409, str(error), "Choose another name."))
+            case ResponseNotFound():
+                return page.error(PageError(404, error.message, ""))
             case Overloaded():
                 return page.error(PageError(503, "The server is busy", error.message))
             case DragomanError():

@@ -27,6 +27,15 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
     return Markup(_SPARKLINE).format(width=_WIDTH, height=_HEIGHT, label=label, line=" ".join(points))
 
 
+def span_bar(begin: float, end: float, total: float, label: str) -> Markup:
+    """Draw when something happened within a time of `total`, from `begin` to `end`; the label says what."""
+    left, right = (1000 * min(1.0, max(0.0, at / (total or 1))) for at in (begin, end))
+    return Markup(
+        '<svg class="bar span" viewBox="0 0 1000 16" preserveAspectRatio="none" role="img" aria-label="{}">'
+        '<rect class="rest" x="{:.1f}" y="0" width="{:.1f}" height="16"></rect></svg>'
+    ).format(label, min(left, 992), max(8, right - left))
+
+
 def histogram_bar(parts: Sequence[tuple[str, float]], label: str) -> Markup:
     """Draw one bar of named parts side by side; the class of each part is its name."""
     total = sum(value for _, value in parts) or 1.0

@@ -9,6 +9,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from dragoman.gateway.routing.catalog import Deployment
+from dragoman.gateway.routing.replica import Replica
 from dragoman.server.console.services import ConsoleServices
 from dragoman.server.metrics import SharedCounts, engine_statistics
 
@@ -28,6 +29,7 @@ class ReplicaGauges(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
+    """As that of a model, or `ejected`, `on trial` or `draining`."""
     running: int
     waiting: int
 
@@ -91,9 +93,12 @@ class GaugeSampler:
             models=models,
         )
 
+    def counts(self) -> CollectorRegistry:
+        """Return the counts of all workers. Blocks: they are in files."""
+        return (self._shared.registry() if self._shared is not None else None) or self._services.metrics.registry
+
     def _count_tokens(self) -> float:
-        registry = (self._shared.registry() if self._shared is not None else None) or self._services.metrics.registry
-        return sum_of_samples(registry, _PIECES)
+        return sum_of_samples(self.counts(), _PIECES)
 
     def _rate(self, tokens: float) -> float:
         now = time.monotonic()
@@ -129,13 +134,25 @@ async def _model_gauges(deployment: Deployment) -> ModelGauges:
         replicas=tuple(
             ReplicaGauges(
                 name=replica.name,
-                state=_state(replica.engine.ready, replica.engine.failure, report is not None),
+                state=_replica_state(deployment, replica, answers=report is not None),
                 running=0 if report is None else report.running,
                 waiting=0 if report is None else report.waiting,
             )
             for replica, report in zip(deployment.replicas, reports, strict=True)
         ),
     )
+
+
+def _replica_state(deployment: Deployment, replica: Replica, *, answers: bool) -> str:
+    router = deployment.router
+    if router is not None and router.health.knows(replica.name):
+        routed = router.health.state(replica.name)
+        if routed != "closed":
+            return "on trial" if routed == "half_open" else routed
+    engine = replica.engine
+    if replica.is_upstream and not engine.ready:
+        return "not ready"
+    return _state(engine.ready, engine.failure, answers)
 
 
 def _state(ready: bool, failure: str | None, answers: bool) -> str:

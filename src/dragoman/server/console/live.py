@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
+from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
 from dragoman.accounts.administration.usage import UsageRecord
@@ -67,6 +68,10 @@ class Broadcast:
     async def gauges(self) -> Gauges:
         """Return the state of the server now."""
         return await self._sampler.sample()
+
+    async def counts(self) -> CollectorRegistry:
+        """Return the counts of all workers since the server's start."""
+        return await asyncio.to_thread(self._sampler.counts)
 
     async def events(
         self, viewer: ConsoleViewer, last_id: int | None, is_valid: Callable[[], Awaitable[bool]]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 import dragoman
-from dragoman.accounts.times import to_datetime
+from dragoman.accounts.times import from_day_number, to_datetime
 from dragoman.core.money import format_amount, format_price_per_million
-from dragoman.server.console.charts import histogram_bar, sparkline
+from dragoman.server.console.charts import histogram_bar, span_bar, sparkline
 from dragoman.server.console.menu import MENU, MenuEntry
 from dragoman.server.console.services import ConsoleServices
 from dragoman.server.console.viewers import ConsoleViewer
@@ -46,6 +46,7 @@ class Renderer:
             asset=self.asset,
             sparkline=sparkline,
             histogram_bar=histogram_bar,
+            span_bar=span_bar,
             version=dragoman.__version__,
             is_open=services.is_open,
             has_accounts=services.has_accounts,
@@ -56,12 +57,14 @@ class Renderer:
             per_million=format_price_per_million,
             number=format_number,
             compact=compact_number,
+            size=format_size,
             duration=format_duration,
             time=time_element,
             share=format_share,
             short_id=shorten_id,
             safe_json=embed_json,
             minute=format_minute,
+            day=format_day,
         )
 
     def response(self, template: str, *, status: int, viewer: ConsoleViewer, path: str, **values: object) -> Response:
@@ -131,6 +134,11 @@ def compact_number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
 
 
+def format_size(size: int) -> str:
+    """Format a number of bytes."""
+    return f"{size}\N{NARROW NO-BREAK SPACE}B" if size < 1000 else f"{compact_number(size)}B"
+
+
 def short_amount(amount: int) -> str:
     """Format an amount of nano-units with as many digits as people compare: two, or more for small ones."""
     text = format_amount(amount)
@@ -173,6 +181,11 @@ def embed_json(text: str) -> Markup:
 def format_minute(milliseconds: int) -> str:
     """Format a time in UTC as forms take it."""
     return to_datetime(milliseconds).strftime("%Y-%m-%d %H:%M")
+
+
+def format_day(number: int) -> str:
+    """Format a day, in days since 1970."""
+    return from_day_number(number).isoformat()
 
 
 def time_element(milliseconds: int | None, *, now: int | None = None) -> Markup:

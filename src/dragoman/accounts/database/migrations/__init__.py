@@ -29,6 +29,7 @@ from dragoman.accounts.database.migrations import (
     m0010_upstreams,
     m0011_six_hourly_usage,
     m0012_attempts,
+    m0013_request_bodies,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -94,6 +95,7 @@ MIGRATIONS = (
     Migration(10, "upstreams", m0010_upstreams.apply, requires=8),
     Migration(11, "six_hourly_usage", m0011_six_hourly_usage.apply, requires=8),
     Migration(12, "attempts", m0012_attempts.apply, requires=8),
+    Migration(13, "request_bodies", m0013_request_bodies.apply, requires=8),
 )
 
 

@@ -12,6 +12,7 @@ from dragoman.accounts.administration.accounts import (
     list_deposits,
 )
 from dragoman.accounts.administration.audit_log import Administrator
+from dragoman.accounts.administration.key_activity import read_activity
 from dragoman.accounts.administration.keys import list_keys
 from dragoman.accounts.administration.usage_reports import RequestFilter, usage_by_hour
 from dragoman.accounts.database.connections import Database
@@ -79,10 +80,12 @@ def _read(database: Database, number_or_name: str) -> dict[str, Any]:
     account = find_account(database, number_or_name)
     with database.read() as connection:
         now = database.now(connection).wall // HOUR_MILLISECONDS
+    keys = list_keys(database, account_id=account.id, limit=_SHOWN)
     points = usage_by_hour(database, now - 23, now, RequestFilter(account_id=account.id))
     return {
         "account": account,
-        "keys": list_keys(database, account_id=account.id, limit=_SHOWN),
+        "keys": keys,
+        "activity": read_activity(database, keys),
         "names": NO_NAMES,
         "deposits": list_deposits(database, account.id, limit=_DEPOSITS),
         "requests": sum(point.requests for point in points),

@@ -63,6 +63,7 @@ async def show(page: PageRequest) -> Response:
             "Python": platform.python_version(),
             "SQLite": sqlite3.sqlite_version,
             "System": f"{platform.system()} {platform.release()}, {platform.machine()}",
+            "Settings": _generation(page),
             "Worker": f"process {os.getpid()}, {len(sys.modules)} modules",
         },
         settings=setting_lines(page.services.settings),
@@ -80,6 +81,11 @@ def setting_lines(settings: Settings) -> list[SettingLine]:
         )
         for key, value in report_values(settings)
     ]
+
+
+def _generation(page: PageRequest) -> str:
+    state = page.services.metrics.settings
+    return "as at the start" if state is None or state.generation == 1 else f"reloaded {state.generation - 1} times"
 
 
 def _database_checks(database: Database) -> list[Check]:

@@ -1,11 +1,13 @@
 """API keys: what each may do, what it has spent, and changes."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from dragoman.accounts.administration.audit_log import Administrator, KeyUpdate
+from dragoman.accounts.administration.key_activity import KeyActivity, read_activity
 from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules, get_key, list_keys
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
@@ -23,14 +25,14 @@ async def show(page: PageRequest) -> Response:
     """Show a page of keys: all, or the viewer's own."""
     viewer = page.viewer
     if not page.services.has_accounts:
-        return page.render("keys.html", keys=[], names=None, account=None, more=None)
+        return page.render("keys.html", keys=[], activity={}, names=None, account=None, more=None)
     if not viewer.is_operator and viewer.account_id is None:
         raise PageError(404, "Your key has no account", "")
     after = page.query.integer("after") or 0
     account = page.query.integer("account") if viewer.is_operator else viewer.account_id
-    keys, names = await page.read(_read, account, after)
+    keys, activity, names = await page.read(_read, account, after)
     more = page.renderer.url("/keys", after=keys[-1].id, account=account) if len(keys) == _SHOWN else None
-    return page.render("keys.html", keys=keys, names=names, account=account, more=more)
+    return page.render("keys.html", keys=keys, activity=activity, names=names, account=account, more=more)
 
 
 async def show_key(page: PageRequest) -> Response:
@@ -82,9 +84,9 @@ async def _show_one(page: PageRequest, key: Key) -> Response:
     return page.render("key.html", key=key, names=names, models=models, dialects=list(DIALECTS))
 
 
-def _read(database: Database, account: int | None, after: int) -> tuple[list[Key], Names]:
+def _read(database: Database, account: int | None, after: int) -> tuple[list[Key], Mapping[int, KeyActivity], Names]:
     keys = list_keys(database, account_id=account, after=after, limit=_SHOWN)
-    return keys, names_of(database, {key.account_id for key in keys}, ())
+    return keys, read_activity(database, keys), names_of(database, {key.account_id for key in keys}, ())
 
 
 def _rotate(administrator: Administrator, key_id: int) -> tuple[Key, CreatedKey]:

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from dragoman.accounts.administration.movements import movements_of
 from dragoman.accounts.administration.prices import get_price
 from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.administration.usage_reports import RequestFilter, RequestPage, find_request, list_requests
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.request_bodies import has_body
 from dragoman.core.money import format_amount
 from dragoman.server.console.forms import Fields
 from dragoman.server.console.names import Names, read_names
@@ -50,6 +52,7 @@ async def show(page: PageRequest) -> Response:
         is_first=before is None,
         models=[model.id for model in page.services.gateway.models()],
         dialects=list(DIALECTS),
+        keeps_bodies=page.services.settings.console.keep_bodies,
     )
 
 
@@ -58,7 +61,9 @@ async def show_request(page: PageRequest) -> Response:
     row, names, price = await page.read(_read_request, page.path["request_id"], page.viewer)
     if row is None:
         raise PageError(404, "There is no such request", "It may still run: requests are listed once they have ended.")
-    return page.render("request.html", row=row, names=names, price=price)
+    movements = await page.read(movements_of, row) if page.services.has_accounts else []
+    has_kept_body = await page.read(has_body, row.request_id)
+    return page.render("request.html", row=row, names=names, price=price, movements=movements, has_body=has_kept_body)
 
 
 async def show_charge(page: PageRequest) -> Response:

@@ -30,6 +30,15 @@ function setGauge(id, value, note) {
   if (note !== undefined) element.querySelector("small").textContent = note;
 }
 
+const KINDS = { ready: "good", failed: "bad", loading: "warn" };
+
+function showState(name, state) {
+  const badge = document.querySelector(`[data-model-state="${CSS.escape(name)}"] .badge`);
+  if (badge === null || badge.textContent === state) return;
+  badge.textContent = state;
+  badge.className = `badge ${KINDS[state] ?? ""}`;
+}
+
 function addRows(fragments) {
   for (const fragment of fragments) {
     const template = document.createElement("template");
@@ -63,6 +72,7 @@ function open() {
     setGauge("gauge-running", gauges.running);
     setGauge("gauge-waiting", gauges.waiting);
     setGauge("gauge-speed", compact(gauges.tokens_per_second));
+    for (const model of gauges.models) showState(model.name, model.state);
     const up = gauges.models.filter((model) => model.state === "ready" || model.state === "idle").length;
     setGauge("gauge-models", up, `of ${gauges.models.length}`);
   });
