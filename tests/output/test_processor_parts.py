@@ -143,6 +143,23 @@ def test_markup_of_special_tokens_is_parsed_although_they_are_hidden() -> None:
     assert output[:2] == ("b<x>c", "a")
 
 
+def test_special_tokens_of_markup_are_read_without_spaces_between_them() -> None:
+    special = ["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]
+    words = ["<tool_call>", "f", "<arg_key>", "a", "</arg_key>", "<arg_value>", "1", "</arg_value>", "</tool_call>"]
+    result = process(words, OutputParserSpec("glm47"), mode="whole answer", special=special)
+    assert (result.content, result.calls) == ("", [("f", '{"a": 1}')])
+
+
+def test_the_id_that_a_model_writes_is_the_calls_unless_it_is_taken() -> None:
+    text = "".join(f"[TOOL_CALLS]f[CALL_ID]{call_id}[ARGS]{{}}" for call_id in ("aB3dE6gH9", "aB3dE6gH9", "x"))
+    parser = build_parser(OutputParserSpec("mistral_call_id"))
+    processor = OutputProcessor(ByteVocabulary(), SamplingParams(), UNREACHED_LIMIT, parser=parser)
+    deltas = [delta for token in [*text.encode(), END] for delta in processor.accept(token).deltas]
+    ids = [delta.id for delta in deltas if isinstance(delta, ToolCallDelta) and delta.id is not None]
+    assert (ids[0], ids[2]) == ("aB3dE6gH9", "x")
+    assert ids[1].startswith("call_")
+
+
 @pytest.mark.parametrize("spec", [OutputParserSpec(), TOOLS, BOTH])
 @given(st.lists(st.sampled_from(["a", "é", " b", "<", "<too", "l", "x<", "\n"]), max_size=12))
 def test_every_token_of_shown_text_has_its_logprobs_reported_once(spec: OutputParserSpec, words: list[str]) -> None:

@@ -20,7 +20,10 @@ def parse(parser: OutputParser, *texts: str) -> list[OutputPart]:
 
 
 def merged(parts: Iterable[OutputPart]) -> list[OutputPart]:
-    """Merge adjacent text, so that the parts do not depend on the split. Asserts that no part is empty."""
+    """Merge adjacent text, so that the parts do not depend on the split, and leave out ids, which few models write.
+
+    Asserts that no part is empty.
+    """
     result: list[OutputPart] = []
     for part in parts:
         match result[-1:], part:
@@ -30,6 +33,8 @@ def merged(parts: Iterable[OutputPart]) -> list[OutputPart]:
                 result[-1] = ReasoningText(before + text)
             case [ToolCallArguments(call, before)], ToolCallArguments(_, text):
                 result[-1] = ToolCallArguments(call, before + text)
+            case _, ToolCallStart(call, name):
+                result.append(ToolCallStart(call, name))
             case _:
                 result.append(part)
         assert not isinstance(part, ContentText | ReasoningText | ToolCallArguments) or part.text

@@ -130,6 +130,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     call_close: str = ""
     separator: str = ""
     section_close: str = ""
+    id_pattern: str = PLACEHOLDERS[ID]
+    """Regular expression of the ids that the model writes."""
     special_tokens: tuple[str, ...] = ()
     """Parts of the markup that are special tokens if the model's vocabulary has them."""
     in_channels: bool = False

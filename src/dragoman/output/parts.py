@@ -23,6 +23,8 @@ class ToolCallStart(msgspec.Struct, frozen=True):
     call: int
     """Index of the call in the answer, from 0."""
     name: str
+    id: str | None = None
+    """The call's id, if the model writes one."""
 
 
 class ToolCallArguments(msgspec.Struct, frozen=True):

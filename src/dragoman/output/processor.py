@@ -191,6 +191,7 @@ class OutputProcessor:
         self._previous_is_shown_special = False
         self._pending_logprobs = PendingLogprobs()
         self._complete_calls = 0
+        self._call_ids: set[str] = set()
         self.stop_reason: str | int | None = None
         """The stop string or the stop token id that ended the choice."""
         self.tokens = 0
@@ -289,11 +290,12 @@ class OutputProcessor:
                     )
                 case ReasoningText(text):
                     deltas.append(ReasoningDelta(self._index, text, []))
-                case ToolCallStart(call, name):
+                case ToolCallStart(call, name, written_id):
+                    # The model's own id comes back in the next prompt, as it was generated.
+                    call_id = _new_call_id() if written_id is None or written_id in self._call_ids else written_id
+                    self._call_ids.add(call_id)
                     deltas.append(
-                        ToolCallDelta(
-                            index=self._index, call_index=call, arguments="", token_ids=[], id=_new_call_id(), name=name
-                        )
+                        ToolCallDelta(index=self._index, call_index=call, arguments="", id=call_id, name=name)
                     )
                 case ToolCallArguments(call, text):
                     deltas.append(ToolCallDelta(index=self._index, call_index=call, arguments=text, token_ids=[]))
@@ -305,8 +307,9 @@ class OutputProcessor:
         return [Delta(self._index, text, [], self._pending_logprobs.release(len(text)))] if text else []
 
     def _decode(self, token: int) -> str:
-        special = self._vocabulary.is_special(token)
-        if special and self._sampling.skip_special_tokens and token not in self._markup:
+        # The parser reads markup as the model wrote it.
+        special = self._vocabulary.is_special(token) and token not in self._markup
+        if special and self._sampling.skip_special_tokens:
             return ""
         separated = special and self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
         self._previous_is_shown_special = special

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from dragoman.output.markup import PLACEHOLDERS, split_at_placeholders
+from dragoman.output.markup import ID, PLACEHOLDERS, split_at_placeholders
 
 WHITESPACE = " \t\r\n"
 
@@ -28,7 +28,10 @@ def atoms_of_words(text: str) -> Atoms:
 
 
 def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True) -> Atoms:
-    """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
+    """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name.
+
+    The groups are the name and, in the order of the text, the id if there is one.
+    """
     quote = '"' if before_name.endswith('"') else ""
     name = [ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
     return [
@@ -51,18 +54,18 @@ def atoms_of_parameter(before_name: str, name_pattern: str, after_name: str) -> 
 
 
 def _atoms_of_parts(text: str) -> Atoms:
-    """Match text with variable parts. Within JSON, whitespace may differ."""
+    """Match text with variable parts, of which the id is a group. Within JSON, whitespace may differ."""
     atoms: Atoms = []
     for part in split_at_placeholders(text):
         if part in PLACEHOLDERS:
-            atoms.append(PLACEHOLDERS[part])
+            atoms.append(f"({PLACEHOLDERS[part]})" if part == ID else PLACEHOLDERS[part])
         else:
             atoms += atoms_of_words(" ".join(_WORD.findall(part)) if part[0] in '{"' else part)
     return atoms
 
 
 class ExpectedMarkup:
-    """Text that must come next: one of several shapes, each a sequence of atoms. A shape's group is a name."""
+    """Text that must come next: one of several shapes, each a sequence of atoms. A shape with groups opens a call."""
 
     def __init__(self, *shapes: Atoms, heads: Sequence[Atoms] = (), after_head: Sequence[Atoms] = ([],)) -> None:
         """`heads` are further shapes. One of `after_head` must follow them, but is not matched."""

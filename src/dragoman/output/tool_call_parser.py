@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.markup import ID, ToolCallMarkup
 from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dragoman.output.scanning import (
     WHITESPACE,
@@ -55,6 +55,7 @@ class ToolCallSyntax:
         following = [[*separator, *call, *head]] if separator or section else []
         closes = [close] if close else []
         self.trigger = markup.trigger
+        self._id_comes_first = ID in markup.head_before_name
         self._calls_begin = re.compile(markup.text_cannot_begin_with) if markup.text_cannot_begin_with else None
         self.only_at_start = markup.only_at_start
         self.separators = WHITESPACE + markup.separator
@@ -69,6 +70,14 @@ class ToolCallSyntax:
     def is_certain(self, opening: str) -> bool:
         """Whether this part of an opening becomes a call if a grammar enforces what follows the trigger."""
         return self._calls_begin is None or self._calls_begin.match(opening) is not None
+
+    def start(self, call: int, match: re.Match[str]) -> ToolCallStart:
+        """Return the beginning of the call whose opening was matched."""
+        matched = [group for group in match.groups() if group is not None]
+        if len(matched) == 1:
+            return ToolCallStart(call, matched[0])
+        call_id, name = matched if self._id_comes_first else reversed(matched)
+        return ToolCallStart(call, name, call_id)
 
     def arguments(self, strings: Mapping[str, bool] | None) -> ArgumentsReader:
         """Return a reader of one call's arguments."""
@@ -177,9 +186,9 @@ class ToolCallParser:
         self._buffer = self._buffer[match.end() :]
         self._expected = self._expected[1:]
         if match.lastindex is not None:
-            name = match[match.lastindex]
-            parts.append(ToolCallStart(self._call_count, name))
-            self._arguments, self._held_whitespace = self._syntax.arguments(self._strings.get(name)), ""
+            start = self._syntax.start(self._call_count, match)
+            parts.append(start)
+            self._arguments, self._held_whitespace = self._syntax.arguments(self._strings.get(start.name)), ""
         return True
 
     def _abandon_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> None:

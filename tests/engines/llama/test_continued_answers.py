@@ -80,11 +80,11 @@ def run_scenario(scenario: Scenario, resumed: tuple[tuple[int, ...], ...] = ()) 
 
 def output_formats(tools: bool, thinking: ReasoningSpec | None) -> TokenizedOutputFormat:
     reading = OutputParserSpec("hermes" if tools else None, thinking)
-    closing = tuple(f"{CLOSING}\n\n".encode()) if thinking else ()
     return TokenizedOutputFormat(
         functools.partial(build_parser, reading),
         reasoning_budget=thinking.budget_tokens if thinking else None,
-        reasoning_end_token_ids=closing,
+        reasoning_closing_token_ids=tuple(CLOSING.encode()) if thinking else (),
+        after_reasoning_token_ids=tuple(b"\n\n") if thinking else (),
     )
 
 
@@ -154,6 +154,21 @@ def test_reasoning_cut_within_its_end_marker_is_ended_once(cut: int) -> None:
     text = "".join(event.text for event in unbroken if isinstance(event, Delta))
     assert (thought, text[:7]) == ("xxx", "Hello, ")
     assert run_scenario(scenario, (tokens_of_choice(unbroken, 0)[:cut],)) == unbroken
+
+
+def test_what_stands_between_reasoning_and_a_constrained_answer_is_forced() -> None:
+    scenario = Scenario(
+        f"xx{CLOSING}Hello, you! Bye, ab.",
+        output_format=output_formats(
+            tools=False, thinking=ReasoningSpec(OPENING, CLOSING, opened_by_prompt=True, budget_tokens=None)
+        ),
+        constraint=COMPILER.compile(GRAMMAR, "response_format"),
+    )
+    whole = tokens_of_choice(run_scenario(scenario), 0)
+    assert bytes(whole[: len(CLOSING) + 11]) == f"xx{CLOSING}\n\nHello, ".encode()
+    # An attempt that went on without it is continued as it began.
+    other = (*f"xx{CLOSING}Hello, ".encode(),)
+    assert tokens_of_choice(run_scenario(scenario, (other,)), 0)[: len(other)] == other
 
 
 def test_missing_forced_tokens_are_published_without_a_step() -> None:

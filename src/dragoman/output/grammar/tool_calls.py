@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dragoman.output.grammar.lark import ANY_TEXT, quoted, regex, token_or_text
 from dragoman.output.grammar.parameters import Parameter, Parameters
 from dragoman.output.grammar.values import ArgumentRules
-from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
+from dragoman.output.markup import ID, PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
 
 SpecialTokenLookup = Callable[[str], int | None]
 """Returns the id of a text that is one token of the model's vocabulary, else None."""
@@ -186,7 +186,7 @@ class ToolCallGrammar:
 
     def _literal(self, part: str) -> str:
         if part in PLACEHOLDERS:
-            return regex(PLACEHOLDERS[part])
+            return regex(self._markup.id_pattern if part == ID else PLACEHOLDERS[part])
         return token_or_text(self._special_token_id(part), part)
 
     def _split_at_special_tokens(self, text: str) -> list[str]:

@@ -8,6 +8,7 @@ Later ones write `[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}`: see mistral_ar
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -23,8 +24,10 @@ MARKUP = ToolCallMarkup(
     special_tokens=("[TOOL_CALLS]",),
 )
 
-_ID_LENGTH = 9
-_VALID_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
+_ID_LENGTH: Final = 9
+ID_PATTERN: Final = rf"[A-Za-z0-9]{{{_ID_LENGTH}}}"
+"""Regular expression of the ids of calls."""
+_VALID_ID: Final = re.compile(ID_PATTERN)
 
 
 def with_short_ids(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:

@@ -73,8 +73,10 @@ class TokenizedOutputFormat(NamedTuple):
     """Special tokens whose text the parser must see."""
     reasoning_budget: int | None = None
     """The most reasoning tokens of a choice. None means no limit."""
-    reasoning_end_token_ids: tuple[int, ...] = ()
-    """Forced when the budget is spent."""
+    reasoning_closing_token_ids: tuple[int, ...] = ()
+    """The marker that ends the reasoning."""
+    after_reasoning_token_ids: tuple[int, ...] = ()
+    """What the model's template writes between the marker and the answer. Forced where a grammar would leave it out."""
 
 
 PLAIN_OUTPUT = TokenizedOutputFormat()
@@ -260,7 +262,28 @@ class ChoiceSequence:
     @property
     def active_constraint(self) -> GrammarConstraint | None:
         """The grammar that the next token must follow. None within reasoning, which is unconstrained."""
-        return None if self.output_processor.in_reasoning else self.constraint
+        return None if self.output_processor.in_reasoning or self._awaits_grammar else self.constraint
+
+    @property
+    def _awaits_grammar(self) -> bool:
+        """Whether what stands between the reasoning and a constrained answer comes next, unless resume tokens differ.
+
+        The reasoning has just ended with its marker, and with no white space in the same token.
+        """
+        output_format, output_processor = self.request.output_format, self.output_processor
+        following = output_format.after_reasoning_token_ids
+        return (
+            self.constraint is not None
+            and 0 < output_processor.tokens == output_processor.reasoning_tokens
+            and len(following) > 0
+            and not output_processor.in_reasoning
+            and int(self._tokens[self.length - 1]) == output_format.reasoning_closing_token_ids[-1]
+            and self._resumes_with(following)
+        )
+
+    def _resumes_with(self, tokens: Collection[int]) -> bool:
+        """Whether the tokens to resume after, if there are more of them, go on with these."""
+        return all(one == other for one, other in zip(tokens, self.resume_token_ids[self.generated :], strict=False))
 
     @property
     def ends_are_barred(self) -> bool:
@@ -274,8 +297,7 @@ class ChoiceSequence:
         required = self._forced_by_format()
         resumed = self.resume_token_ids[self.generated : self.generated + max(1, len(required))]
         # All of them at once if both agree, since a grammar begins after the last token that ends the reasoning.
-        agree = all(one == other for one, other in zip(required, resumed, strict=False))
-        return required if required and agree else resumed[:1]
+        return required if required and self._resumes_with(required) else resumed[:1]
 
     def _forced_by_format(self) -> Collection[int]:
         output_format, output_processor = self.request.output_format, self.output_processor
@@ -284,7 +306,10 @@ class ChoiceSequence:
                 output_format.reasoning_budget is not None
                 and output_processor.reasoning_tokens >= output_format.reasoning_budget
             )
-            return output_format.reasoning_end_token_ids if is_budget_spent else ()
+            end = (*output_format.reasoning_closing_token_ids, *output_format.after_reasoning_token_ids)
+            return end if is_budget_spent else ()
+        if self._awaits_grammar:
+            return output_format.after_reasoning_token_ids
         return self.constraint.forced() if self.constraint else ()
 
     def append(self, token: int) -> None:

@@ -12,13 +12,14 @@ from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import AnswerFormat, PromptTruncation, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
-from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.native.model import Model, Vocabulary
 from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
 from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, RenderedTextPrompt
 from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
@@ -209,11 +210,18 @@ class RequestPreprocessor(PromptTokenizer):
         return TokenizedOutputFormat(
             functools.partial(build_parser, output_format, _tool_call_mode(tools), strings),
             frozenset(token for token in tokens if token is not None),
-            None if reasoning is None else reasoning.budget_tokens,
-            ()
-            if reasoning is None
-            else tuple(vocabulary.tokenize_fragment(reasoning.closing + reasoning.after_closing)),
+            *(() if reasoning is None else _reasoning_end(vocabulary, reasoning)),
         )
+
+
+def _reasoning_end(
+    vocabulary: Vocabulary, reasoning: ReasoningSpec
+) -> tuple[int | None, tuple[int, ...], tuple[int, ...]]:
+    """Return the budget, and the tokens of the marker that ends the reasoning and of what follows it."""
+    closing = tuple(vocabulary.tokenize_fragment(reasoning.closing))
+    end = tuple(vocabulary.tokenize_fragment(reasoning.closing + reasoning.after_closing))
+    split = len(closing) if end[: len(closing)] == closing else len(end)
+    return reasoning.budget_tokens, end[:split], end[split:]
 
 
 def _tool_call_mode(tools: ToolOptions | None) -> ToolCallMode:
