@@ -76,6 +76,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     # They start what a second worker would have to start again.
     "conformance/test_embeddings.py": ("conformance/test_embeddings.py",),
     "engines/llama/embedding/test_model.py": ("engines/llama/embedding/test_model.py",),
+    "conformance/test_images.py": ("conformance/test_images.py",),
     "conformance/test_large_bodies.py": ("conformance/test_large_bodies.py",),
     "server/admin/test_routes.py": ("server/admin/test_routes.py",),
     "server/test_accounting.py": ("server/test_accounting.py",),

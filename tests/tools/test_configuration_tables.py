@@ -20,7 +20,7 @@ def test_the_tables_of_the_file_are_found_with_those_inside_them() -> None:
     assert {table.header for table in TABLES if table.name} == {
         *("[http]", "[console]", "[accounts]", "[admin]", "[queue]"),
         *("[supervision]", "[engine]", "[echo]", "[metrics]"),
-        "[responses]",
+        *("[responses]", "[images]"),
         *("[[deployments]]", "[[deployments.upstreams]]", "[deployments.upstreams.timeouts]"),
         *("[[adapters]]", "[[keys]]", "[[admin.keys]]"),
     }

@@ -39,6 +39,7 @@ _HELP: Mapping[str, str] = {
     "engine.max_sequences": "Sequences that decode in one batch.",
     "engine.threads": "Threads of an engine. Default: one for each core.",
     "engine.embeddings": "Serve a model for generation as one for embeddings. Models for embeddings do not need it.",
+    "engine.mmproj": "Projector file (mmproj) of a model that takes images.",
     "engine.requantize": "auto or never: serve a copy, made once, of a model whose quantisation is slow on this "
     "machine.",
 }

@@ -148,6 +148,7 @@ def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> E
         step_timeout_seconds=engine.step_timeout_seconds,
         max_adapters_per_owner=settings.max_adapters_per_account,
         unload_idle_seconds=plan.unload_idle_seconds,
+        mmproj_path=None if plan.mmproj is None else str(plan.mmproj),
         reproducible=engine.reproducible,
         library=engine.llama_library,
         chat_template=plan.model.chat_template,
@@ -189,6 +190,7 @@ def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> Repli
                 event_timeout_seconds=plan.engine.event_timeout_seconds,
                 reply_timeout_seconds=plan.engine.reply_timeout_seconds,
                 kind=plan.kind,
+                images=plan.images,
                 cache_tokens=plan.engine.kv_cache_tokens + _host_cache_tokens(plan.engine),
             )
 

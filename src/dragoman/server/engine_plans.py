@@ -1,10 +1,13 @@
 """The kinds of engines that a deployment may have, as the settings plan them: one plan for each replica."""
 
+from pathlib import Path
+
 import msgspec
 
 from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.engines.llama.wire.options import ImageLimits
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy
 from dragoman.server.upstream_settings import UpstreamSettings
@@ -35,6 +38,10 @@ class LlamaPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What the model is for."""
     dimensions: tuple[int, ...] = ()
     """Lengths to which the vectors of a model for embeddings may be cut."""
+    mmproj: Path | None = None
+    """The projector file. None: the model takes no images."""
+    images: ImageLimits | None = None
+    """What the images of a request may have. None: the model takes no images."""
 
     @property
     def on_demand(self) -> bool:

@@ -19,9 +19,11 @@ from dragoman.engines.llama.weights.model_kind import model_kind
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.engines.llama.wire.options import ImageLimits
 from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
+from dragoman.server.image_settings import ImageSettings
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import (
     AdapterSettings,
@@ -171,7 +173,14 @@ def _plan_single_model(settings: Settings, *, progress: bool) -> list[Deployment
         return [DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))]
     file = resolve(settings.model, progress=progress)
     kind = _kind(file, settings.engine)
-    engine = LlamaPlan(model=file, engine=settings.engine, architecture=_architecture(file, kind), kind=kind)
+    engine = LlamaPlan(
+        model=file,
+        engine=settings.engine,
+        architecture=_architecture(file, kind),
+        kind=kind,
+        mmproj=_mmproj(settings.engine, file.id),
+        images=_image_limits(settings.engine, settings.images),
+    )
     return [DeploymentPlan(name=file.id, aliases=file.aliases, engines=(engine,))]
 
 
@@ -275,7 +284,24 @@ def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, setting
         architecture=_architecture(model, kind),
         kind=kind,
         dimensions=deployment.dimensions,
+        mmproj=_mmproj(engine, deployment.name),
+        images=_image_limits(engine, settings.images),
     )
+
+
+def _mmproj(engine: EngineSettings, deployment: str) -> Path | None:
+    if engine.mmproj is None:
+        return None
+    path = Path(engine.mmproj).expanduser()
+    if not path.is_file():
+        raise DeploymentError(f"mmproj of {deployment} is no file: {path}")
+    return path
+
+
+def _image_limits(engine: EngineSettings, images: ImageSettings) -> ImageLimits | None:
+    if engine.mmproj is None:
+        return None
+    return ImageLimits(max_count=images.max_count, max_bytes=images.max_bytes, max_pixels=images.max_pixels)
 
 
 def _shared_prefixes(deployment: DeploymentSettings) -> tuple[str, ...]:

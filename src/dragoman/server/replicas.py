@@ -108,7 +108,7 @@ def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSetting
             )
             wake = None if number is None else partial(os.write, wake_fd, bytes([number]))
             if engine.kind == "generation":
-                return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts)
+                return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts, engine.images)
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 

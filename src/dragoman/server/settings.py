@@ -14,6 +14,7 @@ from dragoman.core.embedding import ModelKind
 from dragoman.dialects.registry import DialectName
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.console_settings import ConsoleSettings
+from dragoman.server.image_settings import ImageSettings
 from dragoman.server.response_options import ResponsesSettings
 from dragoman.server.secret_settings import LongSecret, SecretSetting
 from dragoman.server.upstream_settings import RoutingPolicy, UpstreamSettings
@@ -55,6 +56,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     jobs, which wait for all other requests."""
     reply_timeout_seconds: PositiveSeconds = 60.0
     """Time that an engine has to count tokens or to change an adapter."""
+    mmproj: Text | None = None
+    """Path of the projector file (mmproj) of a model that takes images. Not set: it takes text only."""
     reproducible: bool = False
     """Generate the same tokens for a seed, independent of other requests in the batch."""
     embeddings: bool = False
@@ -356,6 +359,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     supervision: SupervisionSettings = SupervisionSettings()
     metrics: MetricsSettings = MetricsSettings()
     console: ConsoleSettings = ConsoleSettings()
+    images: ImageSettings = ImageSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()

@@ -4,6 +4,7 @@ import msgspec
 
 from dragoman.core.embedding import ModelKind
 from dragoman.dialects.registry import DialectName
+from dragoman.engines.llama.wire.options import ImageLimits
 from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.output.markup import ToolFormatName
 from dragoman.server.settings import EchoSettings, Settings
@@ -32,6 +33,8 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True, tag="llama"):
     """Tokens of prefixes that its caches hold at most. None: not known."""
     kind: ModelKind = "generation"
     """What the model is for."""
+    images: ImageLimits | None = None
+    """What the images of a request may have. None: the model takes no images."""
 
 
 class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True, tag="upstream"):

@@ -1,5 +1,6 @@
 """The arrays that the engine passes from one part to another."""
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +10,9 @@ TokenArray = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 """float32[vocabulary], or float32[rows, vocabulary]."""
 
+EmbeddingArray = npt.NDArray[np.float32]
+"""What a model computes with instead of the embeddings of tokens: float32[tokens, width]."""
+
 SequenceState = npt.NDArray[np.uint8]
 """KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
 
@@ -16,3 +20,12 @@ Cells = npt.NDArray[np.int32]
 """Numbers of KV cells, in the order of their tokens."""
 
 NO_CELLS: Cells = np.empty(0, dtype=np.int32)
+
+
+class RawImage(msgspec.Struct, frozen=True, array_like=True):
+    """A decoded image."""
+
+    width: int
+    height: int
+    pixels: bytes
+    """Red, green and blue of each pixel, row by row."""

@@ -126,7 +126,7 @@ class Batcher:
             sampling,
             seed=seed,
             choice=index,
-            prompt=request.prompt,
+            prompt=request.prompt[request.prompt >= 0] if request.images else request.prompt,
             end_token_ids=end_token_ids,
             vocabulary_size=self._backend.vocabulary_size,
             bad_words=request.bad_words,
@@ -305,6 +305,7 @@ def _chunk(scheduled: ScheduledChunk) -> Chunk:
         scheduled.position,
         sequence.tokens[scheduled.position : end],
         outputs,
+        sequence.request.image_at(scheduled.position),
     )
 
 

@@ -10,7 +10,7 @@ from dragoman.core.limits import excludes_tokens
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
 from dragoman.engines.llama.batching.sampler import Sampler
-from dragoman.engines.llama.native.backend import NO_ADAPTER
+from dragoman.engines.llama.native.backend import NO_ADAPTER, ImageEmbeddings
 from dragoman.output.bad_words import TokenSequence
 from dragoman.output.constraint import GrammarConstraint
 from dragoman.output.parts import OutputParser
@@ -79,6 +79,22 @@ class TokenizedOutputFormat(NamedTuple):
     """What the model's template writes between the marker and the answer. Forced where a grammar would leave it out."""
 
 
+class PromptImage(NamedTuple):
+    """An image, or one of its tiles, in a prompt. Tokens that are in no vocabulary stand for it.
+
+    A prompt has them in its order.
+    """
+
+    start: int
+    """The position of its first token."""
+    image: ImageEmbeddings
+
+    @property
+    def end(self) -> int:
+        """The position after its last token."""
+        return self.start + len(self.image.embeddings)
+
+
 PLAIN_OUTPUT = TokenizedOutputFormat()
 """Content only."""
 
@@ -107,6 +123,7 @@ class EngineRequest:
         owner: str = "",
         cache_salt: str = "",
         public_tokens: int = 0,
+        images: Sequence[PromptImage] = (),
     ) -> None:
         """`max_tokens` is the effective limit of every choice.
 
@@ -139,7 +156,7 @@ class EngineRequest:
         self.owner = owner
         self.cache_salt = cache_salt
         self.public_tokens = public_tokens
-        """Tokens at the beginning of the prompt that may be shared with every owner."""
+        self.images = images
         self.has_started = False
         """Whether the beginning of its answer was sent."""
         self.completion_tokens = 0
@@ -151,6 +168,19 @@ class EngineRequest:
     def is_queued(self) -> bool:
         """Whether no client waits for it, so that it comes after all others."""
         return self.priority >= QUEUED_PRIORITY_OFFSET
+
+    def image_at(self, position: int) -> ImageEmbeddings | None:
+        """Return the image that begins at the position of the prompt. None: there is none."""
+        return next((each.image for each in self.images if each.start == position), None)
+
+    def computable_together(self, position: int, count: int) -> int:
+        """Return how many of `count` tokens from the position on are computed together: an image is, and alone."""
+        for each in self.images:
+            if each.start == position:
+                return each.end - position
+            if position < each.start < position + count:
+                return each.start - position
+        return count
 
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other request: it is queued, and the other is interactive."""

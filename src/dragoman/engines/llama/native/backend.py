@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from dragoman.engines.llama.arrays import Logits, SequenceState, TokenArray
+from dragoman.engines.llama.arrays import EmbeddingArray, Logits, SequenceState, TokenArray
 from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS
 
 NO_ADAPTER = 0
@@ -20,6 +20,14 @@ SEQUENCE_IDS = MAX_SEQUENCE_IDS - OWN_SEQUENCE_IDS
 """Sequences may have the ids from 0 to SEQUENCE_IDS - 1."""
 
 
+class ImageEmbeddings(NamedTuple):
+    """An image, or one of its tiles, as a model for images describes it."""
+
+    embeddings: EmbeddingArray
+    is_causal: bool
+    """Whether each part sees only those before it; otherwise each sees all of the image."""
+
+
 class Chunk(NamedTuple):
     """Consecutive tokens of one sequence to decode in this step."""
 
@@ -29,6 +37,8 @@ class Chunk(NamedTuple):
     tokens: TokenArray
     outputs: int
     """The number of tokens, counted from the last one back, whose logits are needed."""
+    image: "ImageEmbeddings | None" = None
+    """What is computed instead of the tokens, which stand for it. Then no logits are needed."""
 
 
 class DecodeError(Exception):

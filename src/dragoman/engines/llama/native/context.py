@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dragoman.engines.llama.arrays import Logits, SequenceState
-from dragoman.engines.llama.native.backend import Chunk, DecodeError
+from dragoman.engines.llama.arrays import EmbeddingArray, Logits, SequenceState
+from dragoman.engines.llama.native.backend import Chunk, DecodeError, ImageEmbeddings
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
@@ -85,6 +85,33 @@ class LlamaContext:
         if not rows:
             return np.empty((0, self.vocabulary_size), dtype=np.float32)
         return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+
+    def decode_image(self, chunk: Chunk, image: ImageEmbeddings) -> None:
+        """Compute the cells of an image. Raises DecodeError."""
+        size = len(self._tokens) if image.is_causal else len(image.embeddings)
+        self._library.llama_set_causal_attn(self._context, image.is_causal)
+        try:
+            for start in range(0, len(image.embeddings), size):
+                self._decode_embeddings(
+                    chunk.sequence_id, chunk.position + start, image.embeddings[start : start + size]
+                )
+        finally:
+            self._library.llama_set_causal_attn(self._context, True)
+
+    def _decode_embeddings(self, sequence_id: int, position: int, embeddings: EmbeddingArray) -> None:
+        count = len(embeddings)
+        rows = np.ascontiguousarray(embeddings)
+        self._positions[:count] = np.arange(position, position + count)
+        self._sequence_ids[:count] = sequence_id
+        self._wants_logits[:count] = 0
+        tokens, self._batch.token, self._batch.embd = self._batch.token, None, rows.ctypes.data
+        self._batch.n_tokens = count
+        try:
+            status = self._decode_batch()
+        finally:
+            self._batch.token, self._batch.embd = tokens, None
+        if status != 0:
+            raise DecodeError(f"llama_decode returned {status} for {count} embeddings of an image")
 
     def first_position(self, sequence_id: int) -> int:
         """Return the position from which on every layer has the cells of the sequence, or its state. -1 if it is empty.

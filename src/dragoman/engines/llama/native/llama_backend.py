@@ -56,12 +56,27 @@ class SingleContextBackend:
         self._last_adapter_number = NO_ADAPTER
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
-        logits = self._decode(chunks, None if adapter == NO_ADAPTER else self._adapters[adapter])
+        loaded = None if adapter == NO_ADAPTER else self._adapters[adapter]
+        chunks = self._without_images(chunks, loaded)
+        if not chunks:
+            return np.empty((0, self.vocabulary_size), dtype=np.float32)
+        logits = self._decode(chunks, loaded)
         # Such a sequence's cells spoil others, even when they are free again: many kernels multiply what must not be
         # seen by zero rather than leave it out. One logit of a row tells: each is a sum over the whole last layer.
         if np.isnan(logits[:, 0]).any():
             raise DecodeError(f"{self._model.library.pinned} computed logits that are no numbers")
         return logits
+
+    def _without_images(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Sequence[Chunk]:
+        """Compute the images among the chunks, and return the others."""
+        images = [chunk for chunk in chunks if chunk.image is not None]
+        if not images:
+            return chunks
+        self._main_context.set_adapter(adapter)
+        for chunk in images:
+            assert chunk.image is not None
+            self._main_context.decode_image(chunk, chunk.image)
+        return [chunk for chunk in chunks if chunk.image is None]
 
     def _decode(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
         self._main_context.set_adapter(adapter)

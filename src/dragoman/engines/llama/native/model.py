@@ -45,11 +45,14 @@ class Vocabulary:
 
     def tokenize_rendered(self, text: str, literal_offsets: Sequence[int]) -> TokenArray:
         """Tokenize like `tokenize`, but let no character at `literal_offsets` be part of a special token."""
-        first, last = self.framing()
-        begins_with_bos = self._adds_bos and self.bos_text and text.startswith(self.bos_text)
-        if begins_with_bos and bisect_left(literal_offsets, len(self.bos_text)) == 0:
-            first, last = [], []
+        first, last = self.framing_of(text, literal_offsets)
         return np.array(first + self.tokenize_in_place(text, literal_offsets) + last, dtype=np.int32)
+
+    def framing_of(self, text: str, literal_offsets: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the special tokens before and after a rendered text: none if it begins with its own BOS."""
+        begins_with_bos = self._adds_bos and self.bos_text and text.startswith(self.bos_text)
+        is_framed = begins_with_bos and bisect_left(literal_offsets, len(self.bos_text)) == 0
+        return ([], []) if is_framed else self.framing()
 
     def tokenize_in_place(self, text: str, literal_offsets: Sequence[int]) -> list[int]:
         """Tokenize like `tokenize_rendered`, and add no special tokens at the beginning and at the end."""
@@ -200,4 +203,5 @@ class Model:
 def logged_reason(library: Library) -> str:
     """Return why the last call failed: llama.cpp logs the cause first and its consequences after it."""
     failure_words = ("error", "fail", "invalid")
-    return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")
+    logged = next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")
+    return logged.partition("\n")[0]

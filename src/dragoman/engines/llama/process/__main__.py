@@ -17,7 +17,9 @@ from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Backend, DecodeError
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
+from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
+from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
 from dragoman.engines.llama.native.loading import (
     library_files,
     load_embedding_model,
@@ -50,14 +52,16 @@ def main() -> int:
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
         model, backend = _load(options)
+        projector = _load_projector(options, model)
+        mmproj = () if options.mmproj_path is None else (Path(options.mmproj_path),)
         release_zeros()
-        with DigestComputation((model.path, *library_files(model))) as digest_computation:
+        with DigestComputation((model.path, *mmproj, *library_files(model))) as digest_computation:
             adapters = AdapterManager(
                 registry_path(Path(options.socket_path)), options.max_adapters, options.max_adapters_per_owner
             )
             if not isinstance(backend, EmbeddingContext):
                 adapters.restore(backend)
-            server = EngineServer(model, backend, adapters, options, digest_computation)
+            server = EngineServer(model, backend, adapters, options, digest_computation, projector=projector)
             servers.append(server)
             asyncio.run(_serve_until_stopped(server))
     except (LibraryError, ModelError) as error:
@@ -73,10 +77,22 @@ def _load(options: EngineOptions) -> tuple[Model, Backend | EmbeddingContext]:
     """Load the model, and open what computes it. Raises LibraryError or ModelError."""
     path, context = Path(options.model_path), _context_options(options)
     if options.kind == "generation":
-        model = load_model(path, options.library, context)
+        library = options.library or (LLAMA_CPP if options.mmproj_path else None)
+        model = load_model(path, library, context)
         return model, open_backend(model, context)
     model = load_embedding_model(path, options.library)
     return model, open_embedding_context(model, options.kind, context)
+
+
+def _load_projector(options: EngineOptions, model: Model) -> ImageProjector | None:
+    """Load the projector file, if there is one. Raises LibraryError or ModelError."""
+    if options.mmproj_path is None:
+        return None
+    if options.kind != "generation":
+        raise ModelError(
+            f"{model.path} is for embeddings or reranking, which take no images; serve it without --mmproj"
+        )
+    return ImageProjector(model, Path(options.mmproj_path), options.threads)
 
 
 def _context_options(options: EngineOptions) -> ContextOptions:

@@ -11,10 +11,17 @@ from dragoman.core.limits import check_detokenized, check_resume_token_ids, chec
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import AnswerFormat, PromptTruncation, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
-from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
+from dragoman.engines.llama.batching.sequence import (
+    PLAIN_OUTPUT,
+    EngineRequest,
+    PromptImage,
+    RequestKey,
+    TokenizedOutputFormat,
+)
 from dragoman.engines.llama.native.model import Model, Vocabulary
+from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
 from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
-from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, RenderedTextPrompt
+from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, ImagePrompt, RenderedTextPrompt
 from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import BuiltGrammar, build_grammar
@@ -32,9 +39,10 @@ _MAX_TRUNCATED_CONTEXTS = 16
 class PromptTokenizer:
     """Tokenizes the prompts of one model. Used by one thread of its own, since that is slow."""
 
-    def __init__(self, model: Model, context_length: int) -> None:
-        """`context_length` bounds a prompt and its answer together."""
+    def __init__(self, model: Model, context_length: int, images: ImageTokenizer | None = None) -> None:
+        """`context_length` bounds a prompt and its answer together. `images`: None if the model takes no images."""
         self._model = model
+        self._images = images
         self.context_length = context_length
 
     def tokenize_prompt(self, prompt: EnginePrompt) -> tuple[TokenArray, str]:
@@ -47,6 +55,9 @@ class PromptTokenizer:
             case RenderedTextPrompt(text, literal_offsets, truncation):
                 self._check_length(text, truncation)
                 tokens = vocabulary.tokenize_rendered(text, literal_offsets)
+            case ImagePrompt(text):
+                self._check_length(text, None)
+                return self.image_tokenizer.tokenize(prompt), text
             case TokenPrompt(token_ids, truncation):
                 check_token_ids("prompt", token_ids, vocabulary.size)
                 tokens = np.array(token_ids, dtype=np.int32)
@@ -61,6 +72,8 @@ class PromptTokenizer:
 
     def prompt_tokens(self, prompt: EnginePrompt) -> TokenizedPrompt:
         """Return the tokens of a prompt for a client. Raises BadRequest."""
+        if isinstance(prompt, ImagePrompt):
+            raise BadRequest("Images have no tokens of the vocabulary; send the messages without them", "messages")
         token_ids = self.tokenize_prompt(prompt)[0].tolist()
         return TokenizedPrompt(tuple(token_ids), tuple(map(self._model.vocabulary.entry_text, token_ids)))
 
@@ -68,6 +81,13 @@ class PromptTokenizer:
         """Return the text of these tokens. Raises BadRequest naming `tokens`."""
         check_detokenized("tokens", token_ids, self._model.vocabulary.size, self.context_length)
         return self._text(np.array(token_ids, dtype=np.int32))
+
+    @property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """What tokenizes images. Raises BadRequest if the model takes none."""
+        if self._images is None:
+            raise BadRequest("The model takes no images; it is served without a projector file (mmproj)", "messages")
+        return self._images
 
     def _check_length(self, text: str, truncation: PromptTruncation | None) -> None:
         """Reject a text that certainly does not fit, without tokenizing it."""
@@ -104,12 +124,18 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
 class RequestPreprocessor(PromptTokenizer):
     """Makes the requests of one model. Used by one thread of its own, since tokenizing and compiling are slow."""
 
-    def __init__(self, model: Model, cells: int, public_prefixes: PublicPrefixes | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cells: int,
+        public_prefixes: PublicPrefixes | None = None,
+        images: ImageTokenizer | None = None,
+    ) -> None:
         """`cells`: the number of KV cells, which bounds a prompt and its answer together.
 
-        `public_prefixes` are shared by all owners. None: there are none.
+        `public_prefixes` are shared by all owners. None: there are none. `images`: None if the model takes no images.
         """
-        super().__init__(model, min(model.trained_context_length, cells))
+        super().__init__(model, min(model.trained_context_length, cells), images)
         self._public_prefixes = public_prefixes
         self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
 
@@ -144,7 +170,15 @@ class RequestPreprocessor(PromptTokenizer):
             owner=command.owner,
             cache_salt=command.cache_salt,
             public_tokens=0 if self._public_prefixes is None else self._public_prefixes.match(tokens),
+            images=self._encoded_images(command, tokens) if isinstance(command.prompt, ImagePrompt) else (),
         )
+
+    def _encoded_images(self, command: GenerateCommand, tokens: TokenArray) -> Sequence[PromptImage]:
+        """Compute the embeddings of the images in the prompt. Raises BadRequest."""
+        assert isinstance(command.prompt, ImagePrompt)
+        if command.reports_prompt or command.prompt_logprobs is not None:
+            raise BadRequest("The tokens of a prompt with images cannot be reported", "messages")
+        return self.image_tokenizer.encode(command.prompt, tokens, command.owner)
 
     def _available_tokens(self, prompt_tokens: int) -> int:
         available_tokens = self.context_length - prompt_tokens

@@ -9,6 +9,7 @@ from dragoman.core.request import ChatPrompt, Message
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import common_prefix_length
 from dragoman.engines.llama.native.model import Vocabulary
+from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.prompt.template import ChatTemplate
 
 _CONTINUATIONS = ("", "a", "A", "1", " ", "\n", "\n\n", ".", "!", "é")
@@ -50,6 +51,20 @@ class PublicPrefixes:
         if rendered.literal_offsets:
             return self._vocabulary.tokenize_rendered(rendered.text, rendered.literal_offsets)
         return self._vocabulary.tokenize(rendered.text)
+
+
+def public_prefixes(vocabulary: Vocabulary, chat_template: str | None, options: EngineOptions) -> PublicPrefixes | None:
+    """Return the prefixes of the options' texts. None: the options have none."""
+    if not options.shared_prefixes:
+        return None
+    template = ChatTemplate(
+        chat_template,
+        bos=vocabulary.bos_text,
+        eos=vocabulary.eos_text,
+        tool_format=options.tool_format,
+        special_texts=vocabulary.control_tokens.texts,
+    )
+    return PublicPrefixes(options.shared_prefixes, vocabulary, template)
 
 
 def _common_prefix(sequences: Sequence[TokenArray]) -> TokenArray:

@@ -22,18 +22,19 @@ from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
+from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
-from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
+from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper
-from dragoman.engines.llama.process.workloads import PreparedRequest, Workload, embedding_workload
+from dragoman.engines.llama.process.workloads import PreparedRequest, Workload, embedding_workload, image_tokenizer
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
-from dragoman.prompt.template import ChatTemplate, check_tool_format
+from dragoman.prompt.template import check_tool_format
 
 _log = logs.get_logger(__name__)
 
@@ -54,13 +55,18 @@ class EngineServer:
         adapters: AdapterManager,
         options: EngineOptions,
         digest_computation: DigestComputation,
+        projector: ImageProjector | None = None,
     ) -> None:
-        """`digest_computation` reads the model and the library, the files that determine what is computed."""
+        """`digest_computation` reads the files that determine what is computed: the model, the projector, the library.
+
+        `projector`: None if the model takes no images.
+        """
         self._model = model
         self._adapters = adapters
         self._adapter_changes: set[asyncio.Task[None]] = set()
         """The tasks that load or remove adapters."""
         self._options = options
+        self._projector = projector
         self._chat_template = options.chat_template or model.chat_template
         self._check_tool_format()
         self._digest_computation = digest_computation
@@ -71,6 +77,8 @@ class EngineServer:
             self._workload = self._generation_workload(backend)
         self._stepper = self._workload.stepper
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        self._image_encoder = ThreadPoolExecutor(1, "image encoder")
+        self._image_requests: set[asyncio.Task[None]] = set()
         self._connections: dict[int, _WorkerConnection] = {}
         self._last_activity = time.monotonic()
         self._is_unloading = asyncio.Event()
@@ -91,7 +99,9 @@ class EngineServer:
 
     def _generation_workload(self, backend: Backend) -> Workload:
         options = self._options
-        preprocessor = RequestPreprocessor(self._model, backend.cells, self._public_prefixes())
+        images = image_tokenizer(self._model, self._projector, options)
+        prefixes = public_prefixes(self._model.vocabulary, self._chat_template, options)
+        preprocessor = RequestPreprocessor(self._model, backend.cells, prefixes, images)
         batcher = Batcher(
             backend,
             self._model.vocabulary,
@@ -125,19 +135,6 @@ class EngineServer:
     def unload(self) -> None:
         """End `run` as soon as no request runs, as if the idle time were over."""
         self._is_unloading.set()
-
-    def _public_prefixes(self) -> PublicPrefixes | None:
-        if not self._options.shared_prefixes:
-            return None
-        vocabulary = self._model.vocabulary
-        template = ChatTemplate(
-            self._chat_template,
-            bos=vocabulary.bos_text,
-            eos=vocabulary.eos_text,
-            tool_format=self._options.tool_format,
-            special_texts=vocabulary.control_tokens.texts,
-        )
-        return PublicPrefixes(self._options.shared_prefixes, vocabulary, template)
 
     async def run(self, ended: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Serve until `ended` is set or the idle time is over. Raises DecodeError when the model's state is lost.
@@ -192,9 +189,9 @@ class EngineServer:
         """Close the connections and wait for the last step, but not for workers that do not read."""
         for connection in self._connections.values():
             connection.writer.close()
-        for change in self._adapter_changes:
-            change.cancel()
-        await asyncio.wait((step_task, *self._adapter_changes))
+        for task in (*self._adapter_changes, *self._image_requests):
+            task.cancel()
+        await asyncio.wait((step_task, *self._adapter_changes, *self._image_requests))
         for connection in self._connections.values():
             connection.writer.transport.abort()
 
@@ -264,13 +261,17 @@ class EngineServer:
             del self._connections[connection.number]
             for number in connection.open_requests:
                 self._stepper.cancel((connection.number, number))
+            connection.open_requests.clear()
             writer.close()
 
     async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
             case messages.GenerateCommand() | messages.EmbedCommand():
                 self._last_activity = time.monotonic()
-                await self._submit(connection, command)
+                if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
+                    self._start_image_request(connection, command)
+                else:
+                    await self._submit(connection, command, self._tokenizer)
             case messages.CancelCommand():
                 connection.open_requests.discard(command.number)
                 self._stepper.cancel((connection.number, command.number))
@@ -327,17 +328,29 @@ class EngineServer:
             case messages.DetokenizeCommand(number, token_ids):
                 return messages.TextReply(number, tokenizer.detokenize(token_ids))
 
+    def _start_image_request(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
+        """Submit a request with images in a task of its own: describing them takes long."""
+        task = asyncio.create_task(self._submit(connection, command, self._image_encoder))
+        self._image_requests.add(task)
+        task.add_done_callback(self._image_requests.discard)
+
     async def _submit(
-        self, connection: "_WorkerConnection", command: messages.GenerateCommand | messages.EmbedCommand
+        self,
+        connection: "_WorkerConnection",
+        command: messages.GenerateCommand | messages.EmbedCommand,
+        executor: ThreadPoolExecutor,
     ) -> None:
         key = connection.number, command.number
+        connection.open_requests.add(command.number)
         try:
-            prepared = await self._loop.run_in_executor(self._tokenizer, self._workload.prepare, key, command)
+            prepared = await self._loop.run_in_executor(executor, self._workload.prepare, key, command)
+            if command.number not in connection.open_requests:
+                return  # It was cancelled meanwhile.
             prepared.start()
         except (BadRequest, ModelNotFound) as error:
+            connection.open_requests.discard(command.number)
             connection.send([messages.error_reply(command.number, error)])
             return
-        connection.open_requests.add(command.number)
         if prepared.unenforced:
             connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
 

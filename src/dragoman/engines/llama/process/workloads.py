@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
 from dragoman.engines.llama.batching.batcher import RequestOutput
+from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.embedding.batcher import EmbeddingBatcher
 from dragoman.engines.llama.embedding.vectors import reranker_score
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
+from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.embedding_stepper import EmbeddingStepper
+from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
 from dragoman.engines.llama.process.preprocessor import PromptTokenizer
 from dragoman.engines.llama.process.stepper import CommandThread
 from dragoman.engines.llama.weights.gguf_metadata import architecture
@@ -37,6 +40,14 @@ class Workload(NamedTuple):
     """Tokenize and validate a command. Called from the tokenizer's thread. Raises BadRequest."""
     embedding_dimensions: int | None = None
     """The values of a whole vector."""
+
+
+def image_tokenizer(model: Model, projector: ImageProjector | None, options: EngineOptions) -> ImageTokenizer | None:
+    """Return what tokenizes prompts with images. None: the model takes none."""
+    if projector is None:
+        return None
+    batch_tokens = max_batch_tokens(options.max_sequences, options.max_batched_tokens)
+    return ImageTokenizer(projector, model.vocabulary, batch_tokens)
 
 
 def embedding_workload(

@@ -25,6 +25,7 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama.arrays import RawImage
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.control_tokens import SpecialTokenTexts
@@ -44,7 +45,25 @@ class RenderedTextPrompt(msgspec.Struct, frozen=True, tag="rendered"):
     truncation: PromptTruncation | None = None
 
 
-EnginePrompt = TextPrompt | TokenPrompt | RenderedTextPrompt
+class PlacedImage(msgspec.Struct, frozen=True, array_like=True):
+    """An image of a conversation."""
+
+    offset: int
+    """The number of characters of the rendered text before it."""
+    image: RawImage
+
+
+class ImagePrompt(msgspec.Struct, frozen=True, tag="images"):
+    """A rendered conversation with images, at least one."""
+
+    text: str
+    literal_offsets: tuple[int, ...]
+    """As in prompt.template.RenderedPrompt."""
+    images: tuple[PlacedImage, ...]
+    """In the order of the text."""
+
+
+EnginePrompt = TextPrompt | TokenPrompt | RenderedTextPrompt | ImagePrompt
 
 
 def rendered_prompt(

@@ -31,6 +31,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The most of them that one client may have registered. None means no limit of its own."""
     unload_idle_seconds: float | None = None
     """Without requests for this time the process ends with status 0. None means never."""
+    mmproj_path: str | None = None
+    """The projector file of a model that takes images. None: it takes none."""
     reproducible: bool = False
     library: str | None = None
     """The name of a packaged build or the path of another one. None means the fastest for the model."""
@@ -43,6 +45,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     kind: ModelKind = "generation"
     dimensions: tuple[int, ...] = ()
     """The lengths to which the vectors of a model for embeddings may be cut."""
+
+
+class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the images of a request may have."""
+
+    max_count: int
+    max_bytes: int
+    """Of one image, as its file."""
+    max_pixels: int
+    """Of one image."""
 
 
 class EngineTimeouts(NamedTuple):

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dragoman.core import logs
 from dragoman.core.adapters import Adapter
@@ -30,9 +30,10 @@ from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, Generation
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
-from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
+from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts, ImageLimits
 from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
+from dragoman.engines.llama.worker.images import prepare_images
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
 from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate
@@ -138,8 +139,7 @@ class EngineConnection:
             resolve(pending_reply)
 
 
-RECONNECT_SECONDS = 0.05
-"""The time between two attempts to connect to the process."""
+RECONNECT_SECONDS = 0.05  # between two attempts to connect to the process
 
 LOADING_TIMEOUT_SECONDS = 1.0
 """How long a request waits for a process that was never connected: the model may take minutes to load."""
@@ -156,23 +156,23 @@ _log = logs.get_logger(__name__)
 class LlamaEngine:
     """Implements engines.base.Engine."""
 
-    capabilities = ALL_CAPABILITIES - {"images"}
-
     def __init__(
         self,
         socket_path: Path,
         request_start: Callable[[], object] | None = None,
         architecture: str | None = None,
         timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
+        images: ImageLimits | None = None,
     ) -> None:
         """`request_start` asks for the process to be started. None if it always runs.
 
-        `architecture` is that of the model and its adapters. None if the model takes no adapters.
+        `architecture` is that of the model and its adapters, `images` what bounds images. None if it takes none.
         """
+        self.capabilities = ALL_CAPABILITIES - ({"images"} if images is None else set())
+        self._image_limits = images
         self._timeouts = timeouts
         self._failure_path = start_failure_path(socket_path)
-        self._silent_seconds = 0.0
-        """Time since the last frame of the process."""
+        self._silent_seconds = 0.0  # since the last frame of the process
         registry = registry_path(socket_path)
         self.adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
         self._socket_path = socket_path
@@ -237,8 +237,7 @@ class LlamaEngine:
         return int(await self._tokenize(prompt, messages.CountTokensCommand))
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
-        tokens: TokenizedPrompt = await self._tokenize(prompt, messages.TokenizeCommand)
-        return tokens
+        return cast(TokenizedPrompt, await self._tokenize(prompt, messages.TokenizeCommand))
 
     async def _tokenize(self, prompt: Prompt, command: Callable[..., messages.EngineCommand]) -> Any:
         connection = await self._wait_for_connection()
@@ -252,8 +251,9 @@ class LlamaEngine:
     async def statistics(self) -> EngineStatistics:
         if self._connection is None:
             raise EngineFailed("The engine is not running")
-        values: EngineStatistics = await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
-        return values
+        return cast(
+            EngineStatistics, await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
+        )
 
     async def _generate_once(
         self, connection: EngineConnection, request: GenerationRequest
@@ -311,6 +311,8 @@ class LlamaEngine:
         """Return the prompt for the process, and the format of its answer."""
         if not isinstance(prompt, ChatPrompt):
             return prompt, OutputParserSpec()
+        images = None if self._image_limits is None else prepare_images(prompt, self._image_limits)
+        prompt = prompt if images is None else images.prompt
         rendered = connection.template.render_in_place(
             prompt, constrained=constrained
         ) or await self._request_templates.render(
@@ -320,13 +322,14 @@ class LlamaEngine:
             constrained=constrained,
             owner=owner,
         )
+        if images is not None:
+            return await images.place(rendered), rendered.parser_spec
         text = messages.rendered_prompt(rendered.text, rendered.literal_offsets, prompt.truncation)
         return text, rendered.parser_spec
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
         connection = await self._wait_for_connection()
-        adapter: Adapter = await connection.request_reply(command(next(self._numbers)))
-        return adapter
+        return cast(Adapter, await connection.request_reply(command(next(self._numbers))))
 
     async def _wait_for_connection(self) -> EngineConnection:
         """Return the current connection, or wait for the next one.

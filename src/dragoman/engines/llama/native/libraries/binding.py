@@ -101,6 +101,7 @@ class Library:
         log = _LOGS.setdefault(path, _Log())
         self.recent_log = log.recent
         """The last warnings and errors that llama.cpp logged, oldest first."""
+        self.log_callback = log.callback
         self.llama_log_set(log.callback, None)
         self.llama_backend_init()
 

@@ -143,6 +143,7 @@ _FUNCTIONS: Functions = {
     "llama_adapter_lora_free": CFunction(None, [c_void_p]),
     "llama_set_adapters_lora": CFunction(c_int32, [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]),
     "llama_decode": CFunction(c_int32, [c_void_p, LlamaBatch]),
+    "llama_set_causal_attn": CFunction(None, [c_void_p, c_bool]),
     "llama_get_logits": CFunction(POINTER(c_float), [c_void_p]),
     "llama_get_embeddings_seq": CFunction(POINTER(c_float), [c_void_p, c_int32]),
     "llama_vocab_n_tokens": CFunction(c_int32, [c_void_p]),

@@ -1,0 +1,122 @@
+"""The images of a conversation: decoded for the engine process, and put at their places in the rendered prompt."""
+
+import asyncio
+import base64
+import binascii
+import io
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import ChatPrompt, ImagePart, Message, TextPart
+from dragoman.engines.llama.arrays import RawImage
+from dragoman.engines.llama.wire.messages import ImagePrompt, PlacedImage
+from dragoman.engines.llama.wire.options import ImageLimits
+from dragoman.prompt.template import RenderedPrompt
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""What is decoded; of an animation the first picture."""
+
+MAX_ASPECT_RATIO = 50
+"""llama.cpp's ways of preparing images end the process where a side of a scaled one would have no pixel."""
+
+
+class PreparedImages:
+    """The images of one prompt. Texts that nobody else can have written stand for them until it is rendered."""
+
+    def __init__(self, prompt: ChatPrompt, limits: ImageLimits) -> None:
+        """Raises BadRequest."""
+        self._parts = [image for message in prompt.messages for image in message.images]
+        self._limits = limits
+        if len(self._parts) > limits.max_count:
+            raise BadRequest(f"{len(self._parts)} images were sent; a request may have {limits.max_count}", "messages")
+        if prompt.truncation is not None:
+            raise BadRequest("A prompt with images cannot be truncated", "messages")
+        secret = secrets.token_hex(8)
+        self._markers = [f"image-{secret}-{number};" for number in range(len(self._parts))]
+        markers = iter(self._markers)
+        messages = tuple(_with_markers(message, markers) if message.images else message for message in prompt.messages)
+        self.prompt = msgspec.structs.replace(prompt, messages=messages)
+        """The prompt with the texts instead of the images."""
+
+    async def place(self, rendered: RenderedPrompt) -> ImagePrompt:
+        """Return the rendered prompt with the images. Raises BadRequest."""
+        positions = [rendered.text.find(marker) for marker in self._markers]
+        if positions != sorted(positions) or any(rendered.text.count(marker) != 1 for marker in self._markers):
+            raise BadRequest("The model's chat template does not write each image once and in order", "messages")
+        images = await asyncio.to_thread(lambda: [_decode(part, self._limits) for part in self._parts])
+        text, literal = "", list[int]()
+        begin = 0
+        placed = []
+        for marker, position, image in zip(self._markers, positions, images, strict=True):
+            literal += _moved(rendered.literal_offsets, begin, position, len(text))
+            text += rendered.text[begin:position]
+            placed.append(PlacedImage(len(text), image))
+            begin = position + len(marker)
+        literal += _moved(rendered.literal_offsets, begin, len(rendered.text), len(text))
+        return ImagePrompt(text + rendered.text[begin:], tuple(literal), tuple(placed))
+
+
+def prepare_images(prompt: ChatPrompt, limits: ImageLimits) -> PreparedImages | None:
+    """Return the images of a prompt. None: it has none. Raises BadRequest."""
+    return PreparedImages(prompt, limits) if any(message.images for message in prompt.messages) else None
+
+
+def _with_markers(message: Message, markers: Iterator[str]) -> Message:
+    assert not isinstance(message.content, str)
+    content = "".join(part.text if isinstance(part, TextPart) else next(markers) for part in message.content)
+    return msgspec.structs.replace(message, content=content)
+
+
+def _moved(offsets: Sequence[int], begin: int, end: int, target: int) -> list[int]:
+    """Return the offsets of a part of the text that now begins at `target`."""
+    return [offset - begin + target for offset in offsets if begin <= offset < end]
+
+
+def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
+    """Decode an image. Raises BadRequest."""
+    encoded = _encoded(part, limits)
+    # Only for images: the import takes a while.
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS = None  # The limits below are checked instead, before the pixels are read.
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+            _check_size(*opened.size, limits)
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            decoded = image.convert("RGB")
+    except BadRequest:
+        raise
+    except Exception as error:
+        raise BadRequest("An image cannot be decoded; PNG, JPEG, WebP, GIF and BMP can be", "messages") from error
+    return RawImage(*decoded.size, decoded.tobytes())
+
+
+def _encoded(part: ImagePart, limits: ImageLimits) -> bytes:
+    match = _DATA_URL.match(part.url)
+    if match is None:
+        raise BadRequest("Images must be data: URLs in base64, such as data:image/png;base64,…", "messages")
+    if (len(part.url) - match.end()) * 3 // 4 > limits.max_bytes + 2:
+        raise BadRequest(f"An image has more than {limits.max_bytes} bytes", "messages")
+    try:
+        return base64.b64decode(part.url[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest("An image is not in base64", "messages") from error
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        reason = f"has {width} x {height} pixels; an image may have {limits.max_pixels}"
+    elif max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        reason = f"has {width} x {height} pixels; one side may be {MAX_ASPECT_RATIO} times the other"
+    else:
+        return
+    raise BadRequest(f"An image {reason}", "messages")
+
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)

@@ -1,0 +1,123 @@
+"""Images in every dialect that has them, through a real server: its engine process is what must survive them."""
+
+import base64
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.support.server import ENGINE_PROCESS, RunningServer, running_server
+from tests.support.special_token_model import load_special_token_model
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.tiny_projector import data_url, random_image, write_projector
+
+MODEL = "seeing"
+TEXT = "Hi"
+IMAGE_TOKENS = 16
+IMAGE = data_url(random_image(0))
+BROKEN = "data:image/png;base64," + base64.b64encode(b"\x89PNG and nothing else").decode()
+
+
+class Dialect(NamedTuple):
+    """A dialect with images."""
+
+    path: str
+    body: Callable[..., dict[str, Any]]
+    """Returns the body of a request with these parts, of which an image is its data: address."""
+    prompt_tokens: Callable[[dict[str, Any]], int]
+    """Returns the prompt tokens that a response reports."""
+
+
+def _openai(*parts: str) -> dict[str, Any]:
+    content = [
+        {"type": "image_url", "image_url": {"url": part}}
+        if part.startswith("data:")
+        else {"type": "text", "text": part}
+        for part in parts
+    ]
+    return {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": content}]}
+
+
+def _responses(*parts: str) -> dict[str, Any]:
+    content = [
+        {"type": "input_image", "image_url": part} if part.startswith("data:") else {"type": "input_text", "text": part}
+        for part in parts
+    ]
+    return {"model": MODEL, "max_output_tokens": 16, "input": [{"role": "user", "content": content}]}
+
+
+def _anthropic(*parts: str) -> dict[str, Any]:
+    content = [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": part.partition(",")[2]}}
+        if part.startswith("data:")
+        else {"type": "text", "text": part}
+        for part in parts
+    ]
+    return {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": content}]}
+
+
+def _anthropic_tokens(body: dict[str, Any]) -> int:
+    usage = body["usage"]
+    return int(usage["input_tokens"] + usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"])
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "openai": Dialect("/openai/v1/chat/completions", _openai, lambda body: body["usage"]["prompt_tokens"]),
+    "infermatic": Dialect("/v1/chat/completions", _openai, lambda body: body["usage"]["prompt_tokens"]),
+    "responses": Dialect("/v1/responses", _responses, lambda body: body["usage"]["input_tokens"]),
+    "anthropic": Dialect("/v1/messages", _anthropic, _anthropic_tokens),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("model")
+    path = folder / f"{MODEL}.gguf"
+    load_special_token_model(path, ()).close()
+    settings = folder / "dragoman.toml"
+    projector = write_projector(folder / "mmproj.gguf")
+    settings.write_text(f'model = "{path}"\n[engine]\nmmproj = "{projector}"\n[images]\nmax_count = 2\n')
+    with running_server("--config", str(settings)) as server:
+        yield server
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return DIALECTS[request.param]
+
+
+def send(server: RunningServer, dialect: Dialect, *parts: str) -> httpx.Response:
+    return httpx.post(f"{server.url}{dialect.path}", json=dialect.body(*parts), timeout=TEST_TIMEOUT_SECONDS)
+
+
+def test_an_image_is_answered_and_counted(server: RunningServer, dialect: Dialect) -> None:
+    counts = []
+    for parts in ((TEXT, TEXT), (TEXT, IMAGE, TEXT), (TEXT, IMAGE, IMAGE, TEXT)):
+        response = send(server, dialect, *parts)
+        assert response.status_code == 200, response.text
+        counts.append(dialect.prompt_tokens(response.json()))
+    assert [after - before for before, after in itertools.pairwise(counts)] == [IMAGE_TOKENS] * 2
+
+
+def test_a_wrong_image_is_refused_and_the_engine_lives_on(server: RunningServer, dialect: Dialect) -> None:
+    engine = server.children(ENGINE_PROCESS)
+    for parts, reason in (
+        ((TEXT, BROKEN), "cannot be decoded"),
+        ((TEXT, data_url(random_image(0, 1, 60))), "50 times the other"),
+        ((IMAGE, IMAGE, IMAGE), "a request may have 2"),
+    ):
+        response = send(server, dialect, *parts)
+        assert (response.status_code // 100, reason in response.text) == (4, True), response.text
+        assert response.status_code in (400, 422)
+    assert server.children(ENGINE_PROCESS) == engine
+
+
+def test_counted_tokens_include_images(server: RunningServer) -> None:
+    address = f"{server.url}/v1/messages/count_tokens"
+    counts = [
+        httpx.post(address, json=_anthropic(*parts), timeout=TEST_TIMEOUT_SECONDS).json()["input_tokens"]
+        for parts in ((TEXT,), (TEXT, IMAGE))
+    ]
+    assert counts[1] - counts[0] == IMAGE_TOKENS

@@ -1,0 +1,121 @@
+"""Images of conversations, decoded and put into the rendered prompt."""
+
+import asyncio
+import base64
+import io
+import zlib
+
+import pytest
+from PIL import Image
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import ChatPrompt, ImagePart, Message, PromptTruncation, TextPart
+from dragoman.engines.llama.wire.messages import ImagePrompt
+from dragoman.engines.llama.wire.options import ImageLimits
+from dragoman.engines.llama.worker.images import prepare_images
+from dragoman.prompt.template import ChatTemplate, RenderedPrompt
+from tests.support.chat_templates import HERMES
+from tests.support.tiny_projector import data_url, random_image
+
+LIMITS = ImageLimits(max_count=2, max_bytes=20_000, max_pixels=10_000)
+TEMPLATE = ChatTemplate(HERMES, bos="", eos="")
+IMAGE = random_image()
+
+
+def place(*parts: TextPart | ImagePart, template: ChatTemplate = TEMPLATE) -> ImagePrompt:
+    """Render a conversation. Raises BadRequest."""
+    prompt = ChatPrompt(messages=(Message(role="user", content=parts),))
+    images = prepare_images(prompt, LIMITS)
+    assert images is not None
+    return asyncio.run(images.place(template.render(images.prompt)))
+
+
+def encoded(data: bytes) -> ImagePart:
+    return ImagePart(f"data:image/png;base64,{base64.b64encode(data).decode()}")
+
+
+def png(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_images_keep_their_places_in_the_rendered_text() -> None:
+    other = random_image(1, 20, 20)
+    placed = place(TextPart("a"), ImagePart(data_url(IMAGE)), TextPart("b"), ImagePart(data_url(other)))
+    assert placed.text == "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
+    assert [(each.offset, each.image) for each in placed.images] == [
+        (len("<|im_start|>user\na"), IMAGE),
+        (len("<|im_start|>user\nab"), other),
+    ]
+
+
+def test_literal_offsets_move_with_the_text() -> None:
+    images = prepare_images(ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)),)),)), LIMITS)
+    assert images is not None
+    marker = images.prompt.messages[0].text
+    rendered = RenderedPrompt(f"ab{marker}cd", TEMPLATE.render(images.prompt).parser_spec, (1, 3 + len(marker)))
+    placed = asyncio.run(images.place(rendered))
+    assert (placed.text, placed.literal_offsets, placed.images[0].offset) == ("abcd", (1, 3), 2)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG", "WEBP"])
+def test_usual_formats_are_decoded(kind: str) -> None:
+    [placed] = place(ImagePart(data_url(IMAGE, kind)), TextPart("b")).images
+    assert (placed.image.width, placed.image.height, len(placed.image.pixels)) == (40, 30, 40 * 30 * 3)
+
+
+def test_transparency_is_white_and_a_photograph_stands_upright() -> None:
+    clear = encoded(png(Image.new("RGBA", (2, 1), (255, 0, 0, 0))))
+    assert place(clear, TextPart("b")).images[0].image.pixels == b"\xff" * 6
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right by a quarter
+    turned = place(encoded(png(Image.new("RGB", (30, 10)), exif=exif)), TextPart("b")).images[0].image
+    assert (turned.width, turned.height) == (10, 30)
+
+
+def _bomb() -> bytes:
+    """A file of a few bytes that says it has many pixels."""
+    data = bytearray(png(Image.new("1", (8, 8))))
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (encoded(b""), "cannot be decoded"),
+        (encoded(b"GIF89a"), "cannot be decoded"),
+        (encoded(png(Image.new("RGB", (40, 30)))[:-30]), "cannot be decoded"),
+        (encoded(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "cannot be decoded"),
+        (encoded(png(Image.new("RGB", (40, 30)), "TIFF")), "cannot be decoded"),
+        (encoded(_bomb()), "pixels"),
+        (encoded(png(Image.new("RGB", (101, 100)))), "an image may have 10000"),
+        (encoded(png(Image.new("RGB", (1, 51)))), "50 times the other"),
+        (ImagePart(f"data:image/png;base64,{'A' * 30_000}"), "more than 20000 bytes"),
+        (ImagePart("data:image/png;base64,A"), "not in base64"),
+        (ImagePart("data:image/png,plain"), "must be data: URLs in base64"),
+        (ImagePart("https://example.com/image.png"), "must be data: URLs in base64"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused_with_the_reason(part: ImagePart, reason: str) -> None:
+    with pytest.raises(BadRequest, match=reason) as caught:
+        place(part, TextPart("b"))
+    assert caught.value.parameter == "messages"
+
+
+def test_too_many_images_and_what_does_not_go_with_them_are_refused() -> None:
+    one = ImagePart(data_url(IMAGE))
+    with pytest.raises(BadRequest, match="3 images were sent; a request may have 2"):
+        place(one, one, one)
+    prompt = ChatPrompt(messages=(Message(role="user", content=(one,)),), truncation=PromptTruncation(8))
+    with pytest.raises(BadRequest, match="cannot be truncated"):
+        prepare_images(prompt, LIMITS)
+    for source in ("{{ messages[0].role }}", "{{ messages[0].content * 2 }}"):
+        with pytest.raises(BadRequest, match="does not write each image once"):
+            place(one, template=ChatTemplate(source, bos="", eos=""))
+
+
+def test_prompts_without_images_are_left_alone() -> None:
+    assert prepare_images(ChatPrompt(messages=(Message(role="user", content="a"),)), LIMITS) is None
