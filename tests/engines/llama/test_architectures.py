@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from dragoman.core.errors import DragomanError
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.batcher import Batcher
@@ -24,7 +25,7 @@ from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged
 from dragoman.engines.llama.native.llama_backend import SingleContextBackend
 from dragoman.engines.llama.native.loading import open_backend
 from dragoman.engines.llama.native.model import Model, ModelError
-from tests.support.batching import tokens_by_request
+from tests.support.batching import tokens_by_request, tokens_of_choice
 from tests.support.models import THREADS
 from tests.support.tiny_architectures import (
     DENSE,
@@ -42,6 +43,8 @@ ROOT = Path(__file__).parents[3]
 
 ANSWER_TOKENS = 6
 GREEDY = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
+
+SAMPLED = SamplingParams(temperature=1.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
 
 CELLS = 112
 """Too few for all sequences, so that some are preempted."""
@@ -90,6 +93,19 @@ def test_what_a_sequence_forgets_changes_no_answer(tiny_model: Model) -> None:
         assert answers(batcher, PROMPTS) == first
         assert answers(batcher, next_turns) == next_tokens
         assert answers(batcher, PROMPTS, resumed=[tokens[:4] for tokens in first]) == first
+
+
+@pytest.mark.parametrize("tiny_model", RECURRENT | HYBRID, indirect=True)
+def test_choices_go_on_from_a_copy_of_the_prompts_state(tiny_model: Model) -> None:
+    prompt = [*PROMPTS[0], *PROMPTS[1][25:]]
+    [plain] = plain_answers(tiny_model, [prompt], reproducible=True)
+    with serving(tiny_model, reproducible=True) as batcher:
+        greedy = choices(batcher, prompt, GREEDY)
+        sampled = choices(batcher, prompt, SAMPLED)
+    assert greedy == [plain.tokens] * 3
+    with serving(tiny_model, reproducible=True) as batcher:
+        apart = [choices(batcher, prompt, SAMPLED, only=index)[0] for index in range(3)]
+    assert sampled == apart
 
 
 KINDS = {
@@ -165,6 +181,20 @@ def serving(model: Model, *, reproducible: bool = False) -> Iterator[Batcher]:
     assert isinstance(backend, SingleContextBackend), "of two contexts, or of one"
     yield Batcher(backend, model.vocabulary, max_sequences=len(PROMPTS), max_batched_tokens=32, host_cache_tokens=512)
     backend.close()
+
+
+def choices(batcher: Batcher, prompt: list[int], sampling: SamplingParams, only: int | None = None) -> list[list[int]]:
+    """Answer a prompt with three choices, or with one that samples as one of them."""
+    request = EngineRequest((0, 0), np.array(prompt, dtype=np.int32), sampling, ANSWER_TOKENS)
+    n = 3 if only is None else only + 1
+    outputs = batcher.add(request, n, seed=1)
+    if only is not None:
+        for sequence in [each for each in batcher.scheduler.waiting if each.index != only]:
+            batcher.scheduler.remove(sequence)
+    while not batcher.is_idle and (batcher.scheduler.running or batcher.scheduler.waiting):
+        outputs += batcher.step()
+    events = [event for _, event in outputs if not isinstance(event, DragomanError)]
+    return [list(tokens_of_choice(events, index)) for index in (range(3) if only is None else [only])]
 
 
 def answers(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dragoman.engines.llama.batching.scheduler import MIN_AWAITED_PREFIX_TOKENS
 from dragoman.engines.llama.batching.sequence import RequestKey
 from tests.support.batching import BatcherHarness, prompts_with_long_answers
 from tests.support.simulated_backend import ALL_TOKENS, reference_answer
@@ -245,6 +246,31 @@ def test_a_recurrent_state_is_not_awaited() -> None:
     other = harness.add([*[5] * 90, 9], limit=1)
     harness.step()
     assert harness.answers[other].usage is not None
+
+
+@pytest.mark.parametrize("max_sequences", [1, 2, 4])
+@pytest.mark.parametrize("batched", [16, 512])
+def test_choices_of_one_prompt_share_a_recurrent_state(max_sequences: int, batched: int) -> None:
+    harness = BatcherHarness(max_sequences=max_sequences, max_batched_tokens=batched, divisible_tokens=0)
+    [prompt] = prompts_with_long_answers(1, 6)
+    prompt = prompt * 3
+    key = harness.add(prompt, limit=6, n=4)
+    harness.run()
+    computed = sum(map(sum, harness.backend.batches))
+    assert 0 <= computed - (len(prompt) + 3 + 4 * 5) < MIN_AWAITED_PREFIX_TOKENS
+    assert harness.answers[key].tokens == dict.fromkeys(range(4), reference_answer(prompt, 6))
+    harness.assert_nothing_leaked()
+
+
+def test_choices_share_no_state_that_has_gone_on() -> None:
+    harness = BatcherHarness(max_sequences=4, divisible_tokens=0)
+    [prompt] = prompts_with_long_answers(1, 6)
+    harness.add(prompt * 3, limit=1)
+    harness.run()
+    key = harness.add([*prompt, *prompt, *prompt, 9], limit=6, n=3)  # The first choice begins at its checkpoint.
+    harness.run()
+    assert harness.answers[key].tokens == dict.fromkeys(range(3), reference_answer([*prompt, *prompt, *prompt, 9], 6))
+    harness.assert_nothing_leaked()
 
 
 def test_a_short_sequence_is_divided_although_longer_ones_are_not() -> None:

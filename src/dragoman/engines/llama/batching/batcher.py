@@ -62,6 +62,9 @@ class Batcher:
         self._arrivals += 1
         sequences = [self._sequence(request, index, seed) for index in range(n)]
         self._sequences[request.key] = list(sequences)
+        if n > 1 and self.cache.needs_checkpoints and request.prompt_top is None and len(request.prompt) > 1:
+            # The other choices compute its last token, whose logits they need.
+            sequences[0].checkpoint = len(request.prompt) - 1
         try:
             outputs = [output for sequence in sequences for output in self._replay(sequence)]
         except BadRequest:
@@ -101,6 +104,8 @@ class Batcher:
             self._masks.wait()
         for item in scheduled:
             item.sequence.computed += item.length
+            if item.sequence.checkpoint == item.sequence.computed:
+                self.cache.keep_checkpoint(item.sequence)
         outputs = [
             output
             for item, rows in _with_logits(scheduled, chunks, logits)

@@ -99,6 +99,8 @@ class _CachedSequence:
         self.tokens = tokens
         self.cells = cells
         self.last_used = last_used
+        self.is_checkpoint = False
+        """Whether it is the beginning of a sequence that could not be continued from there."""
         self.is_offloaded = False
         """Whether its cells were copied to host memory ahead of their eviction. That copy may be gone since."""
 
@@ -184,7 +186,11 @@ class PrefixCache:
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
             is_of_scope = sequence.scope.max_shared_tokens(entry.scope) is None
-            if is_of_scope and common_prefix_length(entry.tokens, tokens) == len(entry.tokens):
+            if (
+                is_of_scope
+                and not entry.is_checkpoint
+                and common_prefix_length(entry.tokens, tokens) == len(entry.tokens)
+            ):
                 self._drop(entry)
         cached = _CachedSequence(sequence.scope, sequence.sequence_id, tokens, sequence.cells, self._tick())
         self._finished.append(cached)
@@ -201,6 +207,15 @@ class PrefixCache:
         for entry in [entry for entry in self._finished if entry.scope.adapter == adapter]:
             self._drop(entry)
         self.host_cache.forget_adapter(adapter)
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        """Whether a sequence can be continued from its end only, so that choices share what is kept in between."""
+        return False
+
+    def keep_checkpoint(self, sequence: ChoiceSequence) -> None:
+        """Keep what a running sequence has computed so far, which goes on."""
+        raise NotImplementedError
 
     def clear(self) -> None:
         """Drop all finished sequences that still have cells."""
@@ -310,11 +325,24 @@ class WholeSequenceCache(PrefixCache):
     def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
         match = self._match_cells(sequence, running)
         if not self._backend.divisible_tokens:  # A recurrent state goes past the end of a common prefix.
-            match = match._replace(awaitable_length=len(match.cells))
+            checkpoints = (other.next_checkpoint or 0 for other in running if other.request is sequence.request)
+            match = match._replace(awaitable_length=max(len(match.cells), *checkpoints, 0))
         span = self._match_host(sequence.scope, sequence.shareable_tokens[:-1])
         if span is None or span.end <= len(match.cells):
             return match
         return PrefixMatch(None, NO_CELLS, [span], match.awaitable_length)
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        return not self._backend.divisible_tokens
+
+    def keep_checkpoint(self, sequence: ChoiceSequence) -> None:
+        tokens = sequence.tokens[: sequence.computed].copy()
+        checkpoint = _CachedSequence(sequence.scope, self._allocate_id(), tokens, sequence.cells.copy(), self._tick())
+        self._backend.share(sequence.running_id, checkpoint.sequence_id, 0, len(tokens))
+        self.allocator.share(checkpoint.cells)
+        checkpoint.is_checkpoint = True
+        self._finished.append(checkpoint)
 
     def _match_host(self, scope: SharingScope, wanted: TokenArray) -> SegmentSpan | None:
         return self.host_cache.match_whole(scope, wanted, self._backend.divisible_tokens)

@@ -259,7 +259,7 @@ class Scheduler:
         position, count = sequence.computed, min(sequence.pending, max_tokens, sequence.max_step_tokens)
         if count <= 0 or not sequence.has_slot:
             return None
-        count = sequence.request.computable_together(position, count)
+        count = sequence.computable_together(position, count)
         while not self._cache.extend(sequence, count):
             victim = _next_victim(self.running)
             assert victim is not None, "the sequence itself is not scheduled yet"
@@ -315,7 +315,8 @@ class Scheduler:
 
     def _lengthen(self, chunk: ScheduledChunk, tokens: int) -> ScheduledChunk:
         """Return the chunk of a long prompt with this number of tokens more, if cells are free for them."""
-        if chunk.sequence.request.images or not self._cache.extend(chunk.sequence, tokens):
+        tokens = chunk.sequence.computable_together(chunk.position, chunk.length + tokens) - chunk.length
+        if tokens <= 0 or not self._cache.extend(chunk.sequence, tokens):
             return chunk
         self._turns(chunk.sequence).serve(chunk.sequence.owner, tokens)
         return chunk._replace(length=chunk.length + tokens)

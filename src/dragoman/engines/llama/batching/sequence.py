@@ -173,15 +173,6 @@ class EngineRequest:
         """Return the image that begins at the position of the prompt. None: there is none."""
         return next((each.image for each in self.images if each.start == position), None)
 
-    def computable_together(self, position: int, count: int) -> int:
-        """Return how many of `count` tokens from the position on are computed together: an image is, and alone."""
-        for each in self.images:
-            if each.start == position:
-                return each.end - position
-            if position < each.start < position + count:
-                return each.start - position
-        return count
-
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other request: it is queued, and the other is interactive."""
         return self.is_queued and not other.is_queued
@@ -215,6 +206,8 @@ class ChoiceSequence:
         """One for each computed token and each token of the current step."""
         self.computed = 0
         """Number of tokens whose cells are filled; only these can be shared."""
+        self.checkpoint: int | None = None
+        """The number of tokens whose state is kept for the other choices of the request. None: it is not."""
 
     @property
     def adapter(self) -> int:
@@ -266,6 +259,23 @@ class ChoiceSequence:
     def sort_key(self) -> tuple[int, int, int]:
         """The order in which sequences get slots and cells, lowest first."""
         return (self.request.priority, self.arrival, self.index)
+
+    @property
+    def next_checkpoint(self) -> int | None:
+        """The checkpoint, if it is still to come."""
+        return self.checkpoint if self.checkpoint is not None and self.computed < self.checkpoint else None
+
+    def computable_together(self, position: int, count: int) -> int:
+        """Return how many of `count` tokens from the position on are computed together.
+
+        That is an image and nothing else, or what stands before the next image and before the checkpoint.
+        """
+        for each in self.request.images:
+            if each.start == position:
+                return each.end - position
+            if position < each.start < position + count:
+                count = each.start - position
+        return count if self.next_checkpoint is None else min(count, self.next_checkpoint - position)
 
     @property
     def is_decoding(self) -> bool:
