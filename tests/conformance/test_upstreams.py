@@ -16,6 +16,7 @@ from benchmarks.llama_server import LlamaServerOptions
 from dragoman.core.secret_text import SecretText
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.sources import resolve
+from dragoman.engines.reported_load import ReportedLoad
 from dragoman.engines.upstream.engine import UpstreamEngine
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
@@ -188,6 +189,25 @@ async def test_a_prompt_that_is_too_long_for_the_upstream_is_refused_as_such(dia
     async with serving(upstream) as url, in_front_of(url) as client:
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "word " * 50))
     assert response.status_code == dialect.overflow_status, response.text
+
+
+async def test_a_dragoman_reports_the_requests_of_others() -> None:
+    busy = GatedEcho()
+    busy.gate.clear()
+    async with serving(echo_app(engine=busy, keys=[KEY])) as url, httpx.AsyncClient(base_url=url) as other:
+        client = UpstreamClient(UpstreamAddress.parse(url), key=SecretText(KEY))
+        engine = UpstreamEngine("echo/0", client, model="echo", kind="dragoman")
+        assert await engine.read_load()
+        assert engine.load_reports.read() == ReportedLoad(other_requests=0)
+        body = {"model": "echo", "prompt": "Hello"}
+        headers = {"authorization": f"Bearer {KEY}"}
+        asking = asyncio.create_task(other.post("/v1/completions", json=body, headers=headers))
+        await busy.generation_started.wait()
+        await engine.read_load()
+        assert engine.load_reports.read() == ReportedLoad(other_requests=1)
+        busy.gate.set()
+        await asking
+        await engine.close()
 
 
 async def test_a_client_that_leaves_ends_the_work_at_the_upstream(dialect: DialectClient) -> None:
