@@ -48,6 +48,7 @@ from dragoman.server.middleware import (
     with_cors,
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
+from dragoman.server.replica_loads import read_loads
 from dragoman.server.settings import Settings
 from dragoman.server.tracing import Tracing
 from dragoman.server.upstream_changes import Connect, UpstreamChanges
@@ -299,6 +300,7 @@ async def _lifespan(
             for engine in deployment.engines:
                 await engine.start()
                 stack.push_async_callback(engine.close)
+        await stack.enter_async_context(read_loads(catalog.deployments))
         if console_thread is not None:
             stack.push_async_callback(asyncio.to_thread, console_thread.close)
         if response_store is not None:

@@ -14,8 +14,10 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
+from dragoman.engines.reported_load import LoadReports
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
+from dragoman.server.replica_loads import MAX_AGE_SECONDS
 from dragoman.server.settings import SupervisionSettings
 from dragoman.server.upstream_changes import AddedUpstream
 from dragoman.server.upstream_settings import UpstreamSettings
@@ -55,8 +57,10 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
 def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
     if isinstance(engine, UpstreamOptions):
         return _connect_upstream(name, engine.upstream, engine.model, engine.kind)
-    cache_tokens = engine.cache_tokens if isinstance(engine, LlamaOptions) else None
-    return Replica(name, _connect(engine, options.settings.supervision, options.wake_fd), cache_tokens=cache_tokens)
+    connected = _connect(engine, options.settings.supervision, options.wake_fd)
+    if isinstance(engine, EchoOptions):
+        return Replica(name, connected)
+    return Replica(name, connected, cache_tokens=engine.cache_tokens, load_reports=LoadReports(MAX_AGE_SECONDS))
 
 
 def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deployment) -> Replica:
