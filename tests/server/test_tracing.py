@@ -3,37 +3,54 @@
 from collections.abc import AsyncIterator, Sequence
 
 import httpx
+import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import StatusCode
+from prometheus_client import CollectorRegistry
 
+from dragoman.core.errors import ReplicaFailed
 from dragoman.dialects.http.context import HttpOptions
-from dragoman.engines.echo import EchoEngine
+from dragoman.engines.base import Engine
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
+from dragoman.gateway.execution.tracing import TracingMetrics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.gateway.routing.replica import Replica
 from dragoman.server.app import AppServices, LiveOptions
 from dragoman.server.tracing import Tracing
 from dragoman.server.tracing_variables import exports_traces
 from tests.support.dialects.streams import chat_body
+from tests.support.echo_engines import BreakingEcho, FailurePoint
+from tests.support.jobs.queue_harness import draft
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CLOCK_NANOSECONDS = 10_000_000
+"""How exactly one clock is compared with another."""
+SAMPLED = 1
+"""A flag of a trace."""
 SECRET = "a secret of the client"
 
 
 class TracedServer:
     """An app with the echo engine whose spans are kept."""
 
-    def __init__(self, client: httpx.AsyncClient, exporter: InMemorySpanExporter) -> None:
+    def __init__(self, client: httpx.AsyncClient, exporter: InMemorySpanExporter, engine: BreakingEcho) -> None:
         self.client = client
         self._exporter = exporter
+        self._engine = engine
 
     @property
     def spans(self) -> Sequence[ReadableSpan]:
         """All spans that have ended."""
         return self._exporter.get_finished_spans()
+
+    @property
+    def traces_of_generations(self) -> list[str]:
+        """Of the requests that the engine got."""
+        return [request.trace for request in self._engine.received_requests]
 
 
 @pytest.fixture
@@ -43,12 +60,22 @@ def sampler() -> Sampler:
 
 
 @pytest.fixture
-async def server(sampler: Sampler) -> AsyncIterator[TracedServer]:
+def failures() -> list[FailurePoint]:
+    """How the first attempts end."""
+    return []
+
+
+def _upstreams(engine: Engine) -> tuple[Replica, ...]:
+    return tuple(Replica(f"echo/{number}", engine, is_upstream=True) for number in range(2))
+
+
+@pytest.fixture
+async def server(sampler: Sampler, failures: list[FailurePoint]) -> AsyncIterator[TracedServer]:
     exporter, provider = InMemorySpanExporter(), TracerProvider(sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing = Tracing(provider)
+    tracing, engine = Tracing(provider), BreakingEcho(*failures)
     services = AppServices(
-        Catalog([Deployment.of("echo", ("parrot",), EchoEngine())]),
+        Catalog([Deployment(name="echo", aliases=("parrot",), replicas=_upstreams(engine))]),
         None,
         admission=UNMETERED_ADMISSION,
         accounting=None,
@@ -59,7 +86,7 @@ async def server(sampler: Sampler) -> AsyncIterator[TracedServer]:
     app = services.app(LiveOptions(http=HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15)))
     transport = httpx.ASGITransport(tracing.traced(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield TracedServer(client, exporter)
+        yield TracedServer(client, exporter, engine)
     provider.shutdown()
 
 
@@ -70,17 +97,15 @@ async def test_a_generation_is_a_span_below_that_of_its_request_in_the_clients_t
     body = chat_body(SECRET, model="parrot", max_tokens=5, stream=stream)
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
     assert (await server.client.post("/v1/chat/completions?q=1", json=body, headers=headers)).status_code == 200
-    generation, request = server.spans
-    assert request.context is not None
-    assert request.parent is not None
-    assert generation.parent is not None
-    assert f"{request.context.trace_id:032x}" == TRACE
-    assert f"{request.parent.span_id:016x}" == PARENT
-    assert generation.parent.span_id == request.context.span_id
+    *phases, generation, request = server.spans
+    assert [phase.name for phase in phases] == ["admission", "prefill", "decode"]
+    assert [_parent(span) for span in server.spans] == [*[_id(generation)] * 3, _id(request), PARENT]
+    assert {f"{span.context.trace_id:032x}" for span in server.spans if span.context is not None} == {TRACE}
     assert request.attributes is not None
     assert request.attributes["http.response.status_code"] == 200
     assert generation.name == "chat echo"
     attributes = dict(generation.attributes or {})
+    assert str(attributes.pop("dragoman.upstream")).startswith("echo/")
     assert attributes.pop("gen_ai.response.time_to_first_chunk")
     assert attributes == {
         "gen_ai.operation.name": "chat",
@@ -94,8 +119,34 @@ async def test_a_generation_is_a_span_below_that_of_its_request_in_the_clients_t
         "gen_ai.usage.output_tokens": 5,
         "gen_ai.usage.cache_read.input_tokens": 0,
         "gen_ai.usage.reasoning.output_tokens": 0,
+        "gen_ai.response.finish_reasons": ("length",),
+        "dragoman.attempts": 1,
     }
     assert [event.name for event in generation.events] == ["first token"]
+    assert server.traces_of_generations == [f"00-{TRACE}-{_id(generation)}-01"]
+
+
+def _id(span: ReadableSpan) -> str:
+    return "" if span.context is None else f"{span.context.span_id:016x}"
+
+
+def _parent(span: ReadableSpan) -> str:
+    return "" if span.parent is None else f"{span.parent.span_id:016x}"
+
+
+@pytest.mark.parametrize("failures", [[FailurePoint(0, ReplicaFailed("The connection was lost"))]])
+async def test_an_attempt_that_fails_is_a_span_of_its_own(server: TracedServer) -> None:
+    assert (await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))).status_code == 200
+    [attempt] = [span for span in server.spans if span.name == "attempt"]
+    [generation] = [span for span in server.spans if span.name == "chat echo"]
+    assert _parent(attempt) == _id(generation)
+    assert attempt.status.status_code == StatusCode.ERROR
+    assert generation.attributes is not None
+    assert generation.attributes["dragoman.attempts"] == 2
+    assert attempt.start_time is not None
+    assert attempt.end_time is not None
+    assert generation.start_time is not None
+    assert generation.start_time - CLOCK_NANOSECONDS <= attempt.start_time <= attempt.end_time
 
 
 async def test_no_span_holds_a_prompt_an_answer_a_query_or_a_header(server: TracedServer) -> None:
@@ -113,6 +164,7 @@ async def test_failures_are_marked_and_probes_are_not_traced(server: TracedServe
     failed = [span for span in server.spans if span.name == "chat echo"]
     assert all(span.status.status_code == StatusCode.ERROR for span in failed)
     assert server.spans[-1].name == "POST"
+    assert all(span.end_time is not None for span in server.spans)
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF])
@@ -120,6 +172,23 @@ async def test_what_is_not_sampled_is_answered_and_measured_without_a_span(serve
     assert (await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))).status_code == 200
     assert len(server.spans) == 0
     assert 'dragoman_requests_total{model="echo",result="ok"} 1.0' in (await server.client.get("/metrics")).text
+    [trace] = server.traces_of_generations
+    assert not int(trace.split("-")[3], 16) & SAMPLED, "whoever continues it does not sample it either"
+
+
+def test_a_job_has_a_trace_of_its_own_that_links_to_its_submitters() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    metrics = TracingMetrics(CollectorRegistry(), tracer)
+    with tracer.start_as_current_span("whoever has the job run"):
+        request = msgspec.structs.replace(draft("Hello").requests[0], trace=f"00-{TRACE}-{PARENT}-01")
+        metrics.start_timer("echo", request, is_queued=True).end("ok")
+    generation = exporter.get_finished_spans()[1]
+    [link] = generation.links
+    assert generation.parent is None
+    assert f"{link.context.trace_id:032x}-{link.context.span_id:016x}" == f"{TRACE}-{PARENT}"
+    provider.shutdown()
 
 
 def test_traces_are_exported_only_where_opentelemetrys_variables_say_so() -> None:

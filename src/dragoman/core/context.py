@@ -66,6 +66,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """When the client wants the whole answer, in seconds of time.monotonic; None: it does not say."""
     session: str = ""
     """What the client calls the conversation that the request belongs to; empty: it does not say."""
+    trace: str = ""
+    """The request's place in a trace, as the header `traceparent` of W3C's Trace Context has it; empty: none."""
     key_digest: str = ""
     """Computed from the key, once; stands for it everywhere else. Empty without a key."""
 

@@ -39,3 +39,5 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """As in GenerationRequest."""
     owner: str = ""
     """As in GenerationRequest."""
+    trace: str = ""
+    """As in GenerationRequest."""

@@ -273,3 +273,5 @@ class GenerationRequest(
     """Requests of one owner with an equal one go to the same replica where nothing else decides; empty: to any."""
     request_id: str = ""
     """That of core.context.Caller, for the logs of other servers. The gateway sets it; empty: it is a job's."""
+    trace: str = ""
+    """As in core.context.Caller. The gateway sets it."""

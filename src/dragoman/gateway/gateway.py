@@ -170,10 +170,11 @@ class Gateway:
         except Exception as error:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
+        timer.note_admission()
         owner = self._owner(reservation.account_id, caller)
         requests = [resolved.assign(request, owner=owner) for request in requests]
         if resolved.deployment.router is not None or fallbacks is not NO_FALLBACKS:
-            requests = [_for_replicas(request, caller) for request in requests]
+            requests = [_for_replicas(request, caller, timer.trace or caller.trace) for request in requests]
         return RequestExecution(
             resolved.deployment, requests, reservation, timer, fallbacks=fallbacks, deadline=caller.deadline
         )
@@ -208,6 +209,9 @@ class Gateway:
         principal = await self._authenticate(caller)
         resolved = self._catalog.resolve(draft.requests[0].model, principal.owner)
         admission_request = await self._admission_request(draft.requests, resolved, caller, streamed=True)
+        if caller.trace:
+            traced = tuple(msgspec.structs.replace(request, trace=caller.trace) for request in draft.requests)
+            draft = msgspec.structs.replace(draft, requests=traced)
         submission = Submission(draft, self._admission.prepare(admission_request), _job_owner(principal, caller))
         try:
             return await queue.submit(submission)
@@ -342,12 +346,12 @@ class Gateway:
         )
 
 
-def _for_replicas(request: Task, caller: Caller) -> Task:
+def _for_replicas(request: Task, caller: Caller, trace: str) -> Task:
     """Return the request with what the choice of a replica and the logs of other servers need of its caller."""
     if not isinstance(request, GenerationRequest):
-        return request
+        return msgspec.structs.replace(request, trace=trace)
     affinity = caller.session or request.affinity
-    return msgspec.structs.replace(request, affinity=affinity, request_id=caller.request_id)
+    return msgspec.structs.replace(request, affinity=affinity, request_id=caller.request_id, trace=trace)
 
 
 def _job_owner(principal: Principal, caller: Caller) -> str:

@@ -30,6 +30,7 @@ def test_others_read_what_a_killed_process_had_delivered(tmp_path: Path) -> None
     here, there = spawn.Pipe()
     process = spawn.Process(target=_write_and_wait, args=(tmp_path, there))
     process.start()
+    assert here.poll(TEST_TIMEOUT_SECONDS), "the process has written"
     assert here.recv()
     folder = JournalFolder(tmp_path)
     with folder.abandoned() as journals:

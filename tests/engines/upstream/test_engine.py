@@ -128,6 +128,17 @@ async def test_an_answer_is_translated_whole() -> None:
     assert server.bodies[0]["model"] == "m"
 
 
+async def test_the_trace_of_a_request_goes_on_at_the_upstream_and_there_is_no_header_without_one() -> None:
+    server = Server(completions=sending(HEAD, text_chunk("Hi") + FINISH + USAGE + DONE + LAST_CHUNK))
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with engine_of(server) as engine:
+        await collect(engine)
+        await collect(engine, msgspec.structs.replace(REQUEST, trace=trace))
+    untraced, traced = server.upstream.requests
+    assert b"traceparent" not in untraced.head
+    assert f"\r\ntraceparent: {trace}\r\n".encode() in traced.head
+
+
 def _estimated() -> int:
     return 8 + 2
 

@@ -89,6 +89,15 @@ async def test_engines_receive_the_priority_of_a_queued_request(tmp_path: Path) 
     assert [request.priority for request in engine.received_requests] == [QUEUED_PRIORITY_OFFSET + 7]
 
 
+async def test_the_place_of_a_submission_in_a_trace_is_stored_with_the_job(tmp_path: Path) -> None:
+    engine = BreakingEcho()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with open_gateway(tmp_path, engine=engine) as running_gateway:
+        job = await running_gateway.submit(draft("Hello"), Caller(request_id=new_request_id(), trace=trace))
+        await read(running_gateway, job.id, None)
+    assert [request.trace for request in engine.received_requests] == [trace]
+
+
 async def generate(running_gateway: Gateway, key: str | None) -> None:
     async with contextlib.aclosing(await running_gateway.generate(draft("Hello").requests, caller(key))) as events:
         async for _ in events:

@@ -36,6 +36,12 @@ TIMEOUT_HEADER = "x-request-timeout"
 
 SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id")
 """The client's names of the conversation that a request belongs to. The first of them counts."""
+TRACE_HEADER = b"traceparent"
+"""The request's place in a trace (https://www.w3.org/TR/trace-context/)."""
+
+_NOTED_HEADERS = frozenset((*SESSION_HEADERS, TRACE_HEADER))
+
+_TRACE = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -98,13 +104,15 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
         """Return the caller. Raises Unauthenticated or BadRequest for a malformed header."""
         headers = request.headers
         key = self.read_key(headers) if self.service.needs_key else None
+        session, trace = _session_and_trace(headers)
         return Caller(
             request_id=request_id,
             key=key,
             address=client_address(request, self.options.trusted_proxies),
             account=self.read_account(headers),
             deadline=_deadline(headers),
-            session=_session(headers),
+            session=session,
+            trace=trace,
         )
 
 
@@ -118,10 +126,17 @@ def _deadline(headers: Headers) -> float | None:
     return time.monotonic() + float(sent)
 
 
-def _session(headers: Headers) -> str:
-    """Return the conversation that the request belongs to; empty: it does not say."""
-    found = {name: value for name, value in headers.raw if name in SESSION_HEADERS}
-    return found[min(found, key=SESSION_HEADERS.index)].decode("latin-1") if found else ""
+def _session_and_trace(headers: Headers) -> tuple[str, str]:
+    """Return the conversation that the request belongs to, and its place in a trace; empty: it does not say.
+
+    A malformed place is none, as the document of W3C says.
+    """
+    found = {name: value for name, value in headers.raw if name in _NOTED_HEADERS}
+    if not found:
+        return "", ""
+    session = next((found[name] for name in SESSION_HEADERS if name in found), b"").decode("latin-1")
+    trace = found.get(TRACE_HEADER, b"").decode("latin-1")
+    return session, trace if _TRACE.fullmatch(trace) else ""
 
 
 class HeaderRoutes(BaseRoute):

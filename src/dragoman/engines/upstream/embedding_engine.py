@@ -17,7 +17,7 @@ from dragoman.engines.base import Embeds
 from dragoman.engines.upstream.engine import UpstreamEngine
 from dragoman.engines.upstream.failures import error_of
 from dragoman.engines.upstream.http_client import UpstreamClient
-from dragoman.engines.upstream.http_request import UpstreamRequest
+from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
 from dragoman.engines.upstream.kinds import KindName
 from dragoman.engines.upstream.token_counts import estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
@@ -102,7 +102,7 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
         body = {"model": self._model, "input": texts, "encoding_format": "base64", **self._options(request)}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
-        found = await self._post("/v1/embeddings", body, _Embeddings, len(inputs))
+        found = await self._post("/v1/embeddings", body, _Embeddings, request)
         vectors = {each.index: _floats(each.embedding) for each in found.data}
         return [vectors[index] for index in range(len(inputs))], _reported(found.usage)
 
@@ -119,14 +119,16 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
         for query, indices in by_query.items():
             documents = [pairs[index].document for index in indices]
             body = {"model": self._model, "query": query, "documents": documents, **self._options(request)}
-            found = await self._post("/v1/rerank", body, _Ranking, len(documents))
+            found = await self._post("/v1/rerank", body, _Ranking, request)
             scores |= {indices[each.index]: _floats([each.relevance_score]) for each in found.results}
             tokens += _reported(found.usage)
         return [scores[index] for index in range(len(pairs))], tokens
 
-    async def _post(self, path: str, body: dict[str, Any], kind: type[Found], inputs: int) -> Found:
-        upstream_request = UpstreamRequest(path=path, body=msgspec.json.encode(body))
-        max_bytes = (1 + inputs) * _MAX_BYTES_PER_INPUT
+    async def _post(self, path: str, body: dict[str, Any], kind: type[Found], request: EmbeddingRequest) -> Found:
+        upstream_request = UpstreamRequest(
+            path=path, body=msgspec.json.encode(body), headers=identifying_headers("", request.trace)
+        )
+        max_bytes = (1 + len(request.inputs)) * _MAX_BYTES_PER_INPUT
         return msgspec.json.decode(await self._client.fetch(upstream_request, max_bytes=max_bytes), type=kind)
 
     @property

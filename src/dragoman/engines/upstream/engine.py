@@ -26,7 +26,7 @@ from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
 from dragoman.engines.upstream.failures import error_of
 from dragoman.engines.upstream.http_client import UpstreamClient
-from dragoman.engines.upstream.http_request import UpstreamRequest
+from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
 from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.request_body import request_body, request_path
@@ -192,7 +192,7 @@ class UpstreamEngine(Probed):
         if request.adapter is not None:
             model = self._adapter_name(request.adapter, request.model, kind)
         body = request_body(request, kind, model=model, max_tokens=self._max_tokens(request), salt=_salt(request))
-        headers = {"x-request-id": request.request_id} if request.request_id else {}
+        headers = identifying_headers(request.request_id, request.trace)
         return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body), headers=headers)
 
     def _adapter_name(self, adapter: str, requested: str, kind: UpstreamKind) -> str:

@@ -74,6 +74,12 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """When the client waits no longer, in the event loop's time."""
 
 
+def identifying_headers(request_id: str, trace: str) -> Mapping[str, str]:
+    """Return the headers that say which request it is, and continue its trace; empty values have none."""
+    headers = {"x-request-id": request_id, "traceparent": trace}
+    return {name: value for name, value in headers.items() if value}
+
+
 class RequestSerializer:
     """Writes the requests to one upstream. No header of a client gets into them but the ones that may."""
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
@@ -50,8 +52,11 @@ class GatewayJobExecutor:
         resolved = self._catalog.resolve_canonical(job.model)
         if resolved.adapter is not None and not resolved.adapter.is_visible_to(owner):
             raise ModelNotFound(requests[0].model)
+        timer = self._metrics.start_timer(resolved.metrics_label, requests[0], is_queued=True)
+        timer.note_admission()
         priority = QUEUED_PRIORITY_OFFSET + job.priority
         queued_requests = [resolved.assign(request, owner=owner, priority=priority) for request in requests]
-        timer = self._metrics.start_timer(resolved.metrics_label, queued_requests[0])
+        if timer.trace:
+            queued_requests = [msgspec.structs.replace(request, trace=timer.trace) for request in queued_requests]
         # The queue settles its jobs itself.
         return RequestExecution(resolved.deployment, queued_requests, UNMETERED, timer)

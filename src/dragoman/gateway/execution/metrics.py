@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from dragoman.core.events import Usage, UsageSource
+from dragoman.core.answered_by import AnsweredBy, FailedAttempt
+from dragoman.core.events import FinishReason, Usage, UsageSource
 from dragoman.core.tasks import Task
 
 RequestResult = Literal["ok", "refused", "failed", "cancelled"]
@@ -79,8 +80,8 @@ class RequestMetrics:
         )
         self._by_model: dict[str, _ModelMetrics] = {}
 
-    def start_timer(self, model: str, task: Task | None = None) -> "RequestTimer":  # noqa: ARG002
-        """Start measuring one request. Traces show what it asks for."""
+    def start_timer(self, model: str, task: Task | None = None, *, is_queued: bool = False) -> "RequestTimer":  # noqa: ARG002
+        """Start measuring one request, or a job that was queued. Traces show what it asks for."""
         if model not in self._by_model:
             self._by_model[model] = self._model_metrics(model)
         return RequestTimer(self._by_model[model])
@@ -106,6 +107,23 @@ class RequestTimer:
         self._metrics = metrics
         self._started_at = time.monotonic()
         self._last_token_at: dict[int, float] = {}
+
+    @property
+    def trace(self) -> str:
+        """The place in a trace of what is done for the request, as core.context.Caller has it; empty: it has none."""
+        return ""
+
+    def note_admission(self) -> None:
+        """Note that the request may run, for traces."""
+
+    def note_answer(self, answered_by: AnsweredBy) -> None:
+        """Note which replica answers, for traces."""
+
+    def note_failure(self, failure: FailedAttempt) -> None:
+        """Note an attempt that ended before its first token, for traces."""
+
+    def note_finish(self, reason: FinishReason) -> None:
+        """Note how one choice ended, for traces."""
 
     def observe_tokens(self, index: int, count: int) -> None:
         """Time `count` new tokens of choice `index`."""

@@ -20,6 +20,7 @@ from dragoman.core.events import (
     Delta,
     Embedding,
     Event,
+    Finished,
     Started,
     Unenforced,
     Usage,
@@ -316,8 +317,11 @@ class RequestExecution:
             self._reservation.observe_usage(event)
             # Not later: a client that has read this answer may send its next request with the rest of the hold.
             self._reservation.settle("finished")
+        elif isinstance(event, Finished):
+            self._timer.note_finish(event.reason)
 
     def note_answer(self, answered_by: AnsweredBy) -> None:
+        self._timer.note_answer(answered_by)
         if self.answered_by is None:  # Of several prompts, the first that is answered counts.
             self.answered_by = answered_by
         if answered_by.is_upstream:
@@ -325,6 +329,7 @@ class RequestExecution:
         self._reservation.observe_attempt(answered_by)
 
     def note_failure(self, failure: FailedAttempt) -> None:
+        self._timer.note_failure(failure)
         self._reservation.observe_attempt(failure)
 
     def _answer(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:

@@ -6,14 +6,27 @@ constants of our own. Prompts and answers are not recorded. Imported only if tra
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry
 
+from dragoman.core.answered_by import AnsweredBy, FailedAttempt
 from dragoman.core.embedding import EmbeddingRequest
-from dragoman.core.events import Usage
+from dragoman.core.events import FinishReason, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt, TokenPrompt
 from dragoman.core.tasks import Task
 from dragoman.gateway.execution.metrics import RequestMetrics, RequestResult, RequestTimer
@@ -25,9 +38,13 @@ FIRST_CHUNK_SECONDS = "gen_ai.response.time_to_first_chunk"
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+REPLICA, ATTEMPTS = "dragoman.upstream", "dragoman.attempts"
 ERROR_TYPE = "error.type"
 
 _PROVIDER_NAME = "dragoman"
+
+_propagator = TraceContextTextMapPropagator()
 
 
 class TracingMetrics(RequestMetrics):
@@ -37,32 +54,73 @@ class TracingMetrics(RequestMetrics):
         super().__init__(registry)
         self._tracer = tracer
 
-    def start_timer(self, model: str, task: Task | None = None) -> RequestTimer:
-        """Start measuring one request, and its span below the current one. `model` names it in the metrics."""
+    def start_timer(self, model: str, task: Task | None = None, *, is_queued: bool = False) -> RequestTimer:
+        """Start measuring one request, and its span below the current one. `model` names it in the metrics.
+
+        A queued job has a trace of its own, which links to that of the request that submitted it.
+        """
         timer = super().start_timer(model, task)
+        if not is_queued and _is_sampled_out(get_current_span()):
+            return timer  # Starting a span to learn the same costs more than all else here.
         operation = _operation(task)
-        span = self._tracer.start_span(f"{operation} {model}", kind=SpanKind.INTERNAL)
-        if not span.is_recording():  # It was not sampled, and costs nothing more.
+        span = self._tracer.start_span(
+            f"{operation} {model}",
+            context=Context() if is_queued else None,
+            kind=SpanKind.INTERNAL,
+            links=_links(task) if is_queued else (),
+        )
+        if not span.is_recording():
             return timer
         attributes = {OPERATION: operation, PROVIDER: _PROVIDER_NAME, RESPONSE_MODEL: model}
         span.set_attributes({**attributes, **_requested(task)})
-        return _TracingTimer(timer, span)
+        return _TracingTimer(timer, self._tracer, span)
 
 
 class _TracingTimer(RequestTimer):
-    """Passes all on to another timer, and notes it in a span."""
+    """Passes all on to another timer, and notes it in a span and in one below it for each phase."""
 
-    def __init__(self, timer: RequestTimer, span: Span) -> None:
+    def __init__(self, timer: RequestTimer, tracer: Tracer, span: Span) -> None:
         self._timer = timer
+        self._tracer = tracer
         self._span = span
+        self._context = set_span_in_context(span, Context())
         self._started_at = time.monotonic()
+        self._finish_reasons: list[FinishReason] = []
         self._has_tokens = False
+        self._phase = self._begin("admission")
+
+    @property
+    def trace(self) -> str:
+        return traceparent(self._span.get_span_context())
+
+    def note_admission(self) -> None:
+        self._begin_phase("prefill")
+
+    def note_answer(self, answered_by: AnsweredBy) -> None:
+        self._span.set_attributes({REPLICA: answered_by.replica, ATTEMPTS: answered_by.attempts})
+
+    def note_failure(self, failure: FailedAttempt) -> None:
+        # Spans have the time of the system, and attempts that of a clock which nobody sets.
+        now, clock = time.time_ns(), time.monotonic_ns()
+        span = self._tracer.start_span(
+            "attempt",
+            context=self._context,
+            kind=SpanKind.INTERNAL,
+            attributes={REPLICA: failure.replica, ERROR_TYPE: failure.outcome},
+            start_time=now - clock + round(failure.began_at * 1e9),
+        )
+        span.set_status(Status(StatusCode.ERROR))
+        span.end(now - clock + round(failure.ended_at * 1e9))
+
+    def note_finish(self, reason: FinishReason) -> None:
+        self._finish_reasons.append(reason)
 
     def observe_tokens(self, index: int, count: int) -> None:
         if not self._has_tokens:
             self._has_tokens = True
             self._span.set_attribute(FIRST_CHUNK_SECONDS, time.monotonic() - self._started_at)
             self._span.add_event("first token")
+            self._begin_phase("decode")
         self._timer.observe_tokens(index, count)
 
     def observe_usage(self, usage: Usage) -> None:
@@ -77,11 +135,41 @@ class _TracingTimer(RequestTimer):
         self._timer.observe_usage(usage)
 
     def end(self, result: RequestResult, generated_tokens: int = 0) -> None:
+        if self._finish_reasons:
+            self._span.set_attribute(FINISH_REASONS, self._finish_reasons)
         if result != "ok":
-            self._span.set_attribute(ERROR_TYPE, result)
-            self._span.set_status(Status(StatusCode.ERROR))
+            for span in (self._phase, self._span):
+                span.set_attribute(ERROR_TYPE, result)
+                span.set_status(Status(StatusCode.ERROR))
+        self._phase.end()
         self._span.end()
         self._timer.end(result, generated_tokens)
+
+    def _begin(self, phase: str) -> Span:
+        return self._tracer.start_span(phase, context=self._context, kind=SpanKind.INTERNAL)
+
+    def _begin_phase(self, phase: str) -> None:
+        self._phase.end()
+        self._phase = self._begin(phase)
+
+
+def traceparent(context: SpanContext) -> str:
+    """Return the header that puts what follows below a span (https://www.w3.org/TR/trace-context/)."""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _is_sampled_out(parent: Span) -> bool:
+    """Whether no span below `parent` is recorded, since it is not."""
+    return parent.get_span_context().is_valid and not parent.is_recording()
+
+
+def _links(task: Task | None) -> Sequence[Link]:
+    """Return the link to the request that submitted a job."""
+    if task is None or not task.trace:
+        return ()
+    carrier = {"traceparent": task.trace}
+    submitter = get_current_span(_propagator.extract(carrier, context=Context())).get_span_context()
+    return (Link(submitter),) if submitter.is_valid else ()
 
 
 def _operation(task: Task | None) -> str:
