@@ -277,7 +277,7 @@ def main() -> int:
         return 0
     exit_on_sigterm()
     names = [name for name in FAULTS if options.only in name] * options.rounds
-    with running_cluster(options.hosts, model=options.model, witness=True) as cluster:
+    with running_cluster(options.hosts, model=options.model, witness=True, durable=True) as cluster:
         report = asyncio.run(_run(cluster, names, options.seed, exact=options.model == "echo"))
         answered = report.pop("answered")
         report["violations"] += asyncio.run(_wait_until_settled(cluster, answered))

@@ -107,17 +107,17 @@ def _charging_problem(request_id: str, tokens: int, records: dict[str, UsageReco
 
 @contextlib.contextmanager
 def running_cluster(
-    count: int, *, model: str = "echo", tokens_per_second: float = 20, witness: bool = False
+    count: int, *, model: str = "echo", tokens_per_second: float = 20, witness: bool = False, durable: bool = False
 ) -> Iterator[Cluster]:
     """Run so many machines with dragoman, and those of the database and of the proxy, until the end of the block.
 
-    With `witness`, the machines are ready once that is served.
+    With `witness`, the machines are ready once that is served. `durable`: PostgreSQL waits for the disk.
     This thread is on the proxy's machine meanwhile.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hosts-", dir="/tmp")))
         network = stack.enter_context(Network(count))
-        database = stack.enter_context(running_database(network.database))
+        database = stack.enter_context(running_database(network.database, durable=durable))
         local = stack.enter_context(contextlib.closing(Database(database.local_url)))
         upgrade(local)
         fixture = AccountFixture(local)

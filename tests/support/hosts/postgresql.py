@@ -101,11 +101,11 @@ class DatabaseMachine:
 
 
 @contextlib.contextmanager
-def running_database(machine: Machine) -> Iterator[DatabaseMachine]:
-    """Run PostgreSQL on the machine until the end of the block."""
+def running_database(machine: Machine, *, durable: bool) -> Iterator[DatabaseMachine]:
+    """Run PostgreSQL on the machine until the end of the block; unless `durable`, it does not wait for the disk."""
     with contextlib.ExitStack() as stack:
         with machine.entered():
-            server = stack.enter_context(running_postgresql(durable=True))
+            server = stack.enter_context(running_postgresql(durable=durable))
         database = DatabaseMachine(machine, server)
         database.configure()
         yield database
