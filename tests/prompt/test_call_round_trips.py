@@ -113,7 +113,8 @@ class RoundTrip(NamedTuple):
         opening = f"{markup.section_open}{markup.call_open}{markup.head('get_weather')}"
         if markup.in_channels:
             opening = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
-        opening = opening.replace(INDEX, "0").replace(ID, "aB3dE6gH9")
+        call_id = next(each for each in ("aB3dE6gH9", "a1b2c3d4e5") if re.fullmatch(markup.id_pattern, each))
+        opening = opening.replace(INDEX, "0").replace(ID, call_id)
         if reasoning is None or (self.thoughts is None and not reasoning.opened_by_prompt):
             return f"{before}{opening}" if self.options.choice == "auto" else ""
         thoughts, closing, after = before.partition(reasoning.closing)

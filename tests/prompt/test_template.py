@@ -316,6 +316,17 @@ def test_a_call_without_text_has_null_content_where_the_template_writes_an_empty
     assert render(writing_none, USER, Message(role="assistant", content="", tool_calls=(CALL,))) == f"[Hi]{call}[]"
 
 
+def test_a_call_that_is_written_without_content_only_is_not_lost() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}"
+        """{{ '<TOOLCALL>[{"name": "' + c.function.name + '", "arguments": ' + c.function.arguments }}"""
+        "{{ '}]</TOOLCALL>' }}"
+        "{% endfor %}{% else %}[{{ m.content }}]{% endif %}{% endfor %}"
+    )
+    written = render(source, USER, Message(role="assistant", content="", tool_calls=(CALL,)))
+    assert written == f'[Hi]<TOOLCALL>[{{"name": "f", "arguments": {CALL.arguments}}}]</TOOLCALL>'
+
+
 def test_a_result_has_the_name_of_the_function_that_was_called() -> None:
     source = "{# tools <tool_call> #}{% for message in messages %}{{ message.name | default('-') }} {% endfor %}"
     call = Message(role="assistant", content="", tool_calls=(CALL, ToolCall("call_2", "g", "{}")))

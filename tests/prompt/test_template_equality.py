@@ -105,11 +105,11 @@ NO_NULL_BESIDE_DOCUMENTS = {"Cohere2MoE", "CohereForAI-c4ai-command-r7b-12-2024-
 FUNCTIONS_AS_TEXT = {"fireworks-ai-llama-3-firefunction-v2"}
 """Templates that take the functions and the date as texts of their own."""
 
-TEXT_ARGUMENTS = {"tool_chat_template_phi4_mini"}
-"""Templates that would write Python's syntax for arguments that are an object."""
+TEXT_ARGUMENTS = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "tool_chat_template_phi4_mini"}
+"""Templates that refuse arguments that are an object, or would write them in Python's syntax."""
 
-NULL_CONTENT = {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}
-"""Templates that write an empty turn after a call unless its content is null."""
+NULL_CONTENT = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}
+"""Templates that write an empty turn after or instead of a call unless its content is null."""
 
 CHANGING_LISTS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking"}
 """Templates that append to lists of their own, which transformers' sandbox refuses and ours allows."""
@@ -117,7 +117,11 @@ CHANGING_LISTS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking"}
 ENCODING_FILTERS = {"llama-cpp-deepseek-r1"}
 """Templates that encode what a filter yields, which transformers refuses."""
 
-SHOWING_NO_TOOLS = {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3.1"}
+SHOWING_NO_TOOLS = {
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-V3.1",
+}
 """Templates that write calls but do not describe the tools, which the system message does then."""
 
 ADAPTED = {

@@ -4,6 +4,8 @@
 ```json
 {"city": "Oslo"}
 ```<｜tool▁call▁end｜><｜tool▁calls▁end｜>
+
+The template of R1's distillation into Llama does not close a single earlier call.
 """
 
 from dragoman.output.markup import ToolCallMarkup
@@ -30,4 +32,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=SPECIAL_TOKENS,
 )
 
-FORMAT = ToolFormat(markup=MARKUP)
+FORMAT = ToolFormat(markup=MARKUP, hints=("<｜tool▁calls▁begin｜>",))

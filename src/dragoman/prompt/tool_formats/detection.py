@@ -16,7 +16,8 @@ _NAME: Final = "find_weather_9"
 _DESCRIPTION: Final = "Describes-the-weather-9"
 _SYSTEM: Final = "Be-brief-9."
 _LATE_SYSTEM: Final = "In-French-9."
-_ARGUMENTS: Final = {"days": 3, "place": "north 9"}  # some templates sort the names
+_PLACE: Final = "north 9"
+_ARGUMENTS: Final = {"days": 3, "place": _PLACE}  # some templates sort the names
 _WRITTEN_ARGUMENTS: Final = to_json(_ARGUMENTS)
 _CALL_ID: Final = "abcdefgh9"
 _TOOL: Final = {
@@ -35,6 +36,7 @@ _TOOL: Final = {
     },
 }
 _MENTIONS_CALLS: Final = re.compile(r"\btool_calls\b|\btools\b")
+_MENTIONS_TOOLS: Final = re.compile(r"\btools\b|\bfunctions\b")
 _MAX_CHARACTERS: Final = 100_000
 _SPACE: Final = re.compile(r"\s+")
 
@@ -100,20 +102,30 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
             shows_tools = _DESCRIPTION in text or _shows_tools_if_adapted(template, FORMATS[name])
             return traits._replace(tool_format=name, shows_tools=shows_tools)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
-    return traits if hinted is None else traits._replace(tool_format=hinted, shows_tools=True)
+    if hinted is None:
+        return traits
+    return traits._replace(tool_format=hinted, shows_tools=_MENTIONS_TOOLS.search(source) is not None)
 
 
 def _takes_objects(renderings: Iterable[_Rendering]) -> bool:
     """Whether arguments need not be text: False if an object is refused or written in Python's syntax, and text not."""
     takes = {str: False, dict: False}
     for rendering in renderings:
-        takes[type(rendering.arguments)] |= any(str(_ARGUMENTS) not in text for text in rendering.texts)
+        takes[type(rendering.arguments)] |= any(
+            str(_ARGUMENTS) not in text and any(name in text for name in _ARGUMENTS) for text in rendering.texts
+        )
     return takes[dict] or not takes[str]
 
 
 def _takes_empty_content(renderings: Iterable[_Rendering], *, as_object: bool) -> bool:
-    """Whether null content is refused, or gives no shorter text: null that is written gives a longer one."""
+    """Whether null content is refused, or gives no shorter text: null that is written gives a longer one.
+
+    Not if the call is written beside null only.
+    """
     for _, text, null_text in (r for r in renderings if r.texts and isinstance(r.arguments, dict) is as_object):
+        written = [one is not None and _PLACE in one for one in (text, null_text)]
+        if written == [False, True]:
+            return False
         return null_text is None or (text is not None and len(text) <= len(null_text))
     return True
 

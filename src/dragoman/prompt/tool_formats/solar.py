@@ -1,6 +1,6 @@
 """Solar Open: each call has an id that the model chooses.
 
-<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Oslo"}
+<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Oslo"}
 <|tool_call:end|><|calls|>
 """
 
@@ -16,6 +16,7 @@ MARKUP = ToolCallMarkup(
     tail="",
     call_close="<|tool_call:end|>",
     section_close="<|calls|>",
+    id_pattern="[a-z0-9]{10}",  # as the template tells the model
     special_tokens=(
         "<|tool_calls|>",
         "<|tool_call:begin|>",
