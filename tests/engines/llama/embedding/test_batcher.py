@@ -25,7 +25,8 @@ class SumBackend:
 
     max_sequences = 8
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int = 1) -> None:
+        self.parts = parts
         self.batches: list[list[int]] = []
         """The lengths of the sequences of each batch."""
 
@@ -83,6 +84,25 @@ def test_short_inputs_fill_the_batch_beside_a_long_one() -> None:
     steps.add(job(0, [2, 30, 1, 1]))
     run(steps)
     assert backend.batches == [[30, 2], [1, 1]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
+def test_a_batch_of_several_parts_has_room_for_its_longest_input_in_each_of_them(lengths: list[int]) -> None:
+    backend = SumBackend(parts=3)
+    steps = batcher(backend)
+    steps.add(job(0, lengths))
+    run(steps)
+    assert sorted(length for batch in backend.batches for length in batch) == sorted(lengths)
+    for batch in backend.batches:
+        assert sum(batch) <= 3 * max(32, *batch)
+
+
+def test_as_many_long_inputs_share_a_batch_as_it_has_parts() -> None:
+    backend = SumBackend(parts=2)
+    steps = batcher(backend)
+    steps.add(job(0, [40, 40, 30, 30]))
+    run(steps)
+    assert backend.batches == [[40, 40], [30, 30]]
 
 
 def test_a_small_request_does_not_wait_for_a_large_one() -> None:

@@ -108,6 +108,12 @@ def test_a_thousand_texts_of_mixed_length_have_the_vectors_that_each_has_alone(s
     assert np.abs(together - alone).max() < 1e-3
 
 
+def test_many_short_inputs_beside_a_long_one_do_not_exceed_the_sequences_of_a_context(shallow: EmbeddingModel) -> None:
+    vectors = shallow.embed([TokenPrompt((7592,) * 500), *[TokenPrompt((2000 + number,)) for number in range(400)]])
+    assert vectors.shape == (401, minilm.WIDTH)
+    np.testing.assert_allclose(vectors[-1:], shallow.embed([TokenPrompt((2399,))]), atol=1e-3)
+
+
 def test_the_longest_input_is_that_of_the_training_context(shallow: EmbeddingModel) -> None:
     longest = TokenPrompt((7592,) * 512)
     assert shallow.embed([longest]).shape == (1, minilm.WIDTH)

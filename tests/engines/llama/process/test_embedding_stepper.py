@@ -16,6 +16,7 @@ from dragoman.engines.llama.process.embedding_stepper import EmbeddingStepper
 
 class OnesBackend:
     max_sequences = 1
+    parts = 1
 
     def compute(self, sequences: Sequence[TokenArray]) -> Vectors:
         return np.ones((len(sequences), 1), dtype=np.float32)

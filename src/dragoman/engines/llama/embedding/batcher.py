@@ -27,6 +27,11 @@ class EmbeddingBackend(Protocol):
         """The most sequences of a batch."""
         ...
 
+    @property
+    def parts(self) -> int:
+        """The most parts of a batch that are computed at the same time."""
+        ...
+
     def compute(self, sequences: Sequence[TokenArray]) -> Vectors:
         """Compute one vector for each sequence. Raises DecodeError."""
         ...
@@ -78,7 +83,7 @@ class EmbeddingBatcher:
     """All requests of one model. Every method is called from the thread that owns the backend."""
 
     def __init__(self, backend: EmbeddingBackend, *, max_batched_tokens: int, reproducible: bool) -> None:
-        """`max_batched_tokens`: of a batch of several inputs. `reproducible`: compute each input alone."""
+        """`max_batched_tokens`: of a part of a batch with several inputs. `reproducible`: compute each input alone."""
         self._backend = backend
         self._max_batched_tokens = max_batched_tokens
         self._max_sequences = 1 if reproducible else backend.max_sequences
@@ -139,15 +144,18 @@ class EmbeddingBatcher:
         return [RequestOutput(job.key, Usage(job.tokens, 0, 0)) for job in complete]
 
     def _choose(self) -> list[tuple[EmbeddingJob, int, TokenArray]]:
-        """Choose the inputs of the next batch. The first one may have more tokens than a batch of several."""
+        """Choose the inputs of the next batch. One may have more tokens than a part of several, and then all may."""
         batch: list[tuple[EmbeddingJob, int, TokenArray]] = []
         room: int | None = None
+        total, part = 0, self._max_batched_tokens
         while len(batch) < self._max_sequences and (job := self._next(room)):
             index, tokens = job.take(room)
             batch.append((job, index, tokens))
             job.served += len(tokens)
             self._owners[job.owner] += len(tokens)
-            room = (self._max_batched_tokens if room is None else room) - len(tokens)
+            total += len(tokens)
+            part = max(part, len(tokens))
+            room = self._backend.parts * part - total
         return batch
 
     def _next(self, room: int | None) -> EmbeddingJob | None:

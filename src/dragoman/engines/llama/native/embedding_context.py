@@ -8,7 +8,6 @@ import numpy.typing as npt
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.backend import DecodeError
 from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS, EmbeddingOptions
-from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.weights.model_kind import RANK_POOLING
 
@@ -26,10 +25,9 @@ class EmbeddingContext:
         """Allocate the compute buffers. Raises ModelError when there is no memory for them."""
         self.longest = longest
         """The most tokens of a sequence."""
-        library = model.library
-        if not isinstance(library, LlamaCpp):
-            raise ModelError(f"{library.pinned} computes no embeddings; serve the model with llama.cpp itself")
-        self._library = library
+        self.model = model
+        """The one that computes."""
+        library = self.library = model.library
         self._context: int = library.llama_init_from_model(model.handle, library.embedding_params(options))
         if not self._context:
             raise ModelError(
@@ -37,12 +35,13 @@ class EmbeddingContext:
                 f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --kv-cache-tokens"
             )
         self.batch_tokens = options.batch_tokens
-        self._memory: int | None = library.llama_get_memory(self._context)
+        self._threads = options.threads
+        self._memory = library.embedding_memory(self._context)
         ranks = options.pooling == RANK_POOLING
         count = library.llama_model_n_cls_out if ranks else library.llama_model_n_embd_out
         self.width = int(count(model.handle))
         """Values of a vector, or of a reranker's output."""
-        size = options.batch_tokens
+        size = options.batch_tokens + 1
         self._tokens = np.zeros(size, dtype=np.int32)
         self._positions = np.zeros(size, dtype=np.int32)
         self._sequence_ids = np.zeros(size, dtype=np.int32)
@@ -70,14 +69,14 @@ class EmbeddingContext:
                 self._decode([sequence[start : start + self.batch_tokens]], start)
         else:
             self._decode(sequences, 0)
-        read = self._library.llama_get_embeddings_seq
+        read = self.library.llama_get_embeddings_seq
         vectors = [
             np.ctypeslib.as_array(read(self._context, number), (self.width,)) for number in range(len(sequences))
         ]
         copied = np.stack(vectors)
         if self._memory is not None:
             # Values that are no numbers would spoil later batches, even in cells that are free.
-            self._library.llama_memory_clear(self._memory, not np.isfinite(copied).all())
+            self.library.llama_memory_clear(self._memory, not np.isfinite(copied).all())
         return copied
 
     def _decode(self, sequences: Sequence[TokenArray], position: int) -> None:
@@ -88,10 +87,20 @@ class EmbeddingContext:
             self._positions[filled:end] = np.arange(position, position + len(sequence))
             self._sequence_ids[filled:end] = number
             filled = end
+        if filled == self.library.miscomputed_tokens:
+            # One more token, of a sequence that nobody reads.
+            self._tokens[filled], self._positions[filled], self._sequence_ids[filled] = 0, 0, len(sequences)
+            filled += 1
         self._batch.n_tokens = filled
-        if (status := self._library.llama_decode(self._context, self._batch)) != 0:
+        if (status := self.library.decode_for_embeddings(self._context, self._batch)) != 0:
             raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(sequences)} sequences")
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
+        if threads != self._threads:
+            self._threads = threads
+            self.library.llama_set_n_threads(self._context, threads, threads)
 
     def close(self) -> None:
         """Free the buffers."""
-        self._library.llama_free(self._context)
+        self.library.llama_free(self._context)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from dragoman.core import logs
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext
+from dragoman.engines.llama.native.embedding_context import Vectors
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, Vocabulary
+from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
 from dragoman.engines.llama.weights.digests import cache_folder, file_signature, write_cached
 
 _log = logs.get_logger(__name__)
@@ -30,6 +33,12 @@ _LARGE_BATCH = 40
 """ik_llama.cpp has separate kernels for 32 tokens and more."""
 _SMALL_BATCH = 10
 _SINGLE_STEPS = 3
+
+_PROBE_LENGTHS = (40, *range(1, 10))
+"""Of the inputs whose vectors are compared."""
+
+_LEAST_COSINE = 0.9999
+"""Different rounding gives about 0.9999999, a lost token much less."""
 
 _PROBE_TEXT = (
     "<|im_start|>user\nWe've 3.14159 or 1,234,567 REASONS — don't we?  (1) naïve café, Straße; (2) 你好 世界; "
@@ -52,6 +61,40 @@ def is_equivalent(model: Model, threads: int) -> bool:
             # ik_llama.cpp expects other tokens in it.
             _log.warning("model_computed_by_llama_cpp", model=model.path.name)
     return agrees
+
+
+def computes_same_vectors(context: ParallelContexts, open_reference: Callable[[], ParallelContexts]) -> bool:
+    """Whether a context computes the vectors of llama.cpp's. The result is cached until the file changes."""
+    check = f"{IkLlamaCpp.pinned} has the vectors of {LlamaCpp.pinned}"
+    agrees = load_check(context.model.path, check)
+    if agrees is None:
+        with ThreadPoolExecutor(1) as executor:  # See agrees_with_llama_cpp.
+            agrees = executor.submit(lowest_cosine, context, open_reference).result() > _LEAST_COSINE
+        store_check(context.model.path, check, passed=agrees)
+        if not agrees:
+            _log.warning("vectors_computed_by_llama_cpp", model=context.model.path.name)
+    return agrees
+
+
+def lowest_cosine(context: ParallelContexts, open_reference: Callable[[], ParallelContexts]) -> float:
+    """Return the lowest cosine of a vector and that of another context, in a batch and alone. NaN never passes."""
+    reference = open_reference()
+    source = np.random.default_rng(0)
+    lengths = [min(length, context.longest) for length in _PROBE_LENGTHS]
+    sequences = [source.integers(0, context.model.vocabulary.size, length).astype(np.int32) for length in lengths]
+    try:
+        batches = (sequences, *([sequence] for sequence in sequences))
+        cosines = [_cosines(context.compute(batch), reference.compute(batch)) for batch in batches]
+        return float(np.concatenate(cosines).min())
+    finally:
+        reference.close()
+
+
+def _cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
+    first, second = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    cosines: npt.NDArray[np.float64] = (first * second).sum(axis=-1) / lengths
+    return cosines
 
 
 def is_independent_of_batch(model: Model, threads: int) -> bool:

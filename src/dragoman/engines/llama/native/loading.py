@@ -1,5 +1,6 @@
 """Load a model with the library that computes it fastest, if that library computes it correctly."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dragoman.core.embedding import ModelKind
@@ -7,11 +8,21 @@ from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, EmbeddingOptions
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
-from dragoman.engines.llama.native.libraries.choice import choose_build, load_library
+from dragoman.engines.llama.native.libraries.choice import (
+    choose_build,
+    choose_embedding_build,
+    computes_encoder_faster,
+    load_library,
+)
 from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
-from dragoman.engines.llama.native.library_check import is_equivalent, is_independent_of_batch
+from dragoman.engines.llama.native.library_check import (
+    computes_same_vectors,
+    is_equivalent,
+    is_independent_of_batch,
+)
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend, SingleContextBackend
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.parallel_contexts import MAX_CONTEXTS, PART_TOKENS, ParallelContexts
 from dragoman.engines.llama.weights.model_kind import read_pooling
 
 
@@ -34,8 +45,11 @@ def load_model(path: Path, setting: str | None, options: ContextOptions) -> Mode
 
 
 def load_embedding_model(path: Path, setting: str | None) -> Model:
-    """Load a model for embeddings or reranking, which llama.cpp itself computes. Raises LibraryError or ModelError."""
-    return Model(load_library(setting or LLAMA_CPP), path)
+    """Load a model for embeddings or reranking. Raises LibraryError or ModelError.
+
+    llama.cpp itself tokenizes, whatever computes.
+    """
+    return Model(load_library(LLAMA_CPP if setting in (None, IK_LLAMA_CPP) else setting), path)
 
 
 def open_backend(model: Model, options: ContextOptions) -> Backend:
@@ -52,22 +66,59 @@ def open_backend(model: Model, options: ContextOptions) -> Backend:
     return LoraFallbackBackend(primary, lambda: LlamaBackend(Model(load_library(LLAMA_CPP), model.path), options))
 
 
-def open_embedding_context(model: Model, kind: ModelKind, options: ContextOptions) -> EmbeddingContext:
-    """Open a context for embeddings or reranking. Raises ModelError.
+def open_embedding_context(
+    model: Model, kind: ModelKind, options: ContextOptions, setting: str | None = None
+) -> ParallelContexts:
+    """Open what computes embeddings or reranking. Raises LibraryError or ModelError.
 
-    An input has at most `options.context_cells` tokens, and no more than the model was trained for.
+    An input has at most `options.context_cells` tokens, and no more than the model was trained for. Without a setting,
+    llama.cpp computes every model that ik_llama.cpp cannot load or for which the two disagree.
     """
     if model.has_recurrent_state:
         raise ModelError(f"{model.path} has a recurrent state; it cannot be served for embeddings or reranking")
     pooling = read_pooling(model.path, kind)
     longest = min(model.trained_context_length, options.context_cells)
+    batch_tokens = options.batch_tokens if pooling.allows_chunks else max(longest, options.batch_tokens)
+    count = 1
+    if not (pooling.is_causal or options.reproducible) and longest <= PART_TOKENS:
+        count, batch_tokens = min(options.threads, MAX_CONTEXTS), 2 * PART_TOKENS
     embedding_options = EmbeddingOptions(
-        context_cells=max(longest, options.batch_tokens),
-        batch_tokens=options.batch_tokens if pooling.allows_chunks else max(longest, options.batch_tokens),
-        threads=options.threads,
+        context_cells=max(longest, batch_tokens),
+        batch_tokens=batch_tokens,
+        threads=options.threads // count,
         pooling=pooling.type,
     )
-    return EmbeddingContext(model, embedding_options, longest)
+    build = LLAMA_CPP if setting is None else setting
+    if pooling.is_of_encoder:
+        build = choose_embedding_build(setting, model.path, longest=longest, reproducible=options.reproducible)
+
+    def open_contexts(computing: Model) -> ParallelContexts:
+        contexts = [EmbeddingContext(computing, embedding_options, longest) for _ in range(count)]
+        return ParallelContexts(contexts, options.threads, owns_model=computing is not model)
+
+    if build != IK_LLAMA_CPP:
+        return open_contexts(model)
+    if setting is None:
+        return _open_if_equal(
+            lambda: open_contexts(Model(load_library(build), model.path)), lambda: open_contexts(model)
+        )
+    if not (pooling.is_of_encoder and computes_encoder_faster(model.path, longest)):
+        raise ModelError(f"{IK_LLAMA_CPP} does not compute the vectors of {model.path}; serve it with llama.cpp itself")
+    return open_contexts(Model(load_library(build), model.path))
+
+
+def _open_if_equal(
+    open_faster: Callable[[], ParallelContexts], open_reference: Callable[[], ParallelContexts]
+) -> ParallelContexts:
+    """Open what is faster if it loads the model and computes the same vectors, and the reference otherwise."""
+    try:
+        faster = open_faster()
+    except ModelError:
+        return open_reference()
+    if computes_same_vectors(faster, open_reference):
+        return faster
+    faster.close()
+    return open_reference()
 
 
 def library_files(model: Model) -> tuple[Path, ...]:

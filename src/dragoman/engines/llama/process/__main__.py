@@ -16,7 +16,6 @@ from dragoman.core.child_process import UNLOAD_LINE, end_with_parent, send_heart
 from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Backend, DecodeError
-from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
 from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
@@ -28,6 +27,7 @@ from dragoman.engines.llama.native.loading import (
     open_embedding_context,
 )
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
 from dragoman.engines.llama.native.resident_memory import release_zeros
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.server import EngineServer
@@ -55,11 +55,12 @@ def main() -> int:
         projector = _load_projector(options, model)
         mmproj = () if options.mmproj_path is None else (Path(options.mmproj_path),)
         release_zeros()
-        with DigestComputation((model.path, *mmproj, *library_files(model))) as digest_computation:
+        computing = backend.model if isinstance(backend, ParallelContexts) else model
+        with DigestComputation((model.path, *mmproj, *library_files(computing))) as digest_computation:
             adapters = AdapterManager(
                 registry_path(Path(options.socket_path)), options.max_adapters, options.max_adapters_per_owner
             )
-            if not isinstance(backend, EmbeddingContext):
+            if not isinstance(backend, ParallelContexts):
                 adapters.restore(backend)
             server = EngineServer(model, backend, adapters, options, digest_computation, projector=projector)
             servers.append(server)
@@ -73,7 +74,7 @@ def main() -> int:
     return 0
 
 
-def _load(options: EngineOptions) -> tuple[Model, Backend | EmbeddingContext]:
+def _load(options: EngineOptions) -> tuple[Model, Backend | ParallelContexts]:
     """Load the model, and open what computes it. Raises LibraryError or ModelError."""
     path, context = Path(options.model_path), _context_options(options)
     if options.kind == "generation":
@@ -81,7 +82,7 @@ def _load(options: EngineOptions) -> tuple[Model, Backend | EmbeddingContext]:
         model = load_model(path, library, context)
         return model, open_backend(model, context)
     model = load_embedding_model(path, options.library)
-    return model, open_embedding_context(model, options.kind, context)
+    return model, open_embedding_context(model, options.kind, context, options.library)
 
 
 def _load_projector(options: EngineOptions, model: Model) -> ImageProjector | None:

@@ -21,9 +21,9 @@ from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
 from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
@@ -51,7 +51,7 @@ class EngineServer:
     def __init__(
         self,
         model: Model,
-        backend: Backend | EmbeddingContext,
+        backend: Backend | ParallelContexts,
         adapters: AdapterManager,
         options: EngineOptions,
         digest_computation: DigestComputation,
@@ -71,7 +71,7 @@ class EngineServer:
         self._check_tool_format()
         self._digest_computation = digest_computation
         self._fingerprint: str | None = None
-        if isinstance(backend, EmbeddingContext):
+        if isinstance(backend, ParallelContexts):
             self._workload = embedding_workload(model, backend, options, self._publish_from_thread)
         else:
             self._workload = self._generation_workload(backend)

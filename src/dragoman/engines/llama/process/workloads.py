@@ -9,9 +9,9 @@ from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.embedding.batcher import EmbeddingBatcher
 from dragoman.engines.llama.embedding.vectors import reranker_score
-from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
 from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.embedding_stepper import EmbeddingStepper
 from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
@@ -51,7 +51,7 @@ def image_tokenizer(model: Model, projector: ImageProjector | None, options: Eng
 
 
 def embedding_workload(
-    model: Model, context: EmbeddingContext, options: EngineOptions, publish: Callable[[list[RequestOutput]], None]
+    model: Model, context: ParallelContexts, options: EngineOptions, publish: Callable[[list[RequestOutput]], None]
 ) -> Workload:
     """Return the workload of a model for embeddings or reranking. Raises ModelError for another classifier."""
     preprocessor = EmbeddingPreprocessor(
@@ -62,7 +62,9 @@ def embedding_workload(
         score=reranker_score(model, architecture(model.path)) if options.kind == "rerank" else None,
     )
     batcher = EmbeddingBatcher(
-        context, max_batched_tokens=options.max_batched_tokens, reproducible=options.reproducible
+        context,
+        max_batched_tokens=min(options.max_batched_tokens, context.preferred_tokens or options.max_batched_tokens),
+        reproducible=options.reproducible,
     )
     stepper = EmbeddingStepper(batcher, max_waiting=options.max_waiting, publish=publish)
 

@@ -36,6 +36,11 @@ class Pooling(NamedTuple):
     """Whether the vector of a token depends on the tokens before it only."""
 
     @property
+    def is_of_encoder(self) -> bool:
+        """Whether tokens see those after them, and a vector is their mean or that of the first one."""
+        return not self.is_causal and self.type in (MEAN_POOLING, CLS_POOLING)
+
+    @property
     def allows_chunks(self) -> bool:
         """Whether an input may be computed in several steps: its last token comes last, and stands for all."""
         return self.is_causal and self.type in (LAST_POOLING, RANK_POOLING)

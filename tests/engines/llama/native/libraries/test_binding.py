@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.engines.llama.native.libraries import ik_llama_cpp, llama_cpp
+from dragoman.engines.llama.native.libraries import ik_llama_layouts, llama_cpp
 from dragoman.engines.llama.native.libraries.binding import Library, LibraryError
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import load_library
@@ -22,7 +22,7 @@ struct params llama_context_default_params(void) { return (struct params){ 512, 
 
 PARAMS_SIZE = {
     LLAMA_CPP: ctypes.sizeof(llama_cpp.LlamaContextParams),
-    IK_LLAMA_CPP: ctypes.sizeof(ik_llama_cpp.IkLlamaContextParams),
+    IK_LLAMA_CPP: ctypes.sizeof(ik_llama_layouts.IkLlamaContextParams),
 }
 
 

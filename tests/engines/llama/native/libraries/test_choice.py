@@ -4,7 +4,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
-from dragoman.engines.llama.native.libraries.choice import choose_build
+from dragoman.engines.llama.native.libraries.choice import choose_build, choose_embedding_build
 from dragoman.engines.llama.weights.sources import bundled
 from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.libraries import requires_ik_llama_cpp
@@ -57,3 +57,24 @@ def test_a_file_that_cannot_be_read_is_left_to_llama_cpp_to_complain_about(tmp_p
 @pytest.mark.parametrize("setting", [LLAMA_CPP, IK_LLAMA_CPP, "/opt/llama.cpp/libllama.so"])
 def test_a_configured_build_is_used(setting: str) -> None:
     assert choose_build(setting, bundled().path, cells=16384, reproducible=False) == setting
+
+
+def encoder(path: Path, kind: Type, architecture: str = "bert") -> Path:
+    tensors = {"norm": (WEIGHTS[0], Type.F32), "a": (WEIGHTS, kind)}
+    return write_gguf(path / "model.gguf", tensors, metadata={"general.architecture": architecture})
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16])
+def test_an_encoder_of_floats_is_computed_by_the_faster_build(tmp_path: Path, kind: Type) -> None:
+    assert choose_embedding_build(None, encoder(tmp_path, kind), longest=512, reproducible=False) == IK_LLAMA_CPP
+
+
+def test_an_encoder_that_the_faster_build_does_not_suit_is_computed_by_llama_cpp(tmp_path: Path) -> None:
+    floats = encoder(tmp_path, Type.F32)
+    assert choose_embedding_build(None, floats, longest=513, reproducible=False) == LLAMA_CPP
+    assert choose_embedding_build(None, floats, longest=512, reproducible=True) == LLAMA_CPP
+    assert choose_embedding_build(LLAMA_CPP, floats, longest=512, reproducible=False) == LLAMA_CPP
+    other = encoder(tmp_path, Type.F32, "nomic-bert")
+    assert choose_embedding_build(None, other, longest=512, reproducible=False) == LLAMA_CPP
+    quantized = encoder(tmp_path, Type.Q8_0)
+    assert choose_embedding_build(None, quantized, longest=512, reproducible=False) == LLAMA_CPP

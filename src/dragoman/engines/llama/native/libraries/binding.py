@@ -84,6 +84,9 @@ class Library:
     supports_recurrent: ClassVar[bool] = True
     """Whether sequences with a recurrent state can share a batch."""
 
+    miscomputed_tokens: ClassVar[int | None] = None
+    """A batch of an encoder must not have exactly so many tokens."""
+
     def __init__(self, path: Path) -> None:
         """Load and verify. Raises LibraryError when the file cannot be loaded or has other struct layouts."""
         self.path = path
@@ -120,6 +123,19 @@ class Library:
     def context_params(self, options: ContextOptions) -> Structure:
         """Make a struct llama_context_params for a context with one KV cache for all sequences."""
         raise NotImplementedError
+
+    def embedding_params(self, options: EmbeddingOptions) -> Structure:
+        """Make a struct llama_context_params for a context that returns a vector for each sequence of a batch."""
+        raise NotImplementedError
+
+    def embedding_memory(self, context: int) -> int | None:
+        """Return the memory that such a context keeps from one batch to the next. None: there is none."""
+        memory: int | None = self.llama_get_memory(context)
+        return memory
+
+    def decode_for_embeddings(self, context: int, batch: Structure) -> int:
+        """Compute a batch in such a context. Return the status of llama_decode."""
+        return int(self.llama_decode(context, batch))
 
     def compact(self, context: int) -> bool:  # noqa: ARG002
         """Move more of the free KV cells together. False if the library does not need them to be contiguous."""

@@ -1,6 +1,7 @@
 """Which build of llama.cpp computes a model."""
 
 import platform
+from collections.abc import Container
 from pathlib import Path
 
 from dragoman.engines.llama.native.libraries.binding import Library, package_folder
@@ -31,6 +32,15 @@ _FAST_FORMATS = {
 """Formats of matrices, by number, that ik_llama.cpp computes faster; benchmarks/README.md has the measurement. Without
 Q4_1 and Q5_1: if a row is no multiple of 128 weights, their results are wrong with 32 tokens and more."""
 
+_COMPARED_ENCODERS = {"bert"}
+"""The architectures of models for embeddings for which both builds were compared, vector by vector."""
+
+_FAST_ENCODER_FORMATS = {0: "F32", 1: "F16"}
+"""Formats of their matrices that ik_llama.cpp computes faster. Others gain little or nothing."""
+
+_MAX_ENCODER_TOKENS = 512
+"""Of an input: the fork's attention takes memory for the square of it, in every head."""
+
 _MAX_CELLS = 16384
 """ik_llama.cpp is used without flash attention. So the time of a step grows with sequences times cells, and its memory
 with cells times tokens: 4 bytes for each, in every head."""
@@ -41,6 +51,17 @@ def choose_build(setting: str | None, model: Path, *, cells: int, reproducible: 
     if setting is not None:
         return setting
     faster = not reproducible and cells <= _MAX_CELLS and _runs_ik_llama_cpp() and _is_fast_and_exact(model)
+    return IK_LLAMA_CPP if faster else LLAMA_CPP
+
+
+def choose_embedding_build(setting: str | None, model: Path, *, longest: int, reproducible: bool) -> str:
+    """Return the build that computes an encoder for embeddings, as choose_build does for other models.
+
+    `longest`: the most tokens of an input.
+    """
+    if setting is not None:
+        return setting
+    faster = not reproducible and _runs_ik_llama_cpp() and computes_encoder_faster(model, longest)
     return IK_LLAMA_CPP if faster else LLAMA_CPP
 
 
@@ -66,11 +87,21 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
+def computes_encoder_faster(model: Path, longest: int) -> bool:
+    """Whether ik_llama.cpp computes inputs of this encoder faster than llama.cpp."""
+    return longest <= _MAX_ENCODER_TOKENS and _consists_of(model, _COMPARED_ENCODERS, _FAST_ENCODER_FORMATS)
+
+
 def _is_fast_and_exact(model: Path) -> bool:
+    return _consists_of(model, _COMPARED_ARCHITECTURES, _FAST_FORMATS)
+
+
+def _consists_of(model: Path, architectures: Container[str], formats: Container[int]) -> bool:
+    """Whether the model has one of the architectures, and matrices of these formats only."""
     try:
         kind = architecture(model)
         headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
     except (HeaderError, ModelSourceError, OSError):
         return False  # llama.cpp will report what is wrong with it.
     matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
-    return kind in _COMPARED_ARCHITECTURES and all(tensor.type in _FAST_FORMATS for tensor in matrices)
+    return kind in architectures and all(tensor.type in formats for tensor in matrices)

@@ -130,6 +130,7 @@ _FUNCTIONS: Functions = {
     "llama_model_is_diffusion": CFunction(c_bool, [c_void_p]),
     "llama_init_from_model": CFunction(c_void_p, [c_void_p, LlamaContextParams]),
     "llama_free": CFunction(None, [c_void_p]),
+    "llama_set_n_threads": CFunction(None, [c_void_p, c_int32, c_int32]),
     "llama_n_ctx": CFunction(c_uint32, [c_void_p]),
     "llama_get_memory": CFunction(c_void_p, [c_void_p]),
     "llama_memory_clear": CFunction(None, [c_void_p, c_bool]),
@@ -251,7 +252,6 @@ class LlamaCpp(Library):
         return params
 
     def embedding_params(self, options: EmbeddingOptions) -> Structure:
-        """Make a struct llama_context_params for a context that returns a vector for each sequence of a batch."""
         params: LlamaContextParams = self.llama_context_default_params()
         params.n_ctx = options.context_cells
         # Attention in both directions needs all tokens of a sequence in one physical batch.
