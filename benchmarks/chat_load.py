@@ -51,25 +51,29 @@ class Answer(NamedTuple):
     completion_tokens: int
 
 
-async def run_clients(url: str, model: str, conversations: Conversations) -> list[Answer]:
+async def run_clients(
+    url: str, model: str, conversations: Conversations, completion_tokens: int = COMPLETION_TOKENS
+) -> list[Answer]:
     """Run all clients together. Each sends its next request after its last answer. Raises UnexpectedResponse."""
-    answers = await asyncio.gather(*(_run_client(url, model, prompts) for prompts in conversations))
+    answers = await asyncio.gather(*(_run_client(url, model, prompts, completion_tokens) for prompts in conversations))
     return list(itertools.chain.from_iterable(answers))
 
 
-async def _run_client(url: str, model: str, prompts: list[Prompt]) -> list[Answer]:
-    requests = [json_post(url, PATH, _completion_request(model, prompt)) for prompt in prompts]
-    return [await _send_request(url, request) for request in requests]
+async def _run_client(url: str, model: str, prompts: list[Prompt], completion_tokens: int) -> list[Answer]:
+    requests = [json_post(url, PATH, _completion_request(model, prompt, completion_tokens)) for prompt in prompts]
+    return [await _send_request(url, request, completion_tokens) for request in requests]
 
 
-def _completion_request(model: str, prompt: Prompt) -> dict[str, object]:
+def _completion_request(model: str, prompt: Prompt, completion_tokens: int) -> dict[str, object]:
+    format_of_answer = {"type": "json_schema", "json_schema": {"name": "answer", "schema": prompt.schema}}
     return {
+        **({"response_format": format_of_answer} if prompt.schema else {}),
         "model": model,
         "messages": [
             {"role": "system", "content": prompt.system},
             {"role": "user", "content": prompt.question},
         ],
-        "max_tokens": COMPLETION_TOKENS,
+        "max_tokens": completion_tokens,
         "ignore_eos": True,
         "temperature": 0,
         "stream": True,
@@ -77,8 +81,8 @@ def _completion_request(model: str, prompt: Prompt) -> dict[str, object]:
     }
 
 
-async def _send_request(url: str, request: bytes) -> Answer:
-    stream = _Stream()
+async def _send_request(url: str, request: bytes, completion_tokens: int) -> Answer:
+    stream = _Stream(completion_tokens)
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
             connection = await Connection.open(url)
@@ -94,7 +98,8 @@ async def _send_request(url: str, request: bytes) -> Answer:
 class _Stream:
     """Reads server-sent events and records when each text arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, completion_tokens: int) -> None:
+        self._completion_tokens = completion_tokens
         self._started = time.perf_counter()
         self._times: list[float] = []
         self._unread = b""
@@ -115,7 +120,8 @@ class _Stream:
 
     def answer(self) -> Answer:
         """Return the answer. Raises UnexpectedResponse unless it is complete."""
-        if self._usage is None or self._usage.completion_tokens != COMPLETION_TOKENS or not self._times:
-            raise UnexpectedResponse(f"an answer of {COMPLETION_TOKENS} tokens was requested, got {self._usage}")
+        wanted = self._completion_tokens
+        if self._usage is None or self._usage.completion_tokens != wanted or not self._times:
+            raise UnexpectedResponse(f"an answer of {wanted} tokens was requested, got {self._usage}")
         gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
         return Answer(self._times[0] - self._started, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)

@@ -102,7 +102,7 @@ class EngineBenchmark:
     def __init__(self, servers: dict[str, Server], options: Options) -> None:
         self._servers = servers
         self._options = options
-        self._models = {name: _model_name(server.url) for name, server in servers.items()}
+        self._models = {name: model_name(server.url) for name, server in servers.items()}
 
     def warm_up(self) -> None:
         """Run one short round on each, so that no measured request is a server's first. Raises UnexpectedResponse."""
@@ -153,7 +153,7 @@ class EngineBenchmark:
         )
 
 
-def _model_name(url: str) -> str:
+def model_name(url: str) -> str:
     with urllib.request.urlopen(f"{url}/v1/models", timeout=_MODELS_SECONDS) as response:
         return str(msgspec.json.decode(response.read())["data"][0]["id"])
 

@@ -25,6 +25,8 @@ class LlamaServerOptions(msgspec.Struct, frozen=True):
     threads: int
     embeddings: bool = False
     """Serve `/v1/embeddings`, and generate nothing."""
+    drafts_ngrams: bool = False
+    """Draft what followed the last 12 tokens before, up to 48 tokens: its `ngram-simple` as it is by default."""
 
 
 def main() -> None:
@@ -41,6 +43,8 @@ def main() -> None:
         params.embedding = True
         # An input must fit into one physical batch; by default the rest of the batch is the same.
         params.n_batch = params.n_ubatch = _EMBEDDING_BATCH
+    if options.drafts_ngrams:
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
     params.verbosity = _ERRORS_ONLY
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

@@ -106,6 +106,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Drafted tokens",
+            "short",
+            (
+                ("sum by (model) (rate(dragoman_drafted_tokens_total{$s}[$r]))", "{{model}} drafted"),
+                ("sum by (model) (rate(dragoman_accepted_draft_tokens_total{$s}[$r]))", "{{model}} accepted"),
+            ),
+        ),
+        Panel(
             "State",
             "short",
             (("dragoman_engine_up{$s}", "{{model}} answers"), ("dragoman_engine_failed{$s}", "{{model}} cannot load")),

@@ -35,6 +35,8 @@ class Prompt(NamedTuple):
 
     system: str
     question: str
+    schema: dict[str, object] | None = None
+    """The JSON schema of the answer."""
 
 
 Conversations = list[list[Prompt]]

@@ -1,6 +1,6 @@
 """Batchers with the simulated model, and their output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,16 @@ from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Finished, 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS
 from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, SEQUENCE_IDS, SPARE_SEQUENCE_IDS
 from dragoman.engines.llama.native.llama_backend import LoraFallbackBackend
-from tests.support.simulated_backend import ALL_TOKENS, SimulatedBackend, SimulatedVocabulary, reference_answer
+from tests.support.simulated_backend import (
+    ALL_TOKENS,
+    SimulatedBackend,
+    SimulatedVocabulary,
+    next_token,
+    reference_answer,
+)
 
 GREEDY = SamplingParams(temperature=0.0)
 MAX_STEPS = 20_000
@@ -41,6 +48,8 @@ class BatcherHarness:
         reuses_cells: bool = True,
         separate_lora_backend: bool = False,
         divisible_tokens: int = ALL_TOKENS,
+        model: Callable[[Iterable[int]], int] = next_token,
+        max_draft_tokens: int = MAX_DRAFT_TOKENS,
     ) -> None:
         """`separate_lora_backend`: another backend computes sequences with an adapter.
 
@@ -49,16 +58,21 @@ class BatcherHarness:
         self.backend = SimulatedBackend(
             cells,
             reuses_cells=reuses_cells,
+            model=model,
             divisible_tokens=divisible_tokens,
             sequence_ids=SEQUENCE_IDS if divisible_tokens else max_sequences + SPARE_SEQUENCE_IDS - OWN_SEQUENCE_IDS,
         )
-        self._fallback = SimulatedBackend(cells, reuses_cells=reuses_cells) if separate_lora_backend else self.backend
+        self._fallback = (
+            SimulatedBackend(cells, reuses_cells=reuses_cells, model=model) if separate_lora_backend else self.backend
+        )
         self.batcher = Batcher(
             LoraFallbackBackend(self.backend, lambda: self._fallback) if separate_lora_backend else self.backend,
             SimulatedVocabulary(),
             max_sequences=max_sequences,
             max_batched_tokens=max_batched_tokens,
             host_cache_tokens=host_cache_tokens,
+            max_draft_tokens=max_draft_tokens,
+            clock=lambda: 0.0,
         )
         self.answers: dict[RequestKey, PublishedAnswer] = {}
 
@@ -74,14 +88,17 @@ class BatcherHarness:
         owner: str = "",
         cache_salt: str = "",
         public_tokens: int = 0,
+        sampling: SamplingParams = GREEDY,
+        seed: int = 1,
+        number: int | None = None,
     ) -> RequestKey:
-        key = (0, len(self.answers))
+        key = (0, len(self.answers) if number is None else number)
         self.answers[key] = PublishedAnswer()
         tokens = np.array(prompt, dtype=np.int32)
         request = EngineRequest(
             key,
             tokens,
-            GREEDY,
+            sampling,
             limit,
             priority=priority,
             adapter=adapter,
@@ -90,7 +107,7 @@ class BatcherHarness:
             cache_salt=cache_salt,
             public_tokens=public_tokens,
         )
-        self._collect(self.batcher.add(request, n, seed=1))
+        self._collect(self.batcher.add(request, n, seed))
         return key
 
     def load_adapters(self, count: int) -> list[int]:

@@ -97,7 +97,8 @@ class SimulatedBackend:
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
                 context[position] = (self._allocate_cell(), cell_content(token, adapter))
             if len(context) % 3 or not self.divisible_tokens:  # Cells outside a window may have been used again.
-                self._forget_before_window(chunk.sequence_id)
+                # llama.cpp goes by the tokens before a batch, so that those at its end may be drafts.
+                self._forget_before_window(chunk.sequence_id, len(context) - max(0, chunk.outputs - 1))
             lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
             rows += [self._model(context[position][1] for position in range(length)) for length in lengths]
         logits = np.zeros((len(rows), self.vocabulary_size), dtype=np.float32)
@@ -138,23 +139,31 @@ class SimulatedBackend:
         if self.used_cells + self.spent + len(pairs) > self.cells:
             return False
         self._contexts[sequence_id] = {position: (self._allocate_cell(), stored) for position, stored in pairs}
-        self._forget_before_window(sequence_id)
+        self._forget_before_window(sequence_id, len(pairs))
         return True
 
     def forget(self, sequence_id: int) -> None:
         self._first_positions.pop(sequence_id, None)
-        for cell, _ in self._contexts.pop(sequence_id, {}).values():
+        self._release([cell for cell, _ in self._contexts.pop(sequence_id, {}).values()])
+
+    def _release(self, cells: Iterable[int]) -> None:
+        for cell in cells:
             self._references[cell] -= 1
             if not self._references[cell]:
                 del self._references[cell]
                 self.spent += not self.reuses_cells
 
+    def truncate(self, sequence_id: int, length: int) -> None:
+        assert self.divisible_tokens, "a recurrent state cannot go back"
+        assert self.can_share(sequence_id, length), "the cells in the sliding window are there"
+        context = self._contexts[sequence_id]
+        self._release([context.pop(position)[0] for position in range(length, len(context))])
+
     def sweep(self) -> None:
         assert not self.used_cells, "cells are swept only while no cell has references"
         self.spent = 0
 
-    def _forget_before_window(self, sequence_id: int) -> None:
-        length = len(self._contexts[sequence_id])
+    def _forget_before_window(self, sequence_id: int, length: int) -> None:
         if length > self.divisible_tokens:
             self._first_positions[sequence_id] = length - max(1, self.divisible_tokens)
 

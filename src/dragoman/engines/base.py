@@ -27,6 +27,10 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
     kv_cells_cached: int
     """KV cells of finished sequences, cached for later requests and evicted when needed."""
     kv_cells_total: int
+    drafted_tokens: int = 0
+    """Tokens that were drafted (speculative decoding) since the engine started."""
+    accepted_draft_tokens: int = 0
+    """Those of them that the model generated, too."""
 
 
 class AdapterFile(msgspec.Struct, frozen=True):

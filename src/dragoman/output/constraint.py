@@ -99,6 +99,10 @@ class GrammarConstraint:
         self._matcher.consume_token(token)
         self._check()
 
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        """Return how many of the tokens may come next, one after the other, without advancing."""
+        return int(self._matcher.validate_tokens(list(tokens))) if tokens else 0
+
     def forced(self) -> list[int]:
         """Return the tokens that must come next, in order, without advancing."""
         if not self._fast_forward:

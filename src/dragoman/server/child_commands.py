@@ -142,6 +142,7 @@ def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> E
         max_sequences=engine.max_sequences,
         threads=engine.threads or _available_cores(),
         max_batched_tokens=engine.max_batched_tokens,
+        max_draft_tokens=engine.max_draft_tokens if engine.speculation == "auto" else 0,
         host_cache_tokens=_host_cache_tokens(engine),
         max_waiting=settings.max_waiting_requests,
         max_adapters=settings.max_adapters,

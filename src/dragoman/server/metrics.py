@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.requests import Request
@@ -169,6 +169,12 @@ class EngineCollector(Collector):
                 if state.statistics is not None:
                     gauge.add_metric([state.model], value(state.statistics))
             yield gauge
+        for name, (documentation, value) in _ENGINE_COUNTERS.items():
+            counter = CounterMetricFamily(name, documentation, labels=["model"])
+            for state in self._states:
+                if state.statistics is not None:
+                    counter.add_metric([state.model], value(state.statistics))
+            yield counter
         up = GaugeMetricFamily("dragoman_engine_up", "Whether the engine answers", labels=["model"])
         failed = GaugeMetricFamily("dragoman_engine_failed", "Whether the model cannot be loaded", labels=["model"])
         for state in self._states:
@@ -252,6 +258,11 @@ _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_kv_cache_used_cells": ("KV cells of running sequences", lambda state: state.kv_cells_used),
     "dragoman_kv_cache_prefix_cells": ("KV cells of finished sequences", lambda state: state.kv_cells_cached),
     "dragoman_kv_cache_capacity_cells": ("All KV cells", lambda state: state.kv_cells_total),
+}
+
+_ENGINE_COUNTERS: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
+    "dragoman_drafted_tokens": ("Tokens that speculation drafted", lambda state: state.drafted_tokens),
+    "dragoman_accepted_draft_tokens": ("Drafted tokens that were generated", lambda state: state.accepted_draft_tokens),
 }
 
 

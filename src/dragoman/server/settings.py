@@ -45,6 +45,10 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Threads that compute. Not set: one for each core."""  # ggml supports 512.
     max_batched_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 512
     """Tokens that one step computes at most."""
+    speculation: Literal["auto", "off"] = "auto"
+    """`auto`: draft tokens from earlier ones and compute them in the same step, where that is faster. `off`: never."""
+    max_draft_tokens: Annotated[int, Meta(ge=1, le=62)] = 15
+    """Tokens that are drafted for a sequence in one step at most."""
     host_cache_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
     """Tokens of finished requests kept in main memory, for later requests with the same prefix. Not set: as many as
     `kv_cache_tokens`."""

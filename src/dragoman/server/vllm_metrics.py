@@ -16,6 +16,8 @@ VLLM_NAMES: Mapping[str, tuple[str, ...]] = {
     "dragoman_prompt_tokens": ("vllm:prompt_tokens", "vllm:prefix_cache_queries"),
     "dragoman_cached_prompt_tokens": ("vllm:prefix_cache_hits",),
     "dragoman_completion_tokens": ("vllm:generation_tokens",),
+    "dragoman_drafted_tokens": ("vllm:spec_decode_num_draft_tokens",),
+    "dragoman_accepted_draft_tokens": ("vllm:spec_decode_num_accepted_tokens",),
     "dragoman_time_to_first_token_seconds": ("vllm:time_to_first_token_seconds",),
     "dragoman_inter_token_latency_seconds": ("vllm:time_per_output_token_seconds", "vllm:inter_token_latency_seconds"),
     "dragoman_request_duration_seconds": ("vllm:e2e_request_latency_seconds",),

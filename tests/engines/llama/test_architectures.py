@@ -108,6 +108,22 @@ def test_choices_go_on_from_a_copy_of_the_prompts_state(tiny_model: Model) -> No
     assert sampled == apart
 
 
+@pytest.mark.parametrize("tiny_model", SLIDING_WINDOWS, indirect=True)
+def test_rejected_drafts_leave_no_trace_behind_a_sliding_window(tiny_model: Model) -> None:
+    tokens, wrong = np.array(PROMPTS[1], dtype=np.int32), np.array(_TOKENS[60:65], dtype=np.int32)
+    backend = open_backend(tiny_model, ContextOptions(512, 32, THREADS, reproducible=True, sequence_ids=8))
+    assert isinstance(backend, SingleContextBackend), "of two contexts, or of one"
+    for sequence_id in (0, 1):
+        backend.decode([Chunk(sequence_id, 0, tokens[:30], 1)])
+    for position in range(30, len(tokens)):
+        expected = backend.decode([Chunk(0, position, tokens[position : position + 1], 1)])[0].copy()
+        drafted = np.concatenate((tokens[position : position + 1], wrong))
+        found = backend.decode([Chunk(1, position, drafted, len(drafted))])[0]
+        assert np.abs(found - expected).max() < MAX_ROUNDING
+        backend.truncate(1, position + 1)
+    backend.close()
+
+
 KINDS = {
     "dense": DENSE,
     "mixture of experts": EXPERTS,

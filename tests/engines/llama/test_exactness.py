@@ -9,6 +9,7 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits, TokenArray
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.library_check import mean_kl_divergence
@@ -65,8 +66,11 @@ def shallow(shallow_model: Model) -> Iterator[LlamaBackend]:
 
 @pytest.fixture(scope="module")
 def alone(shallow_model: Model, shallow: LlamaBackend) -> dict[RequestKey, list[int]]:
-    """Greedy answers, computed one after another."""
-    return _answers(shallow_model, shallow, GREEDY, max_sequences=1)
+    """Greedy answers, computed one after another. Parts of them repeat, so that drafts are accepted."""
+    batcher = _batcher(shallow_model, shallow, GREEDY, max_sequences=1)
+    answers = tokens_by_request(run_until_idle(batcher))
+    assert batcher.accepted_draft_tokens
+    return answers
 
 
 def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_tokens(
@@ -75,6 +79,14 @@ def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_toke
     assert len(TOPICS) >= 20
     assert len({tuple(tokens) for tokens in alone.values()}) > 1
     assert _answers(shallow_model, shallow, GREEDY, max_sequences=16) == alone
+
+
+def test_reproducible_answers_are_the_same_tokens_with_and_without_drafts(
+    shallow_model: Model, shallow: LlamaBackend, alone: dict[RequestKey, list[int]]
+) -> None:
+    batcher = _batcher(shallow_model, shallow, GREEDY, max_sequences=1, max_draft_tokens=0)
+    assert tokens_by_request(run_until_idle(batcher)) == alone
+    assert batcher.drafted_tokens == 0
 
 
 def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
@@ -104,6 +116,21 @@ def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back
     for sequence_id in (0, *range(2, 20, 2)):
         fast.forget(sequence_id)
     assert mean_kl_divergence(before, after) < MAX_DIVERGENCE
+
+
+def test_a_token_computed_after_rejected_ones_gets_the_logits_it_gets_without_them(
+    model: Model, fast: LlamaBackend
+) -> None:
+    tokens = _prompt(model, "What is rain?", "Be brief.")
+    known, rejected = len(tokens) - 4, np.repeat(tokens[:1], 12)
+    fresh = _logits(fast, 0, tokens)
+    fast.forget(0)
+    fast.decode([Chunk(0, 0, tokens[:known], 1)])
+    fast.decode([Chunk(0, known, np.concatenate((tokens[known : known + 2], rejected)), 13)])
+    fast.truncate(0, known + 2)
+    after = fast.decode([Chunk(0, known + 2, tokens[known + 2 :], 1)])[0].copy()
+    fast.forget(0)
+    assert mean_kl_divergence(fresh, after) < MAX_DIVERGENCE
 
 
 def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Model) -> None:
@@ -193,14 +220,32 @@ def _answers(
     model: Model, backend: LlamaBackend, sampling: SamplingParams, *, max_sequences: int
 ) -> dict[RequestKey, list[int]]:
     """The tokens every topic gets when `max_sequences` are answered together."""
+    return tokens_by_request(run_until_idle(_batcher(model, backend, sampling, max_sequences=max_sequences)))
+
+
+def _batcher(
+    model: Model,
+    backend: LlamaBackend,
+    sampling: SamplingParams,
+    *,
+    max_sequences: int,
+    max_draft_tokens: int = MAX_DRAFT_TOKENS,
+) -> Batcher:
+    """A batcher with a question about every topic, whose steps all take the same time, so that drafts pay."""
     batcher = Batcher(
-        backend, model.vocabulary, max_sequences=max_sequences, max_batched_tokens=256, host_cache_tokens=2048
+        backend,
+        model.vocabulary,
+        max_sequences=max_sequences,
+        max_batched_tokens=256,
+        host_cache_tokens=2048,
+        max_draft_tokens=max_draft_tokens,
+        clock=lambda: 0.0,
     )
     assert sampling.max_tokens is not None
     for number, topic in enumerate(TOPICS):
         prompt = _prompt(model, f"Tell me about {topic}.", "You are a helpful assistant.")
         batcher.add(EngineRequest((0, number), prompt, sampling, sampling.max_tokens), 1, seed=number)
-    return tokens_by_request(run_until_idle(batcher))
+    return batcher
 
 
 def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logits, Logits]:

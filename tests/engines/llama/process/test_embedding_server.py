@@ -37,6 +37,7 @@ def options(tmp_path: Path, model_path: Path) -> EngineOptions:
         max_sequences=1,
         threads=THREADS,
         max_batched_tokens=128,
+        max_draft_tokens=15,
         host_cache_tokens=0,
         max_adapters=0,
         max_waiting=16,

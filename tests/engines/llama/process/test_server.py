@@ -48,6 +48,7 @@ def options(tmp_path: Path) -> EngineOptions:
         max_sequences=1,
         threads=THREADS,
         max_batched_tokens=256,
+        max_draft_tokens=15,
         host_cache_tokens=0,
         max_adapters=4,
         max_waiting=1,

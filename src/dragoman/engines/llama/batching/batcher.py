@@ -1,19 +1,22 @@
-"""The loop of steps: schedule, decode, sample, publish. It has no thread, no socket and no clock."""
+"""The loop of steps: schedule, decode, sample, publish. It has no thread and no socket."""
 
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
-from dragoman.engines.llama.batching.cache import open_cache
+from dragoman.engines.llama.batching.cache import ScheduledChunk, open_cache
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
-from dragoman.engines.llama.batching.scheduler import ScheduledChunk, Scheduler
+from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
+from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS, agreeing_tokens
 from dragoman.engines.llama.native.backend import Backend, Chunk
 from dragoman.output import logprobs
 from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
@@ -38,12 +41,22 @@ class Batcher:
         max_sequences: int,
         max_batched_tokens: int,
         host_cache_tokens: int,
+        max_draft_tokens: int = MAX_DRAFT_TOKENS,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`max_draft_tokens`: the most tokens that are drafted for a sequence in a step; 0 turns speculation off.
+
+        `clock` returns seconds. By the durations of steps it is decided how many drafted tokens pay.
+        """
         self._backend = backend
+        self._clock = clock
         self._vocabulary = vocabulary
         self._masks = MaskWorker()
         self.cache = open_cache(backend, host_cache_tokens)
-        self.scheduler = Scheduler(self.cache, max_sequences, max_batched_tokens)
+        # A recurrent state cannot go back to the token before a rejected one.
+        draft_tokens = max_draft_tokens if backend.divisible_tokens else 0
+        self.scheduler = Scheduler(self.cache, max_sequences, max_batched_tokens, draft_tokens)
+        self.drafted_tokens = self.accepted_draft_tokens = 0
         self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
         self._arrivals = 0
         self._adapters_to_unload: set[int] = set()
@@ -94,6 +107,7 @@ class Batcher:
         scheduled = self.scheduler.schedule()
         if not scheduled:
             return []
+        started = self._clock()
         chunks = [_chunk(item) for item in scheduled]
         sampled = (item.sequence for item in scheduled if item.reaches_end)
         constraints = [constraint for sequence in sampled if (constraint := sequence.active_constraint)]
@@ -102,6 +116,7 @@ class Batcher:
         logits = self._backend.decode(chunks, scheduled[0].sequence.adapter)
         if constraints:
             self._masks.wait()
+        self.scheduler.note_duration(sum(len(chunk.tokens) for chunk in chunks), self._clock() - started)
         for item in scheduled:
             item.sequence.computed += item.length
             if item.sequence.checkpoint == item.sequence.computed:
@@ -176,26 +191,46 @@ class Batcher:
             yield from self._end_without_answer(sequence)
             return
         try:
-            yield from self._sample(sequence, rows[-1])
+            yield from self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :])
         except NoTokenAllowed:
             yield self._fail(request, _no_token_allowed(request))
         except ConstraintFailed as failure:
             yield self._fail(request, EngineFailed(f"The response format could not be followed any further: {failure}"))
 
-    def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Iterator[RequestOutput]:
+    def _sample_with_draft(self, scheduled: ScheduledChunk, rows: Logits) -> Iterator[RequestOutput]:
+        """Sample the next token and, as long as the sequence goes on like its draft, those after it.
+
+        Each is sampled as it would be without a draft, from the logits after the same tokens.
+        """
+        sequence, draft, start = scheduled.sequence, scheduled.draft, scheduled.sequence.length
+        accepted = 0
+        continues = True
+        while continues and sequence.pending == 0:
+            continues = yield from self._sample(sequence, rows[accepted])
+            appended = sequence.tokens[start + accepted :].tolist() if continues else []
+            agreeing = agreeing_tokens(appended, draft[accepted:])
+            accepted += agreeing
+            sequence.computed += agreeing
+        self.drafted_tokens += len(draft)
+        self.accepted_draft_tokens += accepted
+        if draft and continues:
+            self.cache.drop_rejected(sequence)
+
+    def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Generator[RequestOutput, None, bool]:
         request, output_processor, constraint = sequence.request, sequence.output_processor, sequence.active_constraint
         allowed = constraint.allowed() if constraint else None
         token = sequence.sampler.sample(
             logits, output_processor.tokens, bar_ends=sequence.ends_are_barred, allowed=allowed
         )
-        yield from self._advance(sequence, token, self._token_logprobs(request, logits, token))
+        return (yield from self._advance(sequence, token, self._token_logprobs(request, logits, token)))
 
     def _advance(
         self, sequence: ChoiceSequence, token: int, token_logprobs: TokenLogprobs | None = None
-    ) -> Iterator[RequestOutput]:
-        """Add a sampled token and the tokens that are forced after it."""
+    ) -> Generator[RequestOutput, None, bool]:
+        """Add a sampled token and the tokens that are forced after it, and return whether the sequence continues."""
         if not sequence.output_processor.tokens:
             yield from _opening_output(sequence)
+        sequence.observe(token)
         continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
         while continues and (forced := sequence.forced()):
             # The grammar begins after the last token that ends the reasoning.
@@ -203,6 +238,7 @@ class Batcher:
             for token in forced:
                 sequence.sampler.record(token)
                 continues = continues and (yield from self._append(sequence, token, constraint))
+        return continues
 
     def _end_without_answer(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
         """End a choice of which only the prompt is wanted."""
@@ -304,11 +340,14 @@ def _no_token_allowed(request: EngineRequest) -> BadRequest | EngineFailed:
 
 def _chunk(scheduled: ScheduledChunk) -> Chunk:
     sequence, end = scheduled.sequence, scheduled.position + scheduled.length
-    outputs = scheduled.length if sequence.needs_prompt_logprobs else int(scheduled.reaches_end)
+    outputs = scheduled.length if sequence.needs_prompt_logprobs else int(scheduled.reaches_end) + len(scheduled.draft)
+    tokens = sequence.tokens[scheduled.position : end]
+    if scheduled.draft:
+        tokens = np.concatenate((tokens, np.array(scheduled.draft, dtype=np.int32)))
     return Chunk(
         sequence.sequence_id if sequence.sequence_id is not None else -1,
         scheduled.position,
-        sequence.tokens[scheduled.position : end],
+        tokens,
         outputs,
         sequence.request.image_at(scheduled.position),
     )

@@ -1,6 +1,6 @@
 """The prefix cache over the KV cells: sequences share common prefixes, and finished ones stay for later requests."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,21 @@ from dragoman.engines.llama.batching.sequence import (
     shared_prefix_length,
 )
 from dragoman.engines.llama.native.backend import Backend
+
+
+class ScheduledChunk(NamedTuple):
+    """`length` tokens of `sequence` to compute, from `position` on. Their cells are allocated already."""
+
+    sequence: ChoiceSequence
+    position: int
+    length: int
+    draft: Sequence[int] = ()
+    """Tokens that may follow them, computed in the same step. Their cells are allocated, too."""
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether a token can be sampled after the chunk."""
+        return self.position + self.length == self.sequence.length
 
 
 class CellAllocator:
@@ -123,7 +138,8 @@ class PrefixCache:
         """Find the longest match for the sequence, except its last token, whose logits must be computed."""
         match = self._match_cells(sequence, running)
         wanted, covered = sequence.shareable_tokens[:-1], len(match.cells)
-        return match._replace(host_spans=self.host_cache.match(sequence.scope, wanted, covered))
+        host_spans = self.host_cache.match(sequence.scope, wanted, covered) if self.host_cache.tokens else []
+        return match._replace(host_spans=host_spans)
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
         """Give the sequence an id and the shared cells of the match, and restore the offloaded ones."""
@@ -165,6 +181,19 @@ class PrefixCache:
         sequence.cells = np.concatenate((sequence.cells, self.allocator.allocate(count)))
         return True
 
+    @property
+    def draft_cells(self) -> int:
+        """Number of cells that drafted tokens may take. The spent ones of rejected tokens may take half of all."""
+        allocator = self.allocator
+        return allocator.free if self._backend.reuses_cells else max(0, allocator.free - allocator.total // 2)
+
+    def drop_rejected(self, sequence: ChoiceSequence) -> None:
+        """Take the cells after its computed tokens from a running sequence: those of rejected drafts."""
+        if sequence.is_scheduled:
+            self._backend.truncate(sequence.running_id, sequence.computed)
+            self.allocator.release(sequence.cells[sequence.computed :])
+            sequence.cells = sequence.cells[: sequence.computed]
+
     def available(self, running: Iterable[ChoiceSequence]) -> int:
         """Count the cells that running sequences may get: free ones and those of finished sequences."""
         held = np.zeros(self.allocator.total, dtype=np.bool_)
@@ -183,6 +212,7 @@ class PrefixCache:
     def retain(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> None:
         """Move the id and the cells of a finished or preempted sequence into the cache."""
         assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
+        self.drop_rejected(sequence)
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
             is_of_scope = sequence.scope.max_shared_tokens(entry.scope) is None

@@ -5,11 +5,11 @@ import itertools
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import NamedTuple
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
-from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch
+from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch, ScheduledChunk
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest
+from dragoman.engines.llama.batching.speculation import DraftPlanner
 
 MIN_AWAITED_PREFIX_TOKENS = 32
 """A sequence waits for a prefix that another one is computing if that saves at least this number of tokens."""
@@ -24,19 +24,6 @@ HEADROOM_STEPS = 16
 def max_batch_tokens(max_sequences: int, max_batched_tokens: int) -> int:
     """Return the most tokens of one step: all sequences decode, or prefill computes `max_batched_tokens`."""
     return max(max_batched_tokens, max_sequences)
-
-
-class ScheduledChunk(NamedTuple):
-    """`length` tokens of `sequence` to compute, from `position` on. Their cells are allocated already."""
-
-    sequence: ChoiceSequence
-    position: int
-    length: int
-
-    @property
-    def reaches_end(self) -> bool:
-        """Whether a token can be sampled after the chunk."""
-        return self.position + self.length == self.sequence.length
 
 
 _MAX_FINISH_TAGS = 256
@@ -105,9 +92,15 @@ class Scheduler:
     Queued sequences (core.request.QUEUED_PRIORITY_OFFSET) are preempted for all others: no client waits for them.
     """
 
-    def __init__(self, cache: PrefixCache, max_sequences: int, max_batched_tokens: int) -> None:
-        """`max_sequences`: the number of slots. `max_batched_tokens`: the most tokens of a prefill step."""
+    def __init__(
+        self, cache: PrefixCache, max_sequences: int, max_batched_tokens: int, max_draft_tokens: int = 0
+    ) -> None:
+        """`max_sequences`: the number of slots. `max_batched_tokens`: the most tokens of a prefill step.
+
+        `max_draft_tokens`: the most tokens that are drafted for a sequence in a decode step.
+        """
         self._cache = cache
+        self.planner = DraftPlanner(max_draft_tokens)
         self._max_sequences = max_sequences
         self._max_batched_tokens = max_batched_tokens
         self._prefill_is_next: dict[int, bool] = {}
@@ -122,6 +115,7 @@ class Scheduler:
         """The chunk of the current step that belongs to a prompt which takes several steps."""
         self._slots: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
         """How many running sequences each owner has: those that are not queued, and the queued ones."""
+        self._is_decode_step = False
         self.running: list[ChoiceSequence] = []
         self.waiting: list[ChoiceSequence] = []
 
@@ -136,10 +130,16 @@ class Scheduler:
                     del self._prefill_is_next[adapter]
                     self._prefill_is_next[adapter] = step == self._decode
                     self._last_turns[owner] = next(self._turn_numbers)
+                    self._is_decode_step = step == self._decode
                     return scheduled
             if not any(sequence.adapter == adapter for sequence in (*self.running, *self.waiting)):
                 del self._prefill_is_next[adapter]
         return []
+
+    def note_duration(self, tokens: int, seconds: float) -> None:
+        """Take what the scheduled step took. Decode steps tell what another token costs one."""
+        if self._is_decode_step:
+            self.planner.costs.observe(tokens, seconds)
 
     def _adapters_in_turn(self) -> list[tuple[int, str]]:
         """List the adapters with work, each with the owner whose turn it is: the one whose last turn is longest ago.
@@ -173,7 +173,15 @@ class Scheduler:
             if chunk is not None:
                 scheduled.append(chunk)
                 spare -= chunk.length - 1
-        return scheduled
+        return self._with_drafts(scheduled, min(spare, self._cache.draft_cells))
+
+    def _with_drafts(self, scheduled: list[ScheduledChunk], room: int) -> list[ScheduledChunk]:
+        """Add up to `room` drafted tokens, where computing them in the same step is expected to pay."""
+        complete = [chunk.sequence for chunk in scheduled if chunk.reaches_end]
+        drafts = self.planner.draft(complete, sum(chunk.length for chunk in scheduled), room)
+        for sequence, draft in drafts.items():
+            self._cache.extend(sequence, len(draft))
+        return [chunk._replace(draft=drafts.get(chunk.sequence, ())) for chunk in scheduled] if drafts else scheduled
 
     def _prefill(self, adapter: int) -> list[ScheduledChunk]:
         """Schedule prompt tokens, as many as fit into a step. A long prompt leaves half of it to shorter ones."""

@@ -1,5 +1,6 @@
 """A request in the engine, and the sequences of its choices."""
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from dragoman.core.limits import excludes_tokens
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
 from dragoman.engines.llama.batching.sampler import Sampler
+from dragoman.engines.llama.batching.speculation import Drafter, PromptNgrams
 from dragoman.engines.llama.native.backend import NO_ADAPTER, ImageEmbeddings
 from dragoman.output.bad_words import TokenSequence
 from dragoman.output.constraint import GrammarConstraint
@@ -164,6 +166,11 @@ class EngineRequest:
         self.cached_tokens: int | None = None
         """Prompt tokens that the first choice shared instead of computing them. None before it began."""
 
+    @functools.cached_property
+    def ngrams(self) -> PromptNgrams:
+        """The n-grams of the prompt, indexed when they are first needed."""
+        return PromptNgrams(self.prompt)
+
     @property
     def is_queued(self) -> bool:
         """Whether no client waits for it, so that it comes after all others."""
@@ -208,6 +215,7 @@ class ChoiceSequence:
         """Number of tokens whose cells are filled; only these can be shared."""
         self.checkpoint: int | None = None
         """The number of tokens whose state is kept for the other choices of the request. None: it is not."""
+        self._drafter: Drafter | None = None
 
     @property
     def adapter(self) -> int:
@@ -356,3 +364,30 @@ class ChoiceSequence:
         """Add a sampled or forced token."""
         self._tokens[self.length] = token
         self.length += 1
+        if self._drafter is not None:
+            self._drafter.append(token)
+
+    def observe(self, token: int) -> None:
+        """Count whether this sampled token, which is appended next, was expected."""
+        if self._drafter is not None:
+            self._drafter.observe(token)
+
+    @property
+    def drafter(self) -> Drafter:
+        """What drafts its next tokens, made when it is first needed."""
+        if self._drafter is None:
+            prompt = self.request.ngrams
+            self._drafter = Drafter(prompt, self.tokens[len(self.request.prompt) :].tolist())
+        return self._drafter
+
+    @property
+    def max_draft_tokens(self) -> int:
+        """The most tokens that may be drafted: the last token of a choice is never computed."""
+        return 0 if self.needs_prompt_logprobs else self.request.max_tokens - self.generated - 1
+
+    def draft(self, count: int) -> list[int]:
+        """Return up to `count` tokens that are expected next, as far as the grammar allows them."""
+        draft = self.drafter.draft(count)
+        if self.request.images:  # Numbers below zero stand for them, and are no tokens that could follow.
+            draft = draft[: next((number for number, token in enumerate(draft) if token < 0), count)]
+        return draft[: self.active_constraint.count_allowed(draft)] if self.active_constraint else draft

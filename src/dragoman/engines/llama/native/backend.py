@@ -115,6 +115,10 @@ class Backend(Protocol):
         """Remove the sequence's references to all its cells."""
         ...
 
+    def truncate(self, sequence_id: int, length: int) -> None:
+        """Remove the sequence's references to its cells from position `length` on. A recurrent state has none."""
+        ...
+
     def sweep(self) -> None:
         """Free the cells without references. Called only when no cell has references."""
         ...

@@ -138,7 +138,11 @@ class LlamaContext:
 
     def forget(self, sequence_id: int) -> None:
         """Remove the sequence's references to all its cells."""
-        self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
+        self.truncate(sequence_id, 0)
+
+    def truncate(self, sequence_id: int, length: int) -> None:
+        """Remove the sequence's references to its cells from position `length` on."""
+        self._library.llama_memory_seq_rm(self._memory, sequence_id, length or -1, -1)
 
     def _decode_batch(self) -> int:
         return self._with_compaction(

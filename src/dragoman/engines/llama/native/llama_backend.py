@@ -16,8 +16,8 @@ from dragoman.engines.llama.native.model import Model
 _PREFILL_CONTEXT_STEPS = 4
 """The number of prefill steps that fit into the prefill context."""
 
-_MIN_MOVED_TOKENS = 16
-"""A chunk with at least this number of tokens is computed in the prefill context."""
+_MIN_MOVED_TOKENS = 17
+"""A chunk with at least this number of tokens is computed in the prefill context. Few decode steps have one."""
 
 _MAX_COPIED_PER_COMPUTED = 4
 """The most computed tokens that are copied for each token to compute."""
@@ -104,9 +104,12 @@ class SingleContextBackend:
         self._main_context.share(source, target, start, end)
 
     def forget(self, sequence_id: int) -> None:
+        self.truncate(sequence_id, 0)
+
+    def truncate(self, sequence_id: int, length: int) -> None:
         if not self.reuses_cells:
-            self._main_context.share(sequence_id, self._spent_id, 0, -1)
-        self._main_context.forget(sequence_id)
+            self._main_context.share(sequence_id, self._spent_id, length, -1)
+        self._main_context.truncate(sequence_id, length)
 
     def sweep(self) -> None:
         self._main_context.forget(self._spent_id)
@@ -254,6 +257,9 @@ class LoraFallbackBackend:
     def forget(self, sequence_id: int) -> None:
         self._backend_for_sequence(sequence_id).forget(sequence_id)
         self._fallback_sequence_ids.discard(sequence_id)
+
+    def truncate(self, sequence_id: int, length: int) -> None:
+        self._backend_for_sequence(sequence_id).truncate(sequence_id, length)
 
     def sweep(self) -> None:
         self._primary.sweep()

@@ -108,13 +108,10 @@ class EngineServer:
             max_sequences=options.max_sequences,
             max_batched_tokens=options.max_batched_tokens,
             host_cache_tokens=options.host_cache_tokens,
+            max_draft_tokens=options.max_draft_tokens,
         )
-        stepper = Stepper(
-            batcher,
-            max_sequences=options.max_sequences,
-            max_waiting=options.max_waiting,
-            publish=self._publish_from_thread,
-        )
+        publish, waiting = self._publish_from_thread, options.max_waiting
+        stepper = Stepper(batcher, max_sequences=options.max_sequences, max_waiting=waiting, publish=publish)
 
         def prepare(key: RequestKey, command: messages.GenerateCommand | messages.EmbedCommand) -> PreparedRequest:
             if isinstance(command, messages.EmbedCommand):

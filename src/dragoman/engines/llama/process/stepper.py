@@ -213,6 +213,8 @@ class Stepper(CommandThread):
             kv_cells_used=cache.allocator.total - available,
             kv_cells_cached=available - cache.allocator.free,
             kv_cells_total=cache.allocator.total,
+            drafted_tokens=self._batcher.drafted_tokens,
+            accepted_draft_tokens=self._batcher.accepted_draft_tokens,
         )
 
 

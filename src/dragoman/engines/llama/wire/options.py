@@ -19,6 +19,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     max_batched_tokens: int
     """The most tokens of a prefill step."""
+    max_draft_tokens: int
+    """The most tokens that are drafted for a sequence in a decode step. 0: none."""
     host_cache_tokens: int
     """The most tokens of finished sequences whose cells are kept in host memory."""
     max_waiting: int
