@@ -4,6 +4,7 @@ Paths that other dialects have too belong to this one if the request has an `ant
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -80,8 +81,7 @@ def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
 
 
 def _message_routes(prefix: str, route: RouteContext) -> list[BaseRoute]:
-    async def messages(request: Request) -> Response:
-        return await respond(request, route, _MESSAGES)
+    messages = partial(respond, route=route, codec=_MESSAGES)
 
     async def count_tokens(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:

@@ -1,6 +1,7 @@
 """The routes of this dialect: under a prefix of its own, on its own host as at OpenAI, and by a setting under `/v1`."""
 
 import time
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,14 +41,9 @@ def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> l
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
     started = int(time.time())  # Models of the settings are served from the start.
 
-    async def chat(request: Request) -> Response:
-        return await respond(request, route, _CHAT)
-
-    async def text(request: Request) -> Response:
-        return await respond(request, route, _TEXT)
-
-    async def embeddings(request: Request) -> Response:
-        return await respond(request, route, _EMBEDDINGS)
+    chat = partial(respond, route=route, codec=_CHAT)
+    text = partial(respond, route=route, codec=_TEXT)
+    embeddings = partial(respond, route=route, codec=_EMBEDDINGS)
 
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:

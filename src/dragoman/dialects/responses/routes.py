@@ -1,6 +1,7 @@
 """The routes of the Responses API. Their paths collide with no others, so they answer under `/v1` too."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -45,8 +46,7 @@ def _routes_under(prefixes: Sequence[str], service: QueueService, options: HttpO
     stored = StoredResponses(route)
     preparation = Preparation(service, stored)
 
-    async def create(request: Request) -> Response:
-        return await respond(request, route, _RESPONSE, prepare=preparation.prepare, background=BackgroundResponder)
+    create = partial(respond, route=route, codec=_RESPONSE, prepare=preparation.prepare, background=BackgroundResponder)
 
     async def count_input_tokens(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:

@@ -1,6 +1,7 @@
 """The routes of this dialect: under `/api/v1`, and on its own host also under `/v1`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
@@ -37,8 +38,7 @@ def vendor_routes(service: _ArceeService, options: HttpOptions) -> list[BaseRout
 def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
 
-    async def chat(request: Request) -> Response:
-        return await respond(request, route, _CHAT)
+    chat = partial(respond, route=route, codec=_CHAT)
 
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:

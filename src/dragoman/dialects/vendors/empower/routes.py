@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
@@ -49,8 +50,7 @@ def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[s
     route = RouteContext(service=service, read_key=bearer_key, options=options)
     started = int(time.time())  # base models are served from the start, and no route adds one
 
-    async def chat(request: Request) -> Response:
-        return await respond(request, route, _CHAT)
+    chat = partial(respond, route=route, codec=_CHAT)
 
     async def add_adapter(request: Request) -> Response:
         async def handler(caller: Caller, _visible: VisibleModels) -> Response:

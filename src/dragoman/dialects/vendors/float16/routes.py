@@ -1,7 +1,7 @@
 """The routes of this dialect. They are registered last, as their paths begin with a deployment's name."""
 
-from starlette.requests import Request
-from starlette.responses import Response
+from functools import partial
+
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.services import QueueService
@@ -18,11 +18,8 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Return the dialect's routes beside those of others."""
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
 
-    async def chat(request: Request) -> Response:
-        return await respond(request, route, _CHAT)
-
-    async def text(request: Request) -> Response:
-        return await respond(request, route, _TEXT)
+    chat = partial(respond, route=route, codec=_CHAT)
+    text = partial(respond, route=route, codec=_TEXT)
 
     return [
         Route("/{deployment}/v1/chat/completions", chat, methods=["POST"]),

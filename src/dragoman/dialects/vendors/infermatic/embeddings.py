@@ -1,6 +1,7 @@
 """The routes of models for embeddings and rerankers: LiteLLM's, vLLM's and llama-server's paths."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -43,10 +44,7 @@ def embedding_routes(route: RouteContext) -> list[Route]:
     """Return the routes."""
 
     def endpoint(codec: EndpointCodec) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            return await respond(request, route, codec)
-
-        return answer
+        return partial(respond, route=route, codec=codec)
 
     paths = ((_EMBEDDINGS, _EMBEDDING_PATHS), (_RERANK, _RERANK_PATHS), (_SCORE, _SCORE_PATHS))
     return [Route(path, endpoint(codec), methods=["POST"]) for codec, own in paths for path in own]

@@ -1,5 +1,7 @@
 """The routes of this dialect. The model may be in the path."""
 
+from functools import partial
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,17 +33,10 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         service=service, read_key=codec.read_key, options=options, id_headers=("x-request-id", "x-litellm-call-id")
     )
 
-    async def chat(request: Request) -> Response:
-        return await respond(request, route, _CHAT)
-
-    async def text(request: Request) -> Response:
-        return await respond(request, route, _TEXT)
-
-    async def queued_chat(request: Request) -> Response:
-        return await respond(request, route, _QUEUED_CHAT, queue="wait")
-
-    async def queued_request(request: Request) -> Response:
-        return await respond(request, route, _QUEUED_CHAT, queue="background")
+    chat = partial(respond, route=route, codec=_CHAT)
+    text = partial(respond, route=route, codec=_TEXT)
+    queued_chat = partial(respond, route=route, codec=_QUEUED_CHAT, queue="wait")
+    queued_request = partial(respond, route=route, codec=_QUEUED_CHAT, queue="background")
 
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:

@@ -1,6 +1,7 @@
 """The routes of this dialect. Every prompt is made to leave room for its answer."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -50,10 +51,7 @@ def _completion_routes(service: QueueService, options: HttpOptions) -> list[Base
         return PreparedRequests(fitted.requests, headers)
 
     def endpoint_for(codec: EndpointCodec) -> _Endpoint:
-        async def endpoint(request: Request) -> Response:
-            return await respond(request, route, codec, prepare=fit)
-
-        return endpoint
+        return partial(respond, route=route, codec=codec, prepare=fit)
 
     return [
         *_exclusive_route("POST", "/v4/models/{deployment:path}/chat-completions", endpoint_for(_DEPLOYMENT_CHAT)),
