@@ -202,3 +202,16 @@ def test_what_stopped_a_choice_is_known_unless_it_ended_by_itself(
     processor = OutputProcessor(WordVocabulary(), sampling, UNREACHED_LIMIT)
     reasons = [processor.accept(token).reason for token in tokens]
     assert (reasons[-1], processor.stop_reason) == ("stop", expected)
+
+
+@given(st.lists(st.integers(0, 255), max_size=30), st.integers(1, 20))
+def test_text_that_nothing_reads_is_shown_like_text_that_no_stop_string_is_found_in(
+    tokens: list[int], limit: int
+) -> None:
+    plain, searched = (
+        OutputProcessor(ByteVocabulary(), SamplingParams(stop=stop), limit) for stop in ((), ("\x00 never \x01",))
+    )
+    for token in tokens[:limit]:
+        if token == 0:  # It begins the stop string, and is held back.
+            continue
+        assert plain.accept(token) == searched.accept(token)

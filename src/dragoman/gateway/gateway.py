@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -50,6 +51,8 @@ from dragoman.jobs.values.rows import Submission
 
 _MAX_PREPARING = 64
 """Accounts whose large requests are prepared at the same time."""
+
+_NO_TURN = contextlib.nullcontext()
 
 _MAX_WAITING_OF_OWNER = 64
 """Large requests of one account that wait to be prepared."""
@@ -117,11 +120,13 @@ class Gateway:
         if model is not None:
             PrincipalModels(self._catalog, principal).resolve(model)
 
+    def preparation_turn(self, requests: Sequence[Task], caller: Caller) -> AbstractAsyncContextManager[None]:
+        if self._admission.was_refused(caller) or any(map(is_large_task, requests)):
+            return self._checked_turn(requests, caller)
+        return _NO_TURN
+
     @contextlib.asynccontextmanager
-    async def preparation_turn(self, requests: Sequence[Task], caller: Caller) -> AsyncGenerator[None]:
-        if not self._admission.was_refused(caller) and not any(is_large_task(request) for request in requests):
-            yield
-            return
+    async def _checked_turn(self, requests: Sequence[Task], caller: Caller) -> AsyncGenerator[None]:
         async with self._preparation.turn(self._authenticator.turn_owner(caller)):
             await self._check_admission(requests, caller)
             yield

@@ -185,6 +185,8 @@ class OutputProcessor:
         self._index = index
         self._parser = parser
         self._markup = markup
+        self._is_plain = parser is None and not sampling.stop
+        """Whether all text is content that is shown at once."""
         self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
         # An incomplete character stays in the decoder until its last byte; invalid bytes become U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -228,7 +230,10 @@ class OutputProcessor:
             shown = self._process_text(last, logprobs, match_stop_strings=False) if last else []
             self.stop_reason = None if is_end else token
             return self._token_output(token, [*shown, *self._flush()], "stop")
-        deltas = self._process_text(self._decode(token), logprobs)
+        text = self._decode(token)
+        if self._is_plain and logprobs is None and not grammar_complete and self.tokens < self._limit:
+            return TokenOutput([Delta(self._index, text, [token])], None)
+        deltas = self._process_text(text, logprobs)
         if self._matcher.stopped_by is not None:
             self.stop_reason = self._matcher.stopped_by
             return self._token_output(token, [*deltas, *self._remaining_logprobs()], "stop")

@@ -38,7 +38,7 @@ from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.http_server import HttpServer
-from dragoman.server.metrics import SettingsState
+from dragoman.server.metrics import SettingsState, count_as_one_process
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.replicas import build_deployment, connect_added_upstream
@@ -62,6 +62,7 @@ def main() -> int:
     """Serve until a signal to stop. Return the process's exit status."""
     end_with_parent()
     options = read_options(WorkerOptions)
+    count_as_one_process()
     for descriptor in (options.listening_fd, options.wake_fd):
         os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings

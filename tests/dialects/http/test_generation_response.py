@@ -6,8 +6,9 @@ import json
 from collections.abc import AsyncGenerator
 
 import pytest
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
+from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Event, Unenforced
 from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
@@ -15,6 +16,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import build_app
 from tests.support.dialects.asgi_connections import AsgiConnection
+from tests.support.echo_engines import GatedEcho
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TICK = 0.01
@@ -65,8 +67,54 @@ async def test_a_disconnect_during_the_request_body_is_not_an_error() -> None:
 async def test_nothing_follows_the_last_frame_to_a_client_that_reads_slowly() -> None:
     client = AsgiConnection(body(stream=True), last_write_seconds=20 * TICK)
     await exchange(client)
-    assert client.bodies[-1] == b"data: [DONE]\n\n"
+    assert client.bodies[-1].endswith(b"data: [DONE]\n\n")
     assert [message.get("more_body", True) for message in client.sent][-1] is False
+
+
+async def test_the_frames_of_fast_tokens_share_writes_and_keep_their_order() -> None:
+    client = AsgiConnection(body(stream=True, prompt="".join(map(chr, range(97, 123))) * 8, max_tokens=208))
+    await exchange(client, keep_alive_seconds=TEST_TIMEOUT_SECONDS)
+    frames = b"".join(client.bodies).split(b"\n\n")
+    assert all(written.endswith(b"\n\n") for written in client.bodies)
+    text = "".join(json.loads(frame.removeprefix(b"data: "))["choices"][0]["text"] for frame in frames[:208])
+    assert text == "".join(map(chr, range(97, 123))) * 8
+    assert len(client.bodies) < len(frames) / 2
+
+
+async def test_a_token_does_not_wait_for_the_next_one() -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    client = AsgiConnection(body(stream=True))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(exchange(client, engine, keep_alive_seconds=TEST_TIMEOUT_SECONDS))
+        await client.wait_until(lambda bodies: any(b'"text":"a"' in each for each in bodies))
+        assert not any(b'"text":"b"' in each for each in client.bodies)
+        engine.gate.set()
+    assert b'"text":"b"' in b"".join(client.bodies)
+
+
+async def test_an_error_right_behind_a_token_follows_it_in_the_stream() -> None:
+    client = AsgiConnection(body(stream=True))
+    await exchange(client, GatedEcho(EngineFailed("It broke")), keep_alive_seconds=TEST_TIMEOUT_SECONDS)
+    first, error = b"".join(client.bodies).split(b"\n\n")[:2]
+    assert client.sent[0]["status"] == 200
+    assert b'"text":"a"' in first
+    assert b"It broke" in error
+
+
+class BrokenConnection(AsgiConnection):
+    """A connection that fails when the answer is written to it."""
+
+    async def send(self, message: Message) -> None:
+        raise ConnectionError("broken")
+
+
+async def test_a_client_that_cannot_be_written_to_ends_the_generation() -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    with pytest.raises(ConnectionError, match="broken"):
+        await exchange(BrokenConnection(body(stream=True)), engine, keep_alive_seconds=TEST_TIMEOUT_SECONDS)
+    assert engine.cancelled == 1
 
 
 async def test_an_error_before_the_first_byte_is_an_error_response() -> None:

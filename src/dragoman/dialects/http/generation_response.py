@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import quote
 
 import msgspec
@@ -28,6 +28,12 @@ DEPLOYMENT_HEADER, UPSTREAM_HEADER, ATTEMPTS_HEADER = (
     "x-dragoman-attempts",
 )
 """Which server has answered, where there are several."""
+
+_WRITE_PAUSE_SECONDS = 0.001
+"""Between two writes of a stream: the frames of faster tokens share one. A write costs as much as several tokens."""
+
+_MAX_PENDING_BYTES = 65_536
+"""Of a stream, before the generation waits for its client."""
 
 _MAX_REPORTED_LENGTH = 2_000
 _HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
@@ -71,42 +77,52 @@ class GenerationResponse(Response):
         self._stream_ended = False
         self._write_lock = asyncio.Lock()
         self._last_written = time.monotonic()
+        self._pending: list[bytes] = []
+        """Frames of a stream that are not written yet."""
+        self._pending_bytes = 0
+        self._has_pending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation = asyncio.current_task()
         assert generation is not None, "a coroutine runs in a task"
-        disconnect_watch = asyncio.create_task(self._watch_disconnect(receive, send))
+        streamed = self._options.decoded.stream
+        watches = [asyncio.create_task(self._watch_disconnect(receive, send))]
+        if streamed:
+            watches.append(asyncio.create_task(self._write_pending(send)))
         is_running, is_stopped = True, False
 
         def stop(watch: asyncio.Task[None]) -> None:
             """Stop the generation: its client has left, or could not be written to."""
             nonlocal is_stopped
-            if is_running:
+            if is_running and not is_stopped:
                 is_stopped = generation.cancel()
             elif not watch.cancelled():
                 watch.exception()  # retrieved, since nobody else does
 
-        disconnect_watch.add_done_callback(stop)
+        for watch in watches:
+            watch.add_done_callback(stop)
         try:
-            await (self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send))
+            await (self._stream(send) if streamed else self._collect(scope, receive, send))
         except asyncio.CancelledError:
             if not is_stopped or generation.uncancel():
                 raise
-            disconnect_watch.result()
+            for watch in watches:
+                if watch.done():
+                    watch.result()
         finally:
             is_running = False
-            disconnect_watch.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with self._open_events() as events:
+            async with contextlib.aclosing(await self._open_events()) as events:
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
                     for _ in self._options.decoded.builder.feed(event):
                         pass
-            self._add_source()
-            response = Response(self._options.decoded.builder.build(), 200, self._options.headers, "application/json")
+            body = self._options.decoded.builder.build()
             self.is_final = True
         except DragomanError as error:
             self.is_final = isinstance(error, BadRequest)
@@ -115,16 +131,25 @@ class GenerationResponse(Response):
             )
         except Exception:  # noqa: BLE001 - a defect of the server fails the request, it does not break the connection
             response = error_response(self._options.errors.render(self._log_internal_error()), self._options.headers)
+        else:
+            await self._send_start(send, 200, {"content-type": "application/json", "content-length": str(len(body))})
+            await send({"type": "http.response.body", "body": body})
+            return
         await response(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
+        feed = self._options.decoded.builder.feed
         try:
-            async with self._open_events() as events:
+            async with contextlib.aclosing(await self._open_events()) as events:
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
-                    if frames := self._encode(self._options.decoded.builder.feed(event)):
-                        await self._write(send, frames)
+                    if frames := self._encode(feed(event)):
+                        self._pending.append(frames)
+                        self._pending_bytes += len(frames)
+                        self._has_pending.set()
+                        if self._pending_bytes > _MAX_PENDING_BYTES:
+                            await self._write(send)
             last = self._encode(self._options.decoded.builder.terminator())
             self.is_final = True
         except DragomanError as error:
@@ -133,21 +158,19 @@ class GenerationResponse(Response):
             last = await self._fail(send, self._log_internal_error())
         await self._end(send, last)
 
-    @contextlib.asynccontextmanager
-    async def _open_events(self) -> AsyncIterator[EventStream]:
-        """Start the generation, and close it in the end."""
-        async with contextlib.aclosing(await self._start_generation()) as generation:
-            if generation.allowances != NO_LIMITS:
-                self._options.headers.update(rate_limit_headers(generation.allowances))
-            self._events = generation
-            yield generation
+    async def _open_events(self) -> EventStream:
+        """Start the generation."""
+        generation = self._events = await self._start_generation()
+        if generation.allowances != NO_LIMITS:
+            self._options.headers.update(rate_limit_headers(generation.allowances))
+        return generation
 
     def _encode(self, events: Iterable[sse.SseEvent]) -> bytes:
         return b"".join(map(self._frames.encode, events))
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         """Return the last bytes of a stream that failed. Before its first byte, send an ordinary error response."""
-        if self._stream_started:
+        if self._stream_started or self._pending:
             event = self._options.errors.render_event(error)
             if isinstance(self._frames, sse.NumberedFrames) and not is_final_error(error):
                 return sse.frame(event)  # The answer has not ended, and its reader can come back.
@@ -161,10 +184,20 @@ class GenerationResponse(Response):
         """Send the last bytes of a stream."""
         await self._write(send, last, more=False)
 
+    async def _write_pending(self, send: Send) -> None:
+        """Write the frames of a stream as they come, until the task is cancelled."""
+        while True:
+            await self._has_pending.wait()
+            await self._write(send)
+            await asyncio.sleep(_WRITE_PAUSE_SECONDS)
+
     async def _watch_disconnect(self, receive: Receive, send: Send) -> None:
         """Return when the client disconnects. Until then keep a silent stream alive."""
+        while not self._options.decoded.stream:
+            if (await receive())["type"] == "http.disconnect":
+                return
         while True:
-            streaming = self._options.decoded.stream and not self._stream_ended
+            streaming = not self._stream_ended
             silent_seconds = time.monotonic() - self._last_written
             if streaming and silent_seconds >= self._options.keep_alive_seconds:
                 event = self._options.decoded.builder.keep_alive()
@@ -190,9 +223,17 @@ class GenerationResponse(Response):
             self._options.headers[UPSTREAM_HEADER] = answered_by.replica
             self._options.headers[ATTEMPTS_HEADER] = str(answered_by.attempts)
 
-    async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
+    async def _write(self, send: Send, frames: bytes = b"", *, more: bool = True) -> None:
+        """Write the pending frames, and these behind them."""
         async with self._write_lock:
             if self._stream_ended:
+                return
+            if self._pending:
+                frames = b"".join((*self._pending, frames))
+                self._pending.clear()
+                self._pending_bytes = 0
+            self._has_pending.clear()
+            if more and not frames:
                 return
             self._stream_ended = not more
             self._last_written = time.monotonic()

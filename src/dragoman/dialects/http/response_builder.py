@@ -1,6 +1,9 @@
 """The state machine that builds responses from events; a dialect supplies the documents."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import (
@@ -84,18 +87,32 @@ class ChoiceState:
         return self._finish_reason
 
 
+_PLACEHOLDER = secrets.token_hex(16)
+_QUOTED_PLACEHOLDER = b'"%b"' % _PLACEHOLDER.encode()
+
+_encode_text: Callable[[str], bytes] = msgspec.json.Encoder().encode
+
+
 class BaseResponseBuilder:
     """Implements codec.ResponseBuilder: keeps the state of every choice, and the usage at the end."""
 
     shows_reasoning = False
     """Whether the dialect has a field for reasoning."""
+    text_chunks_are_alike = True
+    """Whether the chunks of a choice's texts differ in their text only, from the second one on."""
 
     def __init__(self) -> None:
         self._choices: dict[int, ChoiceState] = {}
         self._usage: Usage | None = None
+        self._text_templates: dict[int, tuple[bytes, bytes]] = {}
+        """What stands before and behind the text in a chunk of each choice that has had one."""
 
-    def feed(self, event: Event) -> Iterator[SseEvent]:
+    def feed(self, event: Event) -> Iterable[SseEvent]:
         """Return the chunks of this event."""
+        if type(event) is Delta and event.text and not event.logprobs and event.index in self._text_templates:
+            before, behind = self._text_templates[event.index]
+            self._choices[event.index].text_parts.append(event.text)
+            return (SseEvent(b"%b%b%b" % (before, _encode_text(event.text), behind)),)
         return map(SseEvent, self._chunks(event))
 
     def _chunks(self, event: Event) -> Iterator[bytes]:
@@ -107,6 +124,8 @@ class BaseResponseBuilder:
                 if logprobs:
                     choice.logprobs.extend(logprobs)
                 yield self.text_chunk(index, text, logprobs)
+                if self.text_chunks_are_alike and index not in self._text_templates:
+                    self._add_text_template(index)
             case ReasoningDelta(index, text) if text and self.shows_reasoning:
                 yield from self._open_choice(index)
                 self._choices[index].reasoning_parts.append(text)
@@ -123,6 +142,11 @@ class BaseResponseBuilder:
             case Usage():
                 self._usage = event
                 yield from self.usage_chunks(event)
+
+    def _add_text_template(self, index: int) -> None:
+        """Encode what the next chunks of the choice's text have in common: encoding them costs several times more."""
+        before, _, behind = self.text_chunk(index, _PLACEHOLDER, ()).partition(_QUOTED_PLACEHOLDER)
+        self._text_templates[index] = before, behind
 
     def terminator(self) -> Iterable[SseEvent]:
         return (DONE,)

@@ -1,6 +1,8 @@
 """Prometheus metrics of requests."""
 
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -16,7 +18,24 @@ _DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
+_OBSERVATION_SECONDS = 1.0
+"""Intervals between the tokens of a request are observed at its end and, until then, so often."""
+
 _OTHERS_COUNTED: tuple[UsageSource, ...] = ("upstream", "partial", "estimated")
+
+
+class IntervalHistogram(Histogram):
+    """A histogram that takes many observations at once: one by one, each writes to a shared file twice."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Observe all amounts."""
+        self._sum.inc(sum(amounts))
+        counts: dict[int, int] = {}
+        for amount in amounts:
+            bucket = bisect_left(self._upper_bounds, amount)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in counts.items():
+            self._buckets[bucket].inc(count)
 
 
 class _ModelMetrics(NamedTuple):
@@ -27,7 +46,7 @@ class _ModelMetrics(NamedTuple):
     cached_tokens: Counter
     completion_tokens: Counter
     time_to_first_token: Histogram
-    inter_token: Histogram
+    inter_token: IntervalHistogram
     duration: Histogram
     usage_sources: dict[UsageSource, Counter]
 
@@ -58,7 +77,7 @@ class RequestMetrics:
             buckets=_TIME_TO_FIRST_TOKEN_BUCKETS,
             registry=registry,
         )
-        self._inter_token = Histogram(
+        self._inter_token = IntervalHistogram(
             "dragoman_inter_token_latency_seconds",
             "Between two consecutive tokens of one choice",
             ("model",),
@@ -107,6 +126,9 @@ class RequestTimer:
         self._metrics = metrics
         self._started_at = time.monotonic()
         self._last_token_at: dict[int, float] = {}
+        self._intervals: list[float] = []
+        """Between tokens, not observed yet."""
+        self._observed_at = self._started_at
 
     @property
     def trace(self) -> str:
@@ -128,22 +150,34 @@ class RequestTimer:
     def observe_tokens(self, index: int, count: int) -> None:
         """Time `count` new tokens of choice `index`."""
         now = time.monotonic()
-        if not self._last_token_at:
+        last = self._last_token_at.get(index)
+        if last is not None:
+            self._intervals.append((now - last) / count)
+            if now - self._observed_at > _OBSERVATION_SECONDS:
+                self._observe_intervals()
+                self._observed_at = now
+        elif not self._last_token_at:
             self._metrics.time_to_first_token.observe(now - self._started_at)
-        elif index in self._last_token_at:
-            self._metrics.inter_token.observe((now - self._last_token_at[index]) / count)
         self._last_token_at[index] = now
+
+    def _observe_intervals(self) -> None:
+        if self._intervals:
+            self._metrics.inter_token.observe_all(self._intervals)
+            self._intervals.clear()
 
     def observe_usage(self, usage: Usage) -> None:
         """Count the prompt tokens of an answered request."""
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
-        self._metrics.cached_tokens.inc(usage.cached_tokens)
+        if usage.cached_tokens:
+            self._metrics.cached_tokens.inc(usage.cached_tokens)
         if usage.source != "engine":
             self._metrics.usage_sources[usage.source].inc()
 
     def end(self, result: RequestResult, generated_tokens: int = 0) -> None:
         """Count the request and the tokens that were generated for it."""
+        self._observe_intervals()
         self._metrics.requests[result].inc()
         if result != "refused":
             self._metrics.duration.observe(time.monotonic() - self._started_at)
-        self._metrics.completion_tokens.inc(generated_tokens)
+        if generated_tokens:
+            self._metrics.completion_tokens.inc(generated_tokens)

@@ -4,7 +4,7 @@ These are vLLM's `return_token_ids`, `prompt_logprobs` and `continuous_usage_sta
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -109,11 +109,13 @@ def _by_token_id(entry: TokenLogprobs) -> dict[str, wire.PromptTokenLogprob] | N
 class ReportingChatBuilder(ChatResponseBuilder):
     """Builds chat completions with a token report."""
 
+    text_chunks_are_alike = False
+
     def __init__(self, head: ResponseHead, options: AnswerOptions, report: ReportOptions) -> None:
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterator[SseEvent]:
+    def feed(self, event: Event) -> Iterable[SseEvent]:
         self._report.observe(event)
         return super().feed(event)
 
@@ -144,11 +146,13 @@ class ReportingChatBuilder(ChatResponseBuilder):
 class ReportingTextBuilder(TextResponseBuilder):
     """Builds text completions with a token report."""
 
+    text_chunks_are_alike = False
+
     def __init__(self, head: ResponseHead, options: AnswerOptions, report: ReportOptions) -> None:
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterator[SseEvent]:
+    def feed(self, event: Event) -> Iterable[SseEvent]:
         self._report.observe(event)
         return super().feed(event)
 

@@ -224,14 +224,33 @@ class LlamaEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         connection = await self._wait_for_connection()
-        has_output = False
-        async with contextlib.aclosing(self._generate_once(connection, request)) as received:
-            async for message in received:
+        number = next(self._numbers)
+        max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
+        event_queue = connection.event_queues[number] = asyncio.Queue(max_events)
+        if request.priority < QUEUED_PRIORITY_OFFSET:
+            connection.silence[number] = 0.0
+        is_running = has_output = False
+        try:
+            # The queue is open already: the connection may end while a template is rendered.
+            connection.send(await self._generate_command(connection, number, request))
+            is_running = True
+            while is_running:
+                message = await event_queue.get()
+                is_running = not isinstance(message, Usage | DragomanError | ConnectionLost)
+                if isinstance(message, ModelNotFound):
+                    raise ModelNotFound(request.model)  # The process knows the adapter by its qualified name.
+                if isinstance(message, DragomanError):
+                    raise message
                 if isinstance(message, ConnectionLost):
                     failure = EngineFailed if has_output else ReplicaFailed
                     raise failure("The engine stopped while it was answering")
                 has_output = has_output or not isinstance(message, Unenforced)
                 yield message
+        finally:
+            del connection.event_queues[number]
+            connection.silence.pop(number, None)
+            if is_running:
+                connection.send(messages.CancelCommand(number))
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return int(await self._tokenize(prompt, messages.CountTokensCommand))
@@ -255,55 +274,30 @@ class LlamaEngine:
             EngineStatistics, await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
         )
 
-    async def _generate_once(
-        self, connection: EngineConnection, request: GenerationRequest
-    ) -> AsyncGenerator[Event | ConnectionLost]:
-        """Yield the events of the request, up to Usage or ConnectionLost. Raises the error in a reply."""
-        number = next(self._numbers)
-        max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
-        event_queue = connection.event_queues[number] = asyncio.Queue(max_events)
-        if request.priority < QUEUED_PRIORITY_OFFSET:
-            connection.silence[number] = 0.0
-        is_running = False
-        try:
-            # The queue is open already: the connection may end while a template is rendered.
-            rendered, output_format = await self._render(
-                connection, request.prompt, constrained=request.response_format is not None, owner=request.owner or None
-            )
-            connection.send(
-                messages.GenerateCommand(
-                    number=number,
-                    prompt=rendered,
-                    sampling=request.sampling,
-                    n=request.n,
-                    echo=request.echo,
-                    priority=request.priority,
-                    logprobs=request.logprobs,
-                    response_format=request.response_format,
-                    tools=request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
-                    output_format=output_format,
-                    adapter=request.adapter,
-                    resume_token_ids=request.resume_token_ids,
-                    owner=request.owner,
-                    cache_salt=request.cache_salt,
-                    prompt_logprobs=request.prompt_logprobs,
-                    reports_prompt=request.reports_prompt,
-                )
-            )
-            is_running = True
-            while is_running:
-                message = await event_queue.get()
-                is_running = not isinstance(message, Usage | DragomanError | ConnectionLost)
-                if isinstance(message, ModelNotFound):
-                    raise ModelNotFound(request.model)  # The process knows the adapter by its qualified name.
-                if isinstance(message, DragomanError):
-                    raise message
-                yield message
-        finally:
-            del connection.event_queues[number]
-            connection.silence.pop(number, None)
-            if is_running:
-                connection.send(messages.CancelCommand(number))
+    async def _generate_command(
+        self, connection: EngineConnection, number: int, request: GenerationRequest
+    ) -> messages.GenerateCommand:
+        rendered, output_format = await self._render(
+            connection, request.prompt, constrained=request.response_format is not None, owner=request.owner or None
+        )
+        return messages.GenerateCommand(
+            number=number,
+            prompt=rendered,
+            sampling=request.sampling,
+            n=request.n,
+            echo=request.echo,
+            priority=request.priority,
+            logprobs=request.logprobs,
+            response_format=request.response_format,
+            tools=request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
+            output_format=output_format,
+            adapter=request.adapter,
+            resume_token_ids=request.resume_token_ids,
+            owner=request.owner,
+            cache_salt=request.cache_salt,
+            prompt_logprobs=request.prompt_logprobs,
+            reports_prompt=request.reports_prompt,
+        )
 
     async def _render(
         self, connection: EngineConnection, prompt: Prompt, *, constrained: bool = False, owner: str | None = None
