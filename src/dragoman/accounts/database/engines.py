@@ -18,7 +18,11 @@ _CACHE_KIBIBYTES = 16_384
 
 _WAL_RETRY_SECONDS = 0.01
 
-_KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+_DETECTION = {"keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 2, "user_timeout": 4000}
+"""TCP's settings on both sides: a machine that is gone is noticed within 4 seconds, before others that wait for its
+locks give up. Keepalives are not sent while an answer to it is under way, nor does PostgreSQL's own timeout of idle
+transactions pass within a pipeline; the last one (in milliseconds) does."""
+
 _CONNECT_SECONDS = 5
 
 SqliteFactory = Callable[[str, float], sqlite3.Connection]
@@ -64,16 +68,23 @@ def _postgresql_engine(url: URL, busy_seconds: float, answer_seconds: float | No
 
     # Both sides detect that the other machine is gone, so that it does not keep accounts locked.
     options = "-c idle_in_transaction_session_timeout=10s " + " ".join(
-        f"-c tcp_{name}={value}" for name, value in _KEEPALIVES.items()
+        f"-c tcp_{name}={value}" for name, value in _DETECTION.items()
     )
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # It logs what it then raises.
+    user_timeout = {"tcp_user_timeout": _DETECTION["user_timeout"]}
+    keepalives = {name: value for name, value in _DETECTION.items() if name != "user_timeout"}
     lock_timeout = f"-c lock_timeout={round(busy_seconds * 1000)}"
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         paramstyle="format",
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": _CONNECT_SECONDS, "options": f"{options} {lock_timeout}", **_KEEPALIVES},
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": f"{options} {lock_timeout}",
+            **keepalives,
+            **user_timeout,
+        },
     )
     connect_with_deadline(engine, answer_seconds)
     return engine
