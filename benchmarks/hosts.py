@@ -41,6 +41,9 @@ PACE_SECONDS = 0.4
 """Between requests of the key with a limit, which therefore always asks for more than it gets."""
 
 JOBS_PER_FAULT = 6
+WORDS = {HERE: range(16, 40), WITNESSED: range(80, 100)}
+"""Of jobs. Those of the witness, four words a second, run for longer than a lease and the longest fault."""
+
 _SHORT_SECONDS, _LONG_SECONDS = 8.0, 22.0
 """Shorter and longer than the lease of a job."""
 
@@ -95,8 +98,8 @@ class Run:
         for _ in range(jobs):
             self._submitted += 1
             number = self._submitted
-            text = f"Job {number}: " + " ".join(f"word{word}" for word in range(self._random.randint(16, 40)))
             model = WITNESSED if number % 2 else HERE
+            text = f"Job {number}: " + " ".join(f"word{word}" for word in range(self._random.choice(WORDS[model])))
             body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 400}
             await self._queued.submit(body, number, reads=model == HERE)
 

@@ -49,20 +49,24 @@ class Witness:
         self.computations.append(computation)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         try:
-            await response.prepare(request)
-            await response.write(_frame({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}))
-            words = text.split(" ")
-            for number, word in enumerate(words):
-                await asyncio.sleep(SECONDS_PER_WORD)
-                content = word if number == len(words) - 1 else f"{word} "
-                await response.write(_frame({"choices": [{"index": 0, "delta": {"content": content}}]}))
-            await response.write(_frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-            usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
-            await response.write(_frame({"choices": [], "usage": usage}) + b"data: [DONE]\n\n")
-            await response.write_eof()
+            await self._stream(request, response, text.split(" "))
+        except ConnectionError:
+            pass  # The machine has left the job.
         finally:
             computation.ended_at = time.monotonic()
         return response
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse, words: Sequence[str]) -> None:
+        await response.prepare(request)
+        await response.write(_frame({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}))
+        for number, word in enumerate(words):
+            await asyncio.sleep(SECONDS_PER_WORD)
+            content = word if number == len(words) - 1 else f"{word} "
+            await response.write(_frame({"choices": [{"index": 0, "delta": {"content": content}}]}))
+        await response.write(_frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+        usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
+        await response.write(_frame({"choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+        await response.write_eof()
 
 
 def _frame(document: object) -> bytes:
