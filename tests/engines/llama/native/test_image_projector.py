@@ -40,10 +40,11 @@ def test_an_image_is_tokens_and_embeddings(
     projector = open_projector(text_model, tmp_path, kind)
     found = [piece if isinstance(piece, int) else piece.tolist() for piece in projector.tokenize(random_image())]
     assert (found, projector.is_causal) == (tokens, is_causal)
-    [embeddings] = projector.encode(random_image())
-    assert embeddings.shape == (sum(piece for piece in tokens if isinstance(piece, int)), 64)
-    assert np.array_equal(embeddings, projector.encode(random_image())[0])
-    assert not np.array_equal(embeddings, projector.encode(random_image(1))[0])
+    [encoded], [again], [other] = (projector.encode(random_image(seed)) for seed in (0, 0, 1))
+    assert encoded.embeddings.shape == (sum(piece for piece in tokens if isinstance(piece, int)), 64)
+    assert np.array_equal(encoded.embeddings, again.embeddings)
+    assert not np.array_equal(encoded.embeddings, other.embeddings)
+    assert (encoded.is_causal, encoded.coordinates, encoded.surplus) == (is_causal, None, 0)
     projector.close()
 
 
@@ -72,8 +73,8 @@ def test_a_projector_that_cannot_be_served_is_refused_with_the_reason(
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_with_positions_in_several_dimensions_is_refused_with_the_reason(tmp_path: Path) -> None:
-    path = write_tiny_architecture(tmp_path / "text.gguf", "qwen2vl", SERVED["qwen2vl"])
+def test_positions_in_several_dimensions_are_refused_beside_recurrent_states(tmp_path: Path) -> None:
+    path = write_tiny_architecture(tmp_path / "text.gguf", "qwen35", SERVED["qwen35"])
     model = Model(LlamaCpp(packaged_llama_cpp()), path)
     with pytest.raises(ModelError, match="M-RoPE"):
         open_projector(model, tmp_path, "qwen2vl_merger", 32)

@@ -346,7 +346,7 @@ def _chunk(scheduled: ScheduledChunk) -> Chunk:
         tokens = np.concatenate((tokens, np.array(scheduled.draft, dtype=np.int32)))
     return Chunk(
         sequence.sequence_id if sequence.sequence_id is not None else -1,
-        scheduled.position,
+        sequence.request.position_of(scheduled.position),
         tokens,
         outputs,
         sequence.request.image_at(scheduled.position),

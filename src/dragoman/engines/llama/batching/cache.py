@@ -108,11 +108,12 @@ class PrefixMatch(NamedTuple):
 class _CachedSequence:
     """A finished sequence that still has its cells."""
 
-    def __init__(self, scope: SharingScope, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
-        self.scope = scope
+    def __init__(self, sequence: ChoiceSequence, sequence_id: int, last_used: int) -> None:
+        self.scope = sequence.scope
+        self.position_of = sequence.request.position_of
         self.sequence_id = sequence_id
-        self.tokens = tokens
-        self.cells = cells
+        self.tokens = sequence.tokens[: sequence.computed].copy()
+        self.cells = sequence.cells
         self.last_used = last_used
         self.is_checkpoint = False
         """Whether it is the beginning of a sequence that could not be continued from there."""
@@ -148,7 +149,8 @@ class PrefixCache:
                 entry.last_used = self._tick()
         sequence.sequence_id = self._allocate_id()
         if match.source is not None:
-            self._backend.share(match.source, sequence.sequence_id, 0, len(match.cells))
+            end = sequence.request.position_of(len(match.cells))
+            self._backend.share(match.source, sequence.sequence_id, 0, end)
             self.allocator.share(match.cells)
             sequence.cells = match.cells.copy()
         self._trim([*running, sequence])
@@ -190,7 +192,7 @@ class PrefixCache:
     def drop_rejected(self, sequence: ChoiceSequence) -> None:
         """Take the cells after its computed tokens from a running sequence: those of rejected drafts."""
         if sequence.is_scheduled:
-            self._backend.truncate(sequence.running_id, sequence.computed)
+            self._backend.truncate(sequence.running_id, sequence.request.position_of(sequence.computed))
             self.allocator.release(sequence.cells[sequence.computed :])
             sequence.cells = sequence.cells[: sequence.computed]
 
@@ -213,7 +215,7 @@ class PrefixCache:
         """Move the id and the cells of a finished or preempted sequence into the cache."""
         assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
         self.drop_rejected(sequence)
-        tokens = sequence.tokens[: sequence.computed].copy()
+        tokens = sequence.tokens[: sequence.computed]
         for entry in list(self._finished):
             is_of_scope = sequence.scope.max_shared_tokens(entry.scope) is None
             if (
@@ -222,8 +224,7 @@ class PrefixCache:
                 and common_prefix_length(entry.tokens, tokens) == len(entry.tokens)
             ):
                 self._drop(entry)
-        cached = _CachedSequence(sequence.scope, sequence.sequence_id, tokens, sequence.cells, self._tick())
-        self._finished.append(cached)
+        self._finished.append(_CachedSequence(sequence, sequence.sequence_id, self._tick()))
         sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
         self._trim(running)
 
@@ -289,7 +290,8 @@ class PrefixCache:
         if not self._backend.restore(temporary_id, segment.state, segment.scope.adapter):
             self._free_ids.append(temporary_id)
             return False
-        self._backend.share(temporary_id, sequence_id, span.start, span.end)
+        position_of = sequence.request.position_of
+        self._backend.share(temporary_id, sequence_id, position_of(span.start), position_of(span.end))
         self._backend.forget(temporary_id)
         self._free_ids.append(temporary_id)
         cells = self.allocator.allocate(segment.length)
@@ -321,7 +323,7 @@ class PrefixCache:
         if start == end:
             return
         temporary_id = self._free_ids.pop()
-        self._backend.share(entry.sequence_id, temporary_id, start, end)
+        self._backend.share(entry.sequence_id, temporary_id, entry.position_of(start), entry.position_of(end))
         self.host_cache.store(entry.scope, entry.tokens, start, self._backend.save(temporary_id))
         self._backend.forget(temporary_id)
         self._free_ids.append(temporary_id)
@@ -367,9 +369,8 @@ class WholeSequenceCache(PrefixCache):
         return not self._backend.divisible_tokens
 
     def keep_checkpoint(self, sequence: ChoiceSequence) -> None:
-        tokens = sequence.tokens[: sequence.computed].copy()
-        checkpoint = _CachedSequence(sequence.scope, self._allocate_id(), tokens, sequence.cells.copy(), self._tick())
-        self._backend.share(sequence.running_id, checkpoint.sequence_id, 0, len(tokens))
+        checkpoint = _CachedSequence(sequence, self._allocate_id(), self._tick())
+        self._backend.share(sequence.running_id, checkpoint.sequence_id, 0, sequence.computed)
         self.allocator.share(checkpoint.cells)
         checkpoint.is_checkpoint = True
         self._finished.append(checkpoint)

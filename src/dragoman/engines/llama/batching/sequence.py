@@ -176,6 +176,12 @@ class EngineRequest:
         """Whether no client waits for it, so that it comes after all others."""
         return self.priority >= QUEUED_PRIORITY_OFFSET
 
+    def position_of(self, index: int) -> int:
+        """Return the position of a token in the model's eyes: an image may have fewer positions than tokens."""
+        if not self.images:
+            return index
+        return index - sum(each.image.surplus for each in self.images if each.end <= index)
+
     def image_at(self, position: int) -> ImageEmbeddings | None:
         """Return the image that begins at the position of the prompt. None: there is none."""
         return next((each.image for each in self.images if each.start == position), None)

@@ -26,6 +26,15 @@ class ImageEmbeddings(NamedTuple):
     embeddings: EmbeddingArray
     is_causal: bool
     """Whether each part sees only those before it; otherwise each sees all of the image."""
+    coordinates: TokenArray | None = None
+    """int32[4, tokens]: the positions of a model that has several (M-RoPE), for an image at position 0."""
+    positions: int = 0
+    """How many positions it takes, if it has coordinates."""
+
+    @property
+    def surplus(self) -> int:
+        """How many more tokens it has than positions."""
+        return 0 if self.coordinates is None else len(self.embeddings) - self.positions
 
 
 class Chunk(NamedTuple):

@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dragoman.engines.llama.arrays import EmbeddingArray, Logits, SequenceState
+from dragoman.engines.llama.arrays import EmbeddingArray, Logits, SequenceState, TokenArray
 from dragoman.engines.llama.native.backend import Chunk, DecodeError, ImageEmbeddings
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
 
 EMPTY_STATE: SequenceState = np.empty(0, dtype=np.uint8)
+
+_MOVES_WITH_POSITION = np.array([[1], [1], [1], [0]], dtype=np.int32)
+"""Of an image's coordinates, time, height and width count from the position of the image, and the last one does not."""
 
 _NO_SLOT = 1
 """The status of llama_decode when there are no cells for the batch."""
@@ -89,27 +92,30 @@ class LlamaContext:
     def decode_image(self, chunk: Chunk, image: ImageEmbeddings) -> None:
         """Compute the cells of an image. Raises DecodeError."""
         size = len(self._tokens) if image.is_causal else len(image.embeddings)
+        coordinates = image.coordinates
+        if coordinates is None:
+            coordinates = np.arange(len(image.embeddings), dtype=np.int32)[np.newaxis]
+        coordinates = coordinates + chunk.position * _MOVES_WITH_POSITION[: len(coordinates)]
         self._library.llama_set_causal_attn(self._context, image.is_causal)
         try:
             for start in range(0, len(image.embeddings), size):
-                self._decode_embeddings(
-                    chunk.sequence_id, chunk.position + start, image.embeddings[start : start + size]
-                )
+                part = slice(start, start + size)
+                self._decode_embeddings(chunk.sequence_id, coordinates[:, part], image.embeddings[part])
         finally:
             self._library.llama_set_causal_attn(self._context, True)
 
-    def _decode_embeddings(self, sequence_id: int, position: int, embeddings: EmbeddingArray) -> None:
+    def _decode_embeddings(self, sequence_id: int, coordinates: TokenArray, embeddings: EmbeddingArray) -> None:
         count = len(embeddings)
-        rows = np.ascontiguousarray(embeddings)
-        self._positions[:count] = np.arange(position, position + count)
+        rows, positions = np.ascontiguousarray(embeddings), np.ascontiguousarray(coordinates)
         self._sequence_ids[:count] = sequence_id
         self._wants_logits[:count] = 0
-        tokens, self._batch.token, self._batch.embd = self._batch.token, None, rows.ctypes.data
-        self._batch.n_tokens = count
+        batch = self._batch
+        tokens, text_positions = batch.token, batch.pos
+        batch.n_tokens, batch.token, batch.embd, batch.pos = count, None, rows.ctypes.data, positions.ctypes.data
         try:
             status = self._decode_batch()
         finally:
-            self._batch.token, self._batch.embd = tokens, None
+            batch.token, batch.embd, batch.pos = tokens, None, text_positions
         if status != 0:
             raise DecodeError(f"llama_decode returned {status} for {count} embeddings of an image")
 

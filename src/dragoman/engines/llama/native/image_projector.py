@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.engines.llama.arrays import EmbeddingArray, RawImage, TokenArray
+from dragoman.engines.llama.arrays import RawImage, TokenArray
+from dragoman.engines.llama.native.backend import ImageEmbeddings
 from dragoman.engines.llama.native.libraries.mtmd import IMAGE_CHUNK, Mtmd, MtmdInputText
 from dragoman.engines.llama.native.model import Model, ModelError, logged_reason
 
@@ -16,10 +17,7 @@ class ImageProjector:
     """The file in memory. `tokenize` may be called from any thread, `encode` from one at a time."""
 
     def __init__(self, model: Model, path: Path, threads: int) -> None:
-        """Load the file for the model. Raises LibraryError or ModelError.
-
-        llama.cpp computes the positions of M-RoPE models in several dimensions, which sequences here do not have.
-        """
+        """Load the file for the model. Raises LibraryError or ModelError."""
         self.mtmd = mtmd = Mtmd(model.library)
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = params.print_timings = params.warmup = False
@@ -31,6 +29,8 @@ class ImageProjector:
         self._width: int = mtmd.llama_model_n_embd_inp(model.handle)
         self.is_causal = not mtmd.mtmd_decode_use_non_causal(self.handle, None)
         """Whether the parts of an image see only those before them."""
+        self.has_coordinates: bool = mtmd.mtmd_decode_use_mrope(self.handle)
+        """Whether the model has positions in several dimensions (M-RoPE)."""
         self._reject_unsupported(model, path)
 
     def tokenize(self, image: RawImage) -> list[TokenArray | int]:
@@ -38,7 +38,7 @@ class ImageProjector:
         with self._chunks(image) as chunks:
             return [self._text(chunk) if size is None else size for chunk, size in chunks]
 
-    def encode(self, image: RawImage) -> list[EmbeddingArray]:
+    def encode(self, image: RawImage) -> list[ImageEmbeddings]:
         """Compute the embeddings of each tile. It takes as long as a model of some hundred million weights."""
         with self._chunks(image) as chunks:
             return [self._encode(chunk, size) for chunk, size in chunks if size is not None]
@@ -52,8 +52,8 @@ class ImageProjector:
         reason = None
         if not self.mtmd.mtmd_support_vision(self.handle):
             reason = "it is not for images"
-        elif self.mtmd.mtmd_decode_use_mrope(self.handle):
-            reason = "the model has positions of several dimensions (M-RoPE), which are not supported with images"
+        elif self.has_coordinates and (model.sliding_window or model.has_recurrent_state):
+            reason = "positions of several dimensions (M-RoPE) are served without sliding windows and recurrent states"
         elif any(isinstance(piece, np.ndarray) and (piece < 0).any() for piece in self.tokenize(grey)):
             reason = "the vocabulary of the model lacks the tokens around images"
         if reason is not None:
@@ -90,10 +90,19 @@ class ImageProjector:
         tokens = self.mtmd.mtmd_input_chunk_get_tokens_text(chunk, count)
         return np.array(tokens[: count.value], dtype=np.int32)
 
-    def _encode(self, chunk: int, size: int) -> EmbeddingArray:
+    def _encode(self, chunk: int, size: int) -> ImageEmbeddings:
         if self.mtmd.mtmd_encode_chunk(self.handle, chunk) != 0:
             raise ValueError("llama.cpp could not encode an image")
         embeddings = np.ctypeslib.as_array(self.mtmd.mtmd_get_output_embd(self.handle), (size, self._width))
         if not np.isfinite(embeddings).all():
             raise ValueError("llama.cpp computed embeddings of an image that are no numbers")
-        return embeddings.copy()
+        if not self.has_coordinates:
+            return ImageEmbeddings(embeddings.copy(), self.is_causal)
+        positions: int = self.mtmd.mtmd_input_chunk_get_n_pos(chunk)
+        return ImageEmbeddings(embeddings.copy(), self.is_causal, self._coordinates(chunk, size, 0), positions)
+
+    def _coordinates(self, chunk: int, size: int, position: int) -> TokenArray:
+        """Return time, height, width and a fourth coordinate of an image at this position: int32[4, size]."""
+        tokens = self.mtmd.mtmd_input_chunk_get_tokens_image(chunk)
+        places = [self.mtmd.mtmd_image_tokens_get_decoder_pos(tokens, position, index) for index in range(size)]
+        return np.array([[place.t, place.y, place.x, place.z] for place in places], dtype=np.int32).T

@@ -6,6 +6,7 @@ from pathlib import Path
 from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
+from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, EmbeddingOptions
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.choice import (
@@ -52,13 +53,18 @@ def load_embedding_model(path: Path, setting: str | None) -> Model:
     return Model(load_library(LLAMA_CPP if setting in (None, IK_LLAMA_CPP) else setting), path)
 
 
-def open_backend(model: Model, options: ContextOptions) -> Backend:
-    """Open a backend for the model and its adapters. Raises ModelError."""
+def open_backend(model: Model, options: ContextOptions, projector: ImageProjector | None = None) -> Backend:
+    """Open a backend for the model and its adapters. Raises ModelError.
+
+    With positions in several dimensions, no cells are moved between contexts.
+    """
     if model.has_recurrent_state:
         if not is_independent_of_batch(model, options.threads):
             raise ModelError(
                 f"{model.path} cannot be served: {model.library.pinned} computes several sequences of it wrongly"
             )
+        return SingleContextBackend(model, options)
+    if projector is not None and projector.has_coordinates:
         return SingleContextBackend(model, options)
     primary = LlamaBackend(model, options)
     if model.library.supports_lora:

@@ -51,8 +51,7 @@ def main() -> int:
     send_heartbeats_from_thread(lambda: all(server.is_working for server in servers))
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
-        model, backend = _load(options)
-        projector = _load_projector(options, model)
+        model, backend, projector = _load(options)
         mmproj = () if options.mmproj_path is None else (Path(options.mmproj_path),)
         release_zeros()
         computing = backend.model if isinstance(backend, ParallelContexts) else model
@@ -74,15 +73,17 @@ def main() -> int:
     return 0
 
 
-def _load(options: EngineOptions) -> tuple[Model, Backend | ParallelContexts]:
-    """Load the model, and open what computes it. Raises LibraryError or ModelError."""
+def _load(options: EngineOptions) -> tuple[Model, Backend | ParallelContexts, ImageProjector | None]:
+    """Load the model and its projector, and open what computes it. Raises LibraryError or ModelError."""
     path, context = Path(options.model_path), _context_options(options)
     if options.kind == "generation":
         library = options.library or (LLAMA_CPP if options.mmproj_path else None)
         model = load_model(path, library, context)
-        return model, open_backend(model, context)
+        projector = _load_projector(options, model)
+        return model, open_backend(model, context, projector), projector
     model = load_embedding_model(path, options.library)
-    return model, open_embedding_context(model, options.kind, context, options.library)
+    _load_projector(options, model)
+    return model, open_embedding_context(model, options.kind, context, options.library), None
 
 
 def _load_projector(options: EngineOptions, model: Model) -> ImageProjector | None:

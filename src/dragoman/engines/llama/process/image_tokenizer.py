@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dragoman.core.errors import BadRequest
-from dragoman.engines.llama.arrays import EmbeddingArray, RawImage, TokenArray
+from dragoman.engines.llama.arrays import RawImage, TokenArray
 from dragoman.engines.llama.batching.sequence import PromptImage
 from dragoman.engines.llama.native.backend import ImageEmbeddings
 from dragoman.engines.llama.native.image_projector import ImageProjector
@@ -30,7 +30,7 @@ class ImageTokenizer:
         self._projector = projector
         self._vocabulary = vocabulary
         self._batch_tokens = batch_tokens
-        self._kept: OrderedDict[tuple[str, bytes], list[EmbeddingArray]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, bytes], list[ImageEmbeddings]] = OrderedDict()
         """Owner and digest of an image → its embeddings, the least recently used first.
 
         Owners share none: the time that it takes would reveal what another one has sent.
@@ -60,10 +60,9 @@ class ImageTokenizer:
         images: list[PromptImage] = []
         computed = 0
         for placed in prompt.images:
-            for embeddings in self._embeddings(placed.image, owner):
-                image = ImageEmbeddings(embeddings, self._projector.is_causal)
+            for image in self._encoded(placed.image, owner):
                 images.append(PromptImage(int(positions[computed]), image))
-                computed += len(embeddings)
+                computed += len(image.embeddings)
         return images
 
     def _text(self, prompt: ImagePrompt, begin: int, end: int) -> list[int]:
@@ -91,20 +90,20 @@ class ImageTokenizer:
                 "messages",
             )
 
-    def _embeddings(self, image: RawImage, owner: str) -> list[EmbeddingArray]:
+    def _encoded(self, image: RawImage, owner: str) -> list[ImageEmbeddings]:
         key = owner, _digest(image)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         try:
-            embeddings = self._projector.encode(image)
+            encoded = self._projector.encode(image)
         except ValueError as error:
             raise BadRequest(str(error), "messages") from error
-        self._kept[key] = embeddings
-        self._kept_bytes += _size(embeddings)
+        self._kept[key] = encoded
+        self._kept_bytes += _size(encoded)
         while self._kept_bytes > _MAX_KEPT_BYTES:
             self._kept_bytes -= _size(self._kept.popitem(last=False)[1])
-        return embeddings
+        return encoded
 
 
 def _digest(image: RawImage) -> bytes:
@@ -119,5 +118,5 @@ def _stand_ins(digest: bytes, number: int, count: int) -> list[int]:
     return values
 
 
-def _size(embeddings: list[EmbeddingArray]) -> int:
-    return sum(each.nbytes for each in embeddings)
+def _size(encoded: list[ImageEmbeddings]) -> int:
+    return sum(each.embeddings.nbytes for each in encoded)

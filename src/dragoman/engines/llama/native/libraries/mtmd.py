@@ -48,6 +48,12 @@ class MtmdInputText(Structure):
     ]
 
 
+class MtmdDecoderPosition(Structure):
+    """struct mtmd_decoder_pos."""
+
+    _fields_: ClassVar = [("t", c_uint32), ("x", c_uint32), ("y", c_uint32), ("z", c_uint32)]
+
+
 _FUNCTIONS: Functions = {
     "mtmd_context_params_default": CFunction(MtmdContextParams, []),
     "mtmd_log_set": CFunction(None, [LogCallback, c_void_p]),
@@ -65,6 +71,9 @@ _FUNCTIONS: Functions = {
     "mtmd_input_chunks_get": CFunction(c_void_p, [c_void_p, c_size_t]),
     "mtmd_input_chunk_get_type": CFunction(c_int, [c_void_p]),
     "mtmd_input_chunk_get_n_tokens": CFunction(c_size_t, [c_void_p]),
+    "mtmd_input_chunk_get_n_pos": CFunction(c_int32, [c_void_p]),
+    "mtmd_input_chunk_get_tokens_image": CFunction(c_void_p, [c_void_p]),
+    "mtmd_image_tokens_get_decoder_pos": CFunction(MtmdDecoderPosition, [c_void_p, c_int32, c_size_t]),
     "mtmd_input_chunk_get_tokens_text": CFunction(POINTER(c_int32), [c_void_p, POINTER(c_size_t)]),
     "mtmd_tokenize": CFunction(c_int32, [c_void_p, c_void_p, POINTER(MtmdInputText), POINTER(c_void_p), c_size_t]),
     "mtmd_encode_chunk": CFunction(c_int32, [c_void_p, c_void_p]),
