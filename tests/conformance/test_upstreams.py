@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
 
 import httpx
 import msgspec
@@ -266,3 +269,123 @@ async def test_llama_cpps_server_continues_a_message(llama_server: str) -> None:
         answer = (await client.post("/v1/chat/completions", json=body)).json()
     assert answer["choices"][0]["message"]["content"] == expected["choices"][0]["message"]["content"]
     assert answer["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
+
+
+VLLM = os.environ.get("DRAGOMAN_TEST_VLLM", "")
+"""The URL of a vLLM server that serves a chat model and was started with --enable-auto-tool-choice."""
+
+MAX_LONG_WORDS = 15_000
+"""Of a prompt that the app of these tests takes."""
+
+needs_vllm = pytest.mark.skipif(not VLLM, reason="DRAGOMAN_TEST_VLLM names no server: set it to the URL of a vLLM")
+
+
+async def vllm_model() -> Any:
+    async with httpx.AsyncClient() as direct:
+        return (await direct.get(f"{VLLM}/v1/models")).json()["data"][0]
+
+
+@contextlib.asynccontextmanager
+async def in_front_of_vllm() -> AsyncGenerator[httpx.AsyncClient]:
+    async with in_front_of(VLLM, (await vllm_model())["id"]) as client:
+        yield client
+
+
+async def vllm_metric(name: str) -> float:
+    async with httpx.AsyncClient() as direct:
+        lines = (await direct.get(f"{VLLM}/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def chat(text: str, **fields: object) -> dict[str, object]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": "echo", "messages": messages, "max_tokens": 48, "temperature": 0, **fields}
+
+
+async def answered(client: httpx.AsyncClient, body: dict[str, object], path: str = "/v1/chat/completions") -> Any:
+    response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@needs_vllm
+async def test_vllm_answers_in_every_dialect(dialect: DialectClient) -> None:
+    async with in_front_of_vllm() as client:
+        whole = await ask(client, dialect, "The capital of France is", temperature=0, max_tokens=8)
+        assert whole.text
+        assert await ask(client, dialect, "The capital of France is", temperature=0, max_tokens=8, stream=True) == whole
+        if (context := (await vllm_model())["max_model_len"]) < MAX_LONG_WORDS:
+            long = await client.post(dialect.path("echo"), json=dialect.body("echo", "word " * context))
+            assert long.status_code == dialect.overflow_status, long.text
+            assert dialect.is_error(long.json())
+
+
+@needs_vllm
+async def test_vllm_counts_what_it_charges() -> None:
+    async with in_front_of_vllm() as client:
+        document = await answered(client, chat("How many tokens are this?"))
+        counted = await answered(
+            client, {"model": "echo", "messages": chat("How many tokens are this?")["messages"]}, "/tokenize"
+        )
+        assert document["usage"]["prompt_tokens"] == counted["count"]
+        text = await answered(client, {"model": "echo", "tokens": counted["tokens"]}, "/detokenize")
+        assert "How many tokens are this?" in text["prompt"]
+        metrics = (await client.get("/metrics")).text
+        assert 'dragoman_upstream_usage_source_total{model="echo",source="upstream"} 1.0' in metrics
+
+
+@needs_vllm
+async def test_vllm_enforces_patterns_schemas_and_calls() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 8}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    async with in_front_of_vllm() as client:
+        [choice] = (await answered(client, chat("Hello", structured_outputs={"regex": "[a-c]{5}x"})))["choices"]
+        assert re.fullmatch("[a-c]{5}x", choice["message"]["content"])
+        form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+        [choice] = (await answered(client, chat("Name a city", response_format=form)))["choices"]
+        assert set(json.loads(choice["message"]["content"])) == {"city"}
+        for wanted in ("required", {"type": "function", "function": {"name": "weather"}}):
+            [choice] = (await answered(client, chat("The weather?", tools=[tool], tool_choice=wanted)))["choices"]
+            [call] = choice["message"]["tool_calls"]
+            assert call["function"]["name"] == "weather"
+            json.loads(call["function"]["arguments"])  # vLLM 0.32 does not hold them to the schema.
+            assert choice["finish_reason"] == "tool_calls"
+
+
+@needs_vllm
+async def test_vllm_reports_several_choices_with_their_log_probabilities() -> None:
+    body = chat(
+        "Name a color", n=2, seed=5, temperature=1, max_tokens=3, ignore_eos=True, logprobs=True, top_logprobs=2
+    )
+    async with in_front_of_vllm() as client:
+        document = await answered(client, body)
+        assert [choice["index"] for choice in document["choices"]] == [0, 1]
+        for choice in document["choices"]:
+            entries = choice["logprobs"]["content"]
+            assert len(entries) == 3
+            assert "".join(entry["token"] for entry in entries) == choice["message"]["content"]
+            assert all(len(entry["top_logprobs"]) == 2 for entry in entries)
+        assert document["usage"]["completion_tokens"] == 6
+
+
+@needs_vllm
+@pytest.mark.parametrize("stream", [False, True])
+async def test_vllm_stops_for_a_client_that_has_left(*, stream: bool) -> None:
+    max_tokens = (await vllm_model())["max_model_len"] // 2
+    before = await vllm_metric("vllm:generation_tokens_total")
+    async with in_front_of_vllm() as client, asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        body = chat("Count", stream=stream, max_tokens=max_tokens, ignore_eos=True)
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        while not await vllm_metric("vllm:num_requests_running"):
+            pass
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+        while await vllm_metric("vllm:num_requests_running"):
+            pass
+    assert await vllm_metric("vllm:generation_tokens_total") - before < max_tokens
