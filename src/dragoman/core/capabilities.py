@@ -103,26 +103,14 @@ _SAMPLING_FIELDS: tuple[Capability, ...] = (
 """Capabilities that are called like the parameter that needs them."""
 
 
-class _Differs:
-    """Whether a sampling parameter has another value than the one that changes nothing."""
-
-    def __init__(self, field: str) -> None:
-        self.path = f"sampling.{field}"
-        self._field = field
-        self._get, self._off = attrgetter(self.path), getattr(_OFF, field)
-
-    def __call__(self, request: GenerationRequest) -> bool:
-        return self._get(request) != self._off and self._field not in request.sampling.defaults
+def _differs(field: str) -> NeedTest:
+    return lambda request: (
+        getattr(request.sampling, field) != getattr(_OFF, field) and field not in request.sampling.defaults
+    )
 
 
-class _OfChat:
-    """Whether the prompt is a conversation that passes a test."""
-
-    def __init__(self, test: Callable[[ChatPrompt], bool]) -> None:
-        self.test = test
-
-    def __call__(self, request: GenerationRequest) -> bool:
-        return isinstance(request.prompt, ChatPrompt) and self.test(request.prompt)
+def _of_chat(test: Callable[[ChatPrompt], bool]) -> NeedTest:
+    return lambda request: isinstance(request.prompt, ChatPrompt) and test(request.prompt)
 
 
 def _has_format(*formats: type) -> NeedTest:
@@ -138,56 +126,56 @@ _NEEDS: tuple[tuple[Need, NeedTest], ...] = (
     ),
     (
         Need("images", "messages", "images"),
-        _OfChat(lambda prompt: any(not isinstance(each.content, str) and each.images for each in prompt.messages)),
+        _of_chat(lambda prompt: any(not isinstance(each.content, str) and each.images for each in prompt.messages)),
     ),
-    (Need("tools", "tools", "tools"), _OfChat(lambda prompt: prompt.tools is not None)),
+    (Need("tools", "tools", "tools"), _of_chat(lambda prompt: prompt.tools is not None)),
     (
         Need("tool_choice", "tool_choice", "calls that are required"),
-        _OfChat(lambda prompt: prompt.tools is not None and prompt.tools.choice != "auto"),
+        _of_chat(lambda prompt: prompt.tools is not None and prompt.tools.choice != "auto"),
     ),
     (
         Need("allowed_tools", "tool_choice", "a choice among some of the tools"),
-        _OfChat(lambda prompt: prompt.tools is not None and prompt.tools.allowed is not None),
+        _of_chat(lambda prompt: prompt.tools is not None and prompt.tools.allowed is not None),
     ),
     (
         Need("single_tool_call", "parallel_tool_calls", "a limit of one tool call"),
-        _OfChat(lambda prompt: prompt.tools is not None and not prompt.tools.parallel),
+        _of_chat(lambda prompt: prompt.tools is not None and not prompt.tools.parallel),
     ),
     (
         Need("grammar", "tools", "tools whose input follows a grammar"),
-        _OfChat(lambda prompt: prompt.tools is not None and any(tool.text_format for tool in prompt.tools.tools)),
+        _of_chat(lambda prompt: prompt.tools is not None and any(tool.text_format for tool in prompt.tools.tools)),
     ),
     (
         Need("reasoning_effort", "reasoning_effort", "an effort of reasoning"),
-        _OfChat(lambda prompt: prompt.reasoning_effort is not None),
+        _of_chat(lambda prompt: prompt.reasoning_effort is not None),
     ),
     (
         Need("chat_template", "chat_template", "another chat template"),
-        _OfChat(lambda prompt: prompt.template is not None),
+        _of_chat(lambda prompt: prompt.template is not None),
     ),
     (
         Need("template_arguments", "chat_template_kwargs", "variables for its chat template"),
-        _OfChat(lambda prompt: bool(prompt.template_arguments)),
+        _of_chat(lambda prompt: bool(prompt.template_arguments)),
     ),
-    (Need("documents", "documents", "documents"), _OfChat(lambda prompt: bool(prompt.documents))),
+    (Need("documents", "documents", "documents"), _of_chat(lambda prompt: bool(prompt.documents))),
     (
         Need("open_prompt", "add_generation_prompt", "prompts without the beginning of an answer"),
-        _OfChat(lambda prompt: not prompt.add_generation_prompt and not prompt.continue_final_message),
+        _of_chat(lambda prompt: not prompt.add_generation_prompt and not prompt.continue_final_message),
     ),
     (
         Need("continued_message", "continue_final_message", "answers that continue the last message"),
-        _OfChat(lambda prompt: prompt.continue_final_message),
+        _of_chat(lambda prompt: prompt.continue_final_message),
     ),
     (Need("json_object", "response_format", "answers in JSON"), _has_format(JsonObjectFormat)),
     (Need("json_schema", "response_format", "answers that follow a JSON schema"), _has_format(JsonSchemaFormat)),
     (Need("regex", "response_format", "answers that match a regular expression"), _has_format(RegexFormat)),
     (Need("grammar", "response_format", "answers that follow a grammar"), _has_format(GrammarFormat)),
-    *((Need(field, field, field), _Differs(field)) for field in _SAMPLING_FIELDS),
-    (Need("stop_text", "include_stop_text", "stop strings in the text"), _Differs("include_stop_text")),
-    (Need("special_tokens", "skip_special_tokens", "special tokens in the text"), _Differs("skip_special_tokens")),
+    *((Need(field, field, field), _differs(field)) for field in _SAMPLING_FIELDS),
+    (Need("stop_text", "include_stop_text", "stop strings in the text"), _differs("include_stop_text")),
+    (Need("special_tokens", "skip_special_tokens", "special tokens in the text"), _differs("skip_special_tokens")),
     (
         Need("special_tokens", "spaces_between_special_tokens", "special tokens in the text"),
-        _Differs("spaces_between_special_tokens"),
+        _differs("spaces_between_special_tokens"),
     ),
     (
         Need("several_choices", "n", "several choices"),
@@ -220,25 +208,42 @@ def needs_beyond(capabilities: frozenset[Capability]) -> tuple[tuple[Need, NeedT
     return tuple((need, test) for need, test in _NEEDS if need.capability not in capabilities)
 
 
+_plain_of_request = attrgetter(
+    *("response_format", "n", "best_of", "echo", "logprobs", "prompt_logprobs", "reports_prompt", "resume_token_ids"),
+    "cache_salt",
+)
+_plain_of_chat = attrgetter(
+    *("tools", "reasoning_effort", "template", "template_arguments", "truncation", "documents"),
+    *("add_generation_prompt", "continue_final_message"),
+)
+_PLAIN_CHAT = ChatPrompt(messages=())
+_PLAIN_REQUEST = GenerationRequest(model="", prompt=_PLAIN_CHAT)
+"""Needs nothing, as every request with the same values of these fields, unset sampling parameters and no images."""
+
+
 @functools.cache
 def needs_more_than(capabilities: frozenset[Capability]) -> NeedTest | None:
     """Return the test whether a request needs what such an engine cannot do. None: no request does.
 
-    It runs with every request, so it does not try the needs one by one.
+    It runs with every request, so it compares what nearly all of them leave out at once, before it tries each need.
     """
-    tests = [test for _, test in needs_beyond(capabilities)]
-    if not tests:
+    needs = needs_beyond(capabilities)
+    if not needs:
         return None
-    differing = [test for test in tests if isinstance(test, _Differs)]
-    of_chats = [test.test for test in tests if isinstance(test, _OfChat)]
-    others = [test for test in tests if not isinstance(test, _Differs | _OfChat)]
-    values = attrgetter(*(test.path for test in differing)) if differing else lambda _: None
-    off = values(GenerationRequest(model="", prompt=TextPrompt("")))
-
+    sampling = [f"sampling.{need.parameter}" for need, _ in needs if need.parameter in SamplingParams.__struct_fields__]
+    values = attrgetter("n", *sampling)
+    takes_images = "images" in capabilities
+    plain_values = values(_PLAIN_REQUEST)
+    plain_request, plain_chat = _plain_of_request(_PLAIN_REQUEST), _plain_of_chat(_PLAIN_CHAT)
     return lambda request: (
-        (values(request) != off and any(test(request) for test in differing))
-        or (isinstance(request.prompt, ChatPrompt) and any(test(request.prompt) for test in of_chats))
-        or any(test(request) for test in others)
+        not (
+            isinstance(request.prompt, ChatPrompt)
+            and values(request) == plain_values
+            and _plain_of_request(request) == plain_request
+            and _plain_of_chat(request.prompt) == plain_chat
+            and (takes_images or all(isinstance(message.content, str) for message in request.prompt.messages))
+        )
+        and any(test(request) for _, test in needs)
     )
 
 

@@ -64,7 +64,7 @@ class EventStreamParser:
 
     def finish(self) -> list[ReceivedEvent]:
         """Return the event that the end of the stream completes, if there is one."""
-        return self.feed(b"\n\n")
+        return self.feed(_EVENT_END) if self._rest or self._data else []
 
     def _add_line(self, line: bytes, events: list[ReceivedEvent]) -> None:
         if self._is_at_start:
