@@ -126,7 +126,7 @@ TABLES = (
     "keys",
     "admin.keys",
     "dialect_hosts",
-    *("allowed_hosts", "console.hosts"),
+    *("allowed_hosts", "console.hosts", "console.keep_bodies_except"),
     "allowed_origins",
     "trusted_proxies",
 )
