@@ -4,6 +4,7 @@ No query reads more rows than a page needs, however many requests are stored: pa
 one before, and sums are read from tables that every settlement adds to.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,17 +13,16 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    FromClause,
     Row,
     Select,
     Table,
+    TextClause,
     cast,
     delete,
     func,
     insert,
     select,
     text,
-    union_all,
 )
 from sqlalchemy.sql.expression import literal_column
 
@@ -46,6 +46,9 @@ SCANNED_ROWS = 10_000
 _FEW_ROWS = 500
 
 _SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+
+_FILTERED = ("account_id", "key_id", "model", "dialect")
+"""Columns that sums are filtered by."""
 
 _IS_ERROR = "result IN ('failed', 'crashed')"
 """The condition of the index usage_errors."""
@@ -156,24 +159,29 @@ def usage_by_six_hours(
 
     Most of it is summed already; the rest is read from the hours behind that.
     """
-    names, summed, hours = _names(group), six_hourly_usage.c, hourly_usage.c
-    columns = [*names, *(() if group is None else (group,))]
-    unsummed = select(func.coalesce(func.max(summed.six_hours) + 1, 0) * 6).scalar_subquery()
-    read = select(summed.six_hours.label("unit"), *(summed[name] for name in columns))
-    read_hours = select(literal_column("hourly_usage.hour / 6").label("unit"), *(hours[name] for name in columns))
-    parts = (
-        _filtered_sums(read.where(summed.six_hours.between(first, last)), six_hourly_usage, request_filter),
-        _filtered_sums(
-            read_hours.where(hours.hour.between(first * 6, last * 6 + 5), hours.hour >= unsummed),
-            hourly_usage,
-            request_filter,
-        ),
-    )
-    both = union_all(*parts).subquery("both")
-    query = _sums_over_time(both, both.c.unit, names, group)
+    wanted = {name: getattr(request_filter, name) for name in _FILTERED}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
     with database.read() as connection:
-        rows = connection.execute(query).all()
+        query = _six_hourly_query(group, tuple(wanted))
+        rows = connection.execute(query, {"first": first, "last": last, **wanted}).all()
     return [_point(row, 6 * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+@functools.cache
+def _six_hourly_query(group: Grouping | None, filtered: tuple[str, ...]) -> TextClause:
+    """Return the query of `usage_by_six_hours`. As a text: to build its columns takes longer than to run it."""
+    key = ("unit",) if group is None else ("unit", group)
+    columns = ", ".join((*key[1:], *_names(group)))
+    sums = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _names(group))
+    conditions = "".join(f" AND {name} = :{name}" for name in filtered)
+    return text(
+        f"SELECT {', '.join(key)}, {sums} FROM ("
+        f"SELECT six_hours AS unit, {columns} FROM six_hourly_usage "
+        f"WHERE six_hours BETWEEN :first AND :last{conditions} "
+        f"UNION ALL SELECT hour / 6, {columns} FROM hourly_usage WHERE hour BETWEEN :first * 6 AND :last * 6 + 5 "
+        f"AND hour >= (SELECT COALESCE(MAX(six_hours) + 1, 0) * 6 FROM six_hourly_usage){conditions}"
+        f") AS summed GROUP BY {', '.join(key)} ORDER BY {', '.join(key)}"
+    )
 
 
 def usage_by_day(
@@ -280,7 +288,7 @@ def _names(group: Grouping | None) -> Sequence[str]:
 
 
 def _sums_over_time(
-    table: FromClause, unit: ColumnElement[int], names: Sequence[str], group: Grouping | None
+    table: Table, unit: ColumnElement[int], names: Sequence[str], group: Grouping | None
 ) -> Select[Any]:
     columns = [unit.label("unit"), *([] if group is None else [table.c[group]])]
     # PostgreSQL's sums are decimals, which are slow to read.
@@ -289,7 +297,7 @@ def _sums_over_time(
 
 
 def _filtered_sums(query: Select[Any], table: Table, request_filter: RequestFilter) -> Select[Any]:
-    for name in ("account_id", "key_id", "model", "dialect"):
+    for name in _FILTERED:
         value = getattr(request_filter, name)
         if value is not None:
             query = query.where(table.c[name] == value)
