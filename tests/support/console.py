@@ -18,6 +18,7 @@ from dragoman.core.context import key_digest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.engines.reported_load import LoadReports, ReportedLoad
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions
@@ -99,10 +100,23 @@ def connect_to_echo(name: str, upstream: AddedUpstream, _deployment: Deployment)
     return Replica(name, ProbedEcho(), is_upstream=True, url=upstream.url, priority=upstream.priority)
 
 
+def _reported(other_requests: int) -> LoadReports:
+    reports = LoadReports(max_age_seconds=3600)
+    reports.report(ReportedLoad(other_requests=other_requests, kv_usage=0.25 * other_requests))
+    return reports
+
+
 def upstream_deployment(name: str, *engines: Engine) -> Deployment:
     """Return a deployment with these engines as its upstreams, of which the first is chosen while it takes requests."""
     replicas = (
-        Replica(f"{name}/{number}", engine, is_upstream=True, url=f"http://gpu{number}:8000", concurrency=64)
+        Replica(
+            f"{name}/{number}",
+            engine,
+            is_upstream=True,
+            url=f"http://gpu{number}:8000",
+            concurrency=64,
+            load_reports=_reported(number),
+        )
         for number, engine in enumerate(engines)
     )
     return Deployment(name=name, replicas=tuple(replicas), routing=RouterOptions(policy="first"))

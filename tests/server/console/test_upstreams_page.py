@@ -23,7 +23,11 @@ async def test_upstreams_are_shown_added_drained_and_removed(account: AccountFix
         row = plain(page[page.index("pool/0") : page.index("pool/1")])
         assert ("not well" in row, "1 refused 1" in row, "connection refused" in row) == (True, True, True)
         row = plain(page[page.index("pool/1") :])
-        assert ("ready" in row, "0 of 64 1 none" in row, "vllm 2 models llama qwen" in row) == (True, True, True)
+        assert ("ready" in row, "0 of 64; 1 by others, KV 25 % 1 none" in row, "vllm 2 models llama qwen" in row) == (
+            True,
+            True,
+            True,
+        )
         assert (await operator.submit("/upstreams", "/upstreams/drain", upstream="pool/1")).status_code == 303
         assert "Undrain" in (await operator.get("/upstreams")).text
         assert (await operator.submit("/upstreams", "/upstreams/undrain", upstream="pool/1")).status_code == 303

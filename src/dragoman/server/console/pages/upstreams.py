@@ -10,6 +10,7 @@ from starlette.responses import Response
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.upstreams import StoredUpstream, list_upstreams
 from dragoman.engines.base import Probed, ProbeReport
+from dragoman.engines.reported_load import ReportedLoad
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.server.admin import upstream_handlers, wire
@@ -31,6 +32,8 @@ class UpstreamLine(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until an ejected one is tried again. None: it is not ejected."""
     in_flight: int
     """Requests of this worker."""
+    load: ReportedLoad | None
+    """What the server reports of the load by others. None: it reports nothing, or was not asked lately."""
     replica: Replica | None
     """None: it was added, and this worker has not connected to it yet."""
     probe: ProbeReport | None
@@ -145,6 +148,7 @@ def _lines(
                 state=state,
                 returns_in=router.health.returns_in(replica.name) or None if router is not None and is_known else None,
                 in_flight=in_flight,
+                load=None if replica.load_reports is None else replica.load_reports.read(),
                 replica=replica,
                 probe=probe,
                 probed_ago=None if probe is None else time.monotonic() - probe.at,
@@ -175,6 +179,7 @@ def _joining(upstream: StoredUpstream) -> UpstreamLine:
         state="joining",
         returns_in=None,
         in_flight=0,
+        load=None,
         replica=None,
         probe=None,
         probed_ago=None,
