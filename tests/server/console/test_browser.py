@@ -57,11 +57,14 @@ def test_a_wrong_key_is_refused_and_signing_out_ends_the_session(open_page: Open
 def test_every_page_is_usable_by_everybody(
     open_page: OpenPage, server: ConsoleServer, scheme: str, rules: list[str]
 ) -> None:
-    server.ask("Good morning").raise_for_status()
+    request_id = server.ask("Good morning", model="pool").headers["x-request-id"]
     with open_page(color_scheme=scheme) as page:
         for path in OPERATOR_PAGES:
             page.goto(f"/console{path}")
             assert serious_findings(page, rules) == [], path
+        page.goto(f"/console/requests/{request_id}")
+        expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
+        assert serious_findings(page, rules) == [], "a request"
 
 
 def test_no_page_is_wider_than_a_small_phone(open_page: OpenPage, server: ConsoleServer) -> None:
