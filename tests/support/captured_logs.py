@@ -15,7 +15,8 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         assert isinstance(record.msg, Event)
-        self.entries.append({**record.msg.fields, "event": record.msg.name, "log_level": record.levelname.lower()})
+        own = {"event": record.msg.name, "log_level": record.levelname.lower()}
+        self.entries.append({**record.msg.fields, **own, **({"exc_info": True} if record.exc_info else {})})
 
 
 @contextlib.contextmanager
