@@ -117,5 +117,14 @@ def test_too_many_images_and_what_does_not_go_with_them_are_refused() -> None:
             place(one, template=ChatTemplate(source, bos="", eos=""))
 
 
+def test_images_that_are_too_large_together_for_the_engine_process_are_refused() -> None:
+    large = encoded(png(Image.new("1", (5800, 5800))))
+    limits = ImageLimits(max_count=9, max_bytes=10**6, max_pixels=2**26)
+    images = prepare_images(ChatPrompt(messages=(Message(role="user", content=(large, large)),)), limits)
+    assert images is not None
+    with pytest.raises(BadRequest, match="more than 67108864 pixels together"):
+        asyncio.run(images.place(TEMPLATE.render(images.prompt)))
+
+
 def test_prompts_without_images_are_left_alone() -> None:
     assert prepare_images(ChatPrompt(messages=(Message(role="user", content="a"),)), LIMITS) is None

@@ -20,6 +20,9 @@ from dragoman.prompt.template import RenderedPrompt
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is decoded; of an animation the first picture."""
 
+_MAX_PIXEL_BYTES = 3 * 2**26
+"""The most bytes of all decoded images of a request: a frame to the engine process has no room for more."""
+
 MAX_ASPECT_RATIO = 50
 """llama.cpp's ways of preparing images end the process where a side of a scaled one would have no pixel."""
 
@@ -47,7 +50,7 @@ class PreparedImages:
         positions = [rendered.text.find(marker) for marker in self._markers]
         if positions != sorted(positions) or any(rendered.text.count(marker) != 1 for marker in self._markers):
             raise BadRequest("The model's chat template does not write each image once and in order", "messages")
-        images = await asyncio.to_thread(lambda: [_decode(part, self._limits) for part in self._parts])
+        images = await asyncio.to_thread(_decode_all, self._parts, self._limits)
         text, literal = "", list[int]()
         begin = 0
         placed = []
@@ -74,6 +77,16 @@ def _with_markers(message: Message, markers: Iterator[str]) -> Message:
 def _moved(offsets: Sequence[int], begin: int, end: int, target: int) -> list[int]:
     """Return the offsets of a part of the text that now begins at `target`."""
     return [offset - begin + target for offset in offsets if begin <= offset < end]
+
+
+def _decode_all(parts: Sequence[ImagePart], limits: ImageLimits) -> list[RawImage]:
+    """Decode the images of a request. Raises BadRequest, as soon as they have too many pixels together."""
+    images: list[RawImage] = []
+    for part in parts:
+        images.append(_decode(part, limits))
+        if sum(len(image.pixels) for image in images) > _MAX_PIXEL_BYTES:
+            raise BadRequest(f"The images have more than {_MAX_PIXEL_BYTES // 3} pixels together", "messages")
+    return images
 
 
 def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
