@@ -194,6 +194,22 @@ def test_white_space_around_reasoning_is_that_which_the_template_writes(written:
     assert render(source, constrained=True).text.endswith(f"@assistant {before}")
 
 
+@pytest.mark.parametrize(("choice", "space"), [("auto", "\n"), ("required", "\n\n")])
+def test_white_space_after_reasoning_is_that_before_calls_if_the_answer_must_call(
+    choice: Literal["auto", "required"], space: str
+) -> None:
+    source = (
+        "{% for m in messages %}{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n{% endif %}"
+        "{{ m.content }}{% for c in m.tool_calls or [] %}{{ '\n<tool_call>' }}{{ c.function.name }}{% endfor %}"
+        "{% endfor %}"
+    )
+    tools = ToolOptions((Tool("f"),), choice)
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), tools=tools, reasoning_effort="high")
+    spec = ChatTemplate(source, bos="", eos="").render(prompt).parser_spec.reasoning
+    assert spec is not None
+    assert spec.after_closing == space
+
+
 def test_reasoning_of_earlier_answers_is_a_block_of_the_content_where_the_template_reads_it_there() -> None:
     source = """{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for block in m.content %}
 {%- if block['type'] == 'thinking' %}[THINK]{{ block['thinking'] }}[/THINK]{% else %}{{ block['text'] }}{% endif %}

@@ -5,6 +5,7 @@ Also what the model writes around the text of its answer.
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from dragoman.core.request import ReasoningEffort
@@ -89,11 +90,15 @@ _HUNYUAN_EFFORTS: Final[dict[ReasoningEffort, str]] = {
 _MESSAGE_WITH_BLOCKS: Final = re.compile(r"""\['type'\] == 'thinking'|\.type == ['"]thinking['"]""")
 
 _REASONING: Final = "reasoning-9"
-_CALL: Final = {"id": "abcdefgh9", "type": "function", "function": {"name": "f9", "arguments": {}}}
+_CALLED: Final = "call-me-9"
+_CALL: Final = {"id": "abcdefgh9", "type": "function", "function": {"name": _CALLED, "arguments": {}}}
 _QUESTION: Final = {"role": "user", "content": "Well?"}
 _ANSWERS: Final[list[list[dict[str, Any]]]] = [
     [{"role": "assistant", "content": "Yes."}],
-    [{"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "name": "f9", "content": "Rain."}],
+    [
+        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+        {"role": "tool", "name": _CALLED, "content": "Rain."},
+    ],
 ]
 """Ends of conversations. Some templates write the reasoning of the last answer only, or only beside calls."""
 
@@ -114,21 +119,30 @@ class TemplateReasoning:
     @functools.cached_property
     def _markers(self) -> ReasoningMarkers:
         """The markers, with the white space that the template writes around them, if it does."""
+        return self._measured(_ANSWERS) or self._found or DEFAULT_MARKERS
+
+    @functools.cached_property
+    def _markers_before_calls(self) -> ReasoningMarkers:
+        """The same where an answer is a call, if the template writes calls."""
+        return self._measured(_ANSWERS[1:], then=_CALLED) or self._markers
+
+    def _measured(self, answers: Sequence[list[dict[str, Any]]], then: str = "") -> ReasoningMarkers | None:
+        """Return the markers as the template writes them in the first of the answers that shows them, and `then`."""
         markers = self._found or DEFAULT_MARKERS
         if markers is CHANNEL_MARKERS:
             return markers
         opening, closing = re.escape(markers.opening.rstrip(WHITESPACE)), re.escape(markers.closing)
         pattern = re.compile(rf"{opening}(\s*){_REASONING}(\s*){closing}(\s*)")
-        for first, *rest in _ANSWERS:
+        for first, *rest in answers:
             answer = {**first, **self.fields(first["content"], _REASONING)}
             variables = {"messages": [_QUESTION, answer, *rest], "tools": None, **self.variables("high")}
             try:
                 text = self._template.render_with_null({"bos_token": "", "eos_token": "", **variables})
             except TemplateError:
                 continue
-            if (match := pattern.search(text)) is not None:
+            if (match := pattern.search(text)) is not None and then in text[match.end() :]:
                 return markers._replace(after_opening=match[1], before_closing=match[2], after_closing=match[3])
-        return markers
+        return None
 
     def fields(self, content: str, reasoning: str) -> dict[str, Any]:
         """Return the fields of an earlier answer that has reasoning, by the names that templates read."""
@@ -154,24 +168,29 @@ class TemplateReasoning:
             values["thinking_budget"] = _TEMPLATE_BUDGETS[effort]
         return {name: value for name, value in values.items() if name in self._template.variables}
 
-    def spec(self, effort: ReasoningEffort | None, *, opened_by_prompt: bool) -> ReasoningSpec:
-        """Return the reasoning to expect."""
+    def spec(
+        self, effort: ReasoningEffort | None, *, opened_by_prompt: bool, before_calls: bool = False
+    ) -> ReasoningSpec:
+        """Return the reasoning to expect. `before_calls`: the answer after it must be calls."""
+        markers = self._markers_before_calls if before_calls else self._markers
         return ReasoningSpec(
-            self._markers.opening,
-            self._markers.closing,
+            markers.opening,
+            markers.closing,
             opened_by_prompt=opened_by_prompt,
             budget_tokens=None if effort == "none" else REASONING_BUDGETS[effort],
-            special_tokens=self._markers.special_tokens,
-            after_closing=self._markers.after_closing,
+            special_tokens=markers.special_tokens,
+            after_closing=markers.after_closing,
         )
 
     def end_prompt(
-        self, prompt: str, effort: ReasoningEffort | None, *, constrained: bool
+        self, prompt: str, effort: ReasoningEffort | None, *, constrained: bool, must_call: bool = False
     ) -> tuple[str, ReasoningSpec | None]:
         """End the prompt according to the effort; return it and the reasoning to expect, if any.
 
         `constrained`: a grammar constrains the text after the reasoning, so the prompt must open the reasoning itself.
+        `must_call`: that text must be calls.
         """
+        constrained = constrained or must_call
         markers = self._markers
         opening, end = markers.opening.rstrip(WHITESPACE), prompt.rstrip(WHITESPACE)
         if end.endswith(markers.closing):
@@ -186,7 +205,7 @@ class TemplateReasoning:
             return prompt if has_switch else f"{prompt}{opening}{closed}", None
         if constrained and not opened_by_prompt:
             prompt, opened_by_prompt = f"{prompt}{opening}{markers.after_opening}", True
-        return prompt, self.spec(effort, opened_by_prompt=opened_by_prompt)
+        return prompt, self.spec(effort, opened_by_prompt=opened_by_prompt, before_calls=must_call)
 
 
 def find_markers(source: str) -> ReasoningMarkers | None:

@@ -212,7 +212,7 @@ class ChatTemplate:
             text = self._render(messages, variables, max_characters)
             if self.supports_reasoning and prompt.add_generation_prompt:
                 must_call = prompt.tools is not None and prompt.tools.choice != "auto"
-                text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained or must_call)
+                text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained, must_call=must_call)
         tool_format_name = None if prompt.tools is None else self.tool_format
         return RenderedPrompt(
             text, OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers)
