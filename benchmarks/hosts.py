@@ -59,8 +59,8 @@ class Run:
     ) -> None:
         self.cluster = cluster
         self.chats = chats
-        self.lost: dict[str, list[float]] = defaultdict(list)
-        """When machines lost power, by address."""
+        self.unheard: dict[str, list[float]] = defaultdict(list)
+        """When machines lost power or their connection to the witness, by address."""
         self._witness = witness
         self._queued = queued
         self._random = random.Random(seed)
@@ -92,7 +92,7 @@ class Run:
 
     def violations(self) -> list[str]:
         """Return what no client may see, and what ran twice."""
-        return [*self.chats.violations, *self._witness.overlaps(self.lost)]
+        return [*self.chats.violations, *self._witness.overlaps(self.unheard)]
 
     async def _submit(self, jobs: int) -> None:
         for _ in range(jobs):
@@ -121,7 +121,7 @@ async def isolate(run: Run, host: Host, seconds: float) -> None:
 
 async def lose_power(run: Run, host: Host, seconds: float) -> None:
     """Let a machine lose power, and come back with its disk."""
-    run.lost[host.machine.address(FRONT)].append(time.monotonic())
+    run.unheard[host.machine.address(FRONT)].append(time.monotonic())
     await asyncio.to_thread(host.lose)
     await asyncio.sleep(seconds)
     host.restore()
@@ -155,6 +155,8 @@ async def kill_database(run: Run, _host: Host, seconds: float) -> None:
 
 
 async def _disconnected(run: Run, host: Host, networks: Sequence[str], seconds: float) -> None:
+    if FRONT in networks:  # The witness cannot hear when the machine leaves a job.
+        run.unheard[host.machine.address(FRONT)].append(time.monotonic())
     for network in networks:
         run.cluster.network.disconnect(host.machine, network)
     await asyncio.sleep(seconds)

@@ -29,17 +29,18 @@ class Witness:
     def __init__(self) -> None:
         self.computations: list[Computation] = []
 
-    def overlaps(self, lost: Mapping[str, Sequence[float]]) -> list[str]:
+    def overlaps(self, unheard: Mapping[str, Sequence[float]]) -> list[str]:
         """Return descriptions of the texts that two machines have had computed at the same time.
 
-        `lost` has the moments when machines lost power, by address: what they ran ended then, unheard.
+        `unheard` has the moments when machines lost power or their connection, by address: when what they ran ended
+        could not be heard from then on.
         """
         found = []
         for number, first in enumerate(self.computations):
             for second in self.computations[number + 1 :]:
-                seconds = _end(first, lost) - second.began_at
+                seconds = _end(first, unheard) - second.began_at
                 if first.text == second.text and seconds > 0 and second.began_at >= first.began_at:
-                    found.append(f"{first.text!r} on {first.machine} and {second.machine} for {seconds:.1f} s")
+                    found.append(f"{first.text[:12]!r} on {first.machine} and {second.machine} for {seconds:.1f} s")
         return found
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -73,9 +74,9 @@ def _frame(document: object) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
-def _end(computation: Computation, lost: Mapping[str, Sequence[float]]) -> float:
+def _end(computation: Computation, unheard: Mapping[str, Sequence[float]]) -> float:
     ended_at = time.monotonic() if computation.ended_at is None else computation.ended_at
-    return min([ended_at, *(at for at in lost.get(computation.machine, ()) if at >= computation.began_at)])
+    return min([ended_at, *(at for at in unheard.get(computation.machine, ()) if at >= computation.began_at)])
 
 
 async def _models(_request: web.Request) -> web.Response:
