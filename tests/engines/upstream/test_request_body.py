@@ -127,6 +127,16 @@ def test_a_conversation_with_calls_images_and_reasoning_is_sent_in_openais_form(
 
 
 @pytest.mark.parametrize(
+    ("kind", "choice", "is_strict"),
+    [("vllm", "required", True), ("vllm", "named", True), ("vllm", "auto", False), ("openai", "required", False)],
+)
+def test_a_call_that_is_required_follows_its_schema(kind: KindName, choice: Any, *, is_strict: bool) -> None:
+    tools = ToolOptions((Tool("now", parameters=SCHEMA),), choice, "now" if choice == "named" else None)
+    [tool] = body(kind, prompt=ChatPrompt(messages=(HELLO,), tools=tools))["tools"]
+    assert tool["function"].get("strict", False) is is_strict
+
+
+@pytest.mark.parametrize(
     ("kind", "response_format", "expected"),
     [
         ("openai", JsonObjectFormat(), {"response_format": {"type": "json_object"}}),

@@ -45,6 +45,8 @@ class UpstreamKind(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an assistant's message at the end is continued without a field that says so."""
     salt_field: str | None = None
     """Keeps the prefixes of different owners apart."""
+    only_strict_calls_follow_schemas: bool = False
+    """Whether the arguments of calls that are required are any JSON unless their tool is strict."""
 
 
 _OPENAI_FIELDS = {
@@ -108,6 +110,7 @@ _KINDS = (
             adapters="vllm:lora_requests_info",
         ),
         salt_field="cache_salt",
+        only_strict_calls_follow_schemas=True,
     ),
     UpstreamKind(
         name="dragoman",

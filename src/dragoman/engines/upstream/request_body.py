@@ -85,7 +85,7 @@ def chat_fields(prompt: ChatPrompt, kind: UpstreamKind) -> Body:
     """Return the fields of a conversation, which decide what its prompt is."""
     body: Body = {"messages": [_message(message, kind) for message in prompt.messages]}
     if prompt.tools is not None:
-        body |= _tool_fields(prompt.tools)
+        body |= _tool_fields(prompt.tools, kind)
     if prompt.reasoning_effort is not None:
         body["reasoning_effort"] = prompt.reasoning_effort
     if prompt.template is not None:
@@ -103,8 +103,12 @@ def chat_fields(prompt: ChatPrompt, kind: UpstreamKind) -> Body:
     return body
 
 
-def _tool_fields(tools: ToolOptions) -> Body:
-    body: Body = {"tools": [{"type": "function", "function": _function(tool)} for tool in tools.tools]}
+def _tool_fields(tools: ToolOptions, kind: UpstreamKind) -> Body:
+    is_strict = kind.only_strict_calls_follow_schemas and tools.choice in ("named", "required")
+    functions = [
+        _function(tool, is_strict=tool.strict or (is_strict and tool.parameters is not None)) for tool in tools.tools
+    ]
+    body: Body = {"tools": [{"type": "function", "function": function} for function in functions]}
     if tools.choice == "named":
         body["tool_choice"] = {"type": "function", "function": {"name": tools.name}}
     elif tools.choice == "required":
@@ -114,8 +118,8 @@ def _tool_fields(tools: ToolOptions) -> Body:
     return body
 
 
-def _function(tool: Tool) -> Body:
-    fields = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict or None}
+def _function(tool: Tool, *, is_strict: bool) -> Body:
+    fields = {"description": tool.description, "parameters": tool.parameters, "strict": is_strict or None}
     return {"name": tool.name, **{name: value for name, value in fields.items() if value is not None}}
 
 
