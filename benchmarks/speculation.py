@@ -145,6 +145,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     first_token_p50: float
     """In seconds."""
+    processor_seconds_per_token: float
+    """Of all processes of the server, prompts included. With one thread it hardly depends on other processes."""
     drafted_per_token: float
     """Drafted tokens for each generated one."""
     acceptance: float
@@ -167,6 +169,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     rounds: int
     requests: int
+    threads: int
     clients: list[int]
     workloads: list[str]
     json: Path | None
@@ -201,6 +204,7 @@ def _run(server: Server, model: str, conversations: Conversations) -> Round:
     return Round(
         tokens_per_second=tokens / watch.seconds,
         first_token_p50=percentile([answer.seconds_to_first_token for answer in answers], 50),
+        processor_seconds_per_token=watch.cores["server"] * watch.seconds / tokens,
         drafted_per_token=drafted / tokens,
         acceptance=accepted / drafted if drafted else 0.0,
         other_cores=watch.other_cores,
@@ -223,12 +227,16 @@ def _draft_counts(server: Server) -> tuple[float, float]:
 
 def _report(result: Result) -> str:
     ours, without, theirs = (result.medians[name].tokens_per_second for name in (SERVED, WITHOUT, THEIRS))
+    spent, spent_without, spent_there = (
+        result.medians[name].processor_seconds_per_token for name in (SERVED, WITHOUT, THEIRS)
+    )
     rows = [
-        ("", "tokens/s", "first token p50", "drafted per token", "accepted", "others"),
+        ("", "tokens/s", "processor per token", "first token p50", "drafted per token", "accepted", "others"),
         *(
             (
                 name,
                 f"{figures.tokens_per_second:.1f}",
+                milliseconds(figures.processor_seconds_per_token),
                 milliseconds(figures.first_token_p50),
                 f"{figures.drafted_per_token:.2f}",
                 f"{figures.acceptance:.0%}",
@@ -244,6 +252,7 @@ def _report(result: Result) -> str:
         table(rows),
         f"  dragoman / llama-server: {ours / theirs:.2f}" + (f" ({bar.verdict(ours / theirs)})" if bar else ""),
         f"  with / without: {ours / without:.2f}" + ("" if repeats else f" ({PLAIN_BAR.verdict(ours / without)})"),
+        f"  by processor time: {spent_there / spent:.2f} and {spent_without / spent:.2f}",
     ]
     return "\n".join(lines)
 
@@ -252,6 +261,7 @@ def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speculation", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="of each server (default: 3)")
     parser.add_argument("--requests", type=int, default=3, help="of each client in a round (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="of each engine (default: 2)")
     parser.add_argument("--clients", default="1,4", help="default: %(default)s")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
@@ -262,6 +272,7 @@ def _parse() -> Options:
     return Options(
         rounds=arguments.rounds,
         requests=arguments.requests,
+        threads=arguments.threads,
         clients=[int(number) for number in arguments.clients.split(",")],
         workloads=workloads,
         json=arguments.json,
@@ -274,8 +285,9 @@ def main() -> None:
     exit_on_sigterm()
     shipped = bundled().path
     faster_file(shipped, progress=False, notify=lambda line: print(line, file=sys.stderr))
-    arguments = ("--max-sequences", str(PARALLEL), "--kv-cache-tokens", str(CONTEXT_CELLS), "--threads", "2")
-    theirs = LlamaServerOptions(str(shipped), CONTEXT_CELLS, PARALLEL, 2)
+    sizes = {"max-sequences": PARALLEL, "kv-cache-tokens": CONTEXT_CELLS, "threads": options.threads}
+    arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    theirs = LlamaServerOptions(str(shipped), CONTEXT_CELLS, PARALLEL, options.threads)
     peers = {THEIRS: theirs, THEIR_DRAFTS: msgspec.structs.replace(theirs, drafts_ngrams=True)}
     with contextlib.ExitStack() as stack:
         servers = {
@@ -296,7 +308,7 @@ def main() -> None:
             for workload in options.workloads
         ]
     print(f"{shipped.name}: medians of {options.rounds} rounds, {options.requests} requests a client, ", end="")
-    print(f"{COMPLETION_TOKENS} tokens each, 2 threads\n")
+    print(f"{COMPLETION_TOKENS} tokens each, {options.threads} threads\n")
     print("\n\n".join(map(_report, results)))
     write_json(options.json, results)
 

@@ -255,6 +255,10 @@ class OutputProcessor:
         self, text: str, logprobs: TokenLogprobs | None, *, match_stop_strings: bool = True
     ) -> list[AnyDelta]:
         """Parse new text and return the deltas that may be shown now."""
+        if self._parser is None and logprobs is None:  # The usual case, of every token.
+            if not text:
+                return []
+            return self._content(self._matcher.feed(text) if match_stop_strings else self._matcher.flush() + text)
         held_before = self._held_characters
         parts = self._parse(text)
         content = sum(len(part.text) for part in parts if isinstance(part, ContentText)) + self._held_characters

@@ -339,3 +339,26 @@ def test_a_short_request_waits_for_one_chunk_of_each_other_owner_at_most(
     for _, owner, length in pending:
         harness.add_prompt(length, owner)
     assert steps_until_first_token(harness, key) <= 2 * len({owner for _, owner, _ in arrivals}) + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.integers(0, 2)), max_size=20))
+def test_waiting_sequences_are_looked_at_exactly_when_one_may_get_a_slot(requests: list[tuple[str, bool, int]]) -> None:
+    harness = BatcherHarness(max_sequences=3)
+    scheduler = harness.batcher.scheduler
+    for owner, queued, steps in requests:
+        harness.add(PROMPTS[0], limit=9, owner=owner, priority=QUEUED_PRIORITY_OFFSET if queued else 0)
+        for _ in range(steps):
+            harness.step()
+        held = slots(harness)
+        a_queued_one_runs = any(one.is_queued for one in scheduler.running)
+        may = [
+            len(scheduler.running) < 3
+            or (not one.is_queued and (a_queued_one_runs or max(held.values()) >= 2 * (held[one.owner] + 1)))
+            for one in scheduler.waiting
+        ]
+        assert scheduler.may_admit() >= any(may)
+        if not a_queued_one_runs:
+            assert scheduler.may_admit() == any(may)
+    harness.run()
+    assert not scheduler.may_admit()

@@ -191,7 +191,10 @@ class Batcher:
             yield from self._end_without_answer(sequence)
             return
         try:
-            yield from self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :])
+            if scheduled.draft:
+                yield from self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :])
+            else:
+                yield from self._sample(sequence, rows[-1])
         except NoTokenAllowed:
             yield self._fail(request, _no_token_allowed(request))
         except ConstraintFailed as failure:
@@ -213,7 +216,7 @@ class Batcher:
             sequence.computed += agreeing
         self.drafted_tokens += len(draft)
         self.accepted_draft_tokens += accepted
-        if draft and continues:
+        if continues:
             self.cache.drop_rejected(sequence)
 
     def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Generator[RequestOutput, None, bool]:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
-from dragoman.engines.llama.batching.host_cache import HostKVCache, SegmentSpan
-from dragoman.engines.llama.batching.sequence import (
-    ChoiceSequence,
+from dragoman.engines.llama.batching.host_cache import (
+    HostKVCache,
+    SegmentSpan,
     SharingScope,
     common_prefix_length,
     shared_prefix_length,
 )
+from dragoman.engines.llama.batching.sequence import ChoiceSequence
 from dragoman.engines.llama.native.backend import Backend
 
 

@@ -1,9 +1,49 @@
-"""Cells of finished sequences in host memory. Outside the KV cache they do not slow down the model's steps."""
+"""Cells of finished sequences in host memory, and what may be shared of them and of those in the KV cache.
+
+Outside the KV cache they do not slow down the model's steps.
+"""
 
 from typing import NamedTuple
 
 from dragoman.engines.llama.arrays import SequenceState, TokenArray
-from dragoman.engines.llama.batching.sequence import SharingScope, shared_prefix_length
+
+
+class SharingScope(NamedTuple):
+    """What decides which cells a sequence may share with another one."""
+
+    adapter: int
+    """A cell holds what was computed with one adapter."""
+    owner: str
+    cache_salt: str
+    public_tokens: int = 0
+    """Tokens at the beginning of its prompt that may be shared with every owner."""
+
+    def max_shared_tokens(self, other: "SharingScope") -> int | None:
+        """Return how much of a common prefix two sequences may share. None: all of it."""
+        if self.adapter != other.adapter:
+            return 0
+        if self.owner == other.owner and self.cache_salt == other.cache_salt:
+            return None
+        return min(self.public_tokens, other.public_tokens)
+
+
+def shared_prefix_length(scope: SharingScope, wanted: TokenArray, other: SharingScope, tokens: TokenArray) -> int:
+    """Return the length of the common prefix as far as it may be shared."""
+    limit = scope.max_shared_tokens(other)
+    if limit == 0:
+        return 0
+    common = common_prefix_length(wanted, tokens)
+    return common if limit is None else min(common, limit)
+
+
+def common_prefix_length(left: TokenArray, right: TokenArray) -> int:
+    """Return the length of the longest common prefix."""
+    length = min(len(left), len(right))
+    if not length or left[0] != right[0]:
+        return 0
+    different = left[:length] != right[:length]
+    first = int(different.argmax())
+    return first if different[first] else length
 
 
 class HostSegment:

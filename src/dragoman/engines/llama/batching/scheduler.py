@@ -4,11 +4,11 @@ import heapq
 import itertools
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch, ScheduledChunk
-from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest
+from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, next_victim
 from dragoman.engines.llama.batching.speculation import DraftPlanner
 
 MIN_AWAITED_PREFIX_TOKENS = 32
@@ -116,6 +116,8 @@ class Scheduler:
         self._slots: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
         """How many running sequences each owner has: those that are not queued, and the queued ones."""
         self._is_decode_step = False
+        self._waiting_owners: Counter[str] = Counter()
+        """How many waiting sequences each owner has, those that are queued left out."""
         self.running: list[ChoiceSequence] = []
         self.waiting: list[ChoiceSequence] = []
 
@@ -173,7 +175,8 @@ class Scheduler:
             if chunk is not None:
                 scheduled.append(chunk)
                 spare -= chunk.length - 1
-        return self._with_drafts(scheduled, min(spare, self._cache.draft_cells))
+        room = min(spare, self._cache.draft_cells)
+        return self._with_drafts(scheduled, room) if room > 0 else scheduled
 
     def _with_drafts(self, scheduled: list[ScheduledChunk], room: int) -> list[ScheduledChunk]:
         """Add up to `room` drafted tokens, where computing them in the same step is expected to pay."""
@@ -187,6 +190,8 @@ class Scheduler:
         """Schedule prompt tokens, as many as fit into a step. A long prompt leaves half of it to shorter ones."""
         scheduled: list[ScheduledChunk] = []
         self._long_chunk = None
+        if all(one.is_decoding for one in self.running) and not self.may_admit():
+            return scheduled
         budget = self._max_batched_tokens
         for sequence in self._prefill_candidates(adapter):
             is_long = self._is_long(sequence, sequence.pending)
@@ -247,6 +252,8 @@ class Scheduler:
     def add(self, sequence: ChoiceSequence) -> None:
         """Insert a sequence into its place among the waiting ones."""
         insort(self.waiting, sequence, key=lambda waiting: waiting.sort_key)
+        if not sequence.is_queued:
+            self._waiting_owners[sequence.owner] += 1
         self._prefill_is_next.setdefault(sequence.adapter, True)
 
     def remove(self, sequence: ChoiceSequence) -> None:
@@ -254,7 +261,7 @@ class Scheduler:
         if sequence.has_slot:
             self._remove_running(sequence)
         else:
-            self.waiting.remove(sequence)
+            self._remove_waiting(sequence)
         self._cache.release(sequence)
 
     def finish(self, sequence: ChoiceSequence) -> None:
@@ -269,7 +276,7 @@ class Scheduler:
             return None
         count = sequence.computable_together(position, count)
         while not self._cache.extend(sequence, count):
-            victim = _next_victim(self.running)
+            victim = next_victim(self.running)
             assert victim is not None, "the sequence itself is not scheduled yet"
             self._preempt(victim)
             if victim is sequence:
@@ -285,6 +292,15 @@ class Scheduler:
         slots = self._slots[False]
         return bool(self._slots[True]) or max(slots.values(), default=0) >= 2 * (slots[candidate.owner] + 1)
 
+    def may_admit(self) -> bool:
+        """Whether any waiting sequence may get a slot. It takes no longer however many wait."""
+        if len(self.running) < self._max_sequences or self._slots[True]:
+            return bool(self.waiting)
+        slots, waiting_owners = self._slots[False], self._waiting_owners
+        with_slots = [count for owner, count in slots.items() if owner in waiting_owners]
+        fewest = min(with_slots, default=0) if len(with_slots) == len(waiting_owners) else 0
+        return bool(waiting_owners) and max(slots.values(), default=0) >= 2 * (fewest + 1)
+
     def _victims_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
         """List the running sequences that may be preempted for the candidate, in the order of their preemption.
 
@@ -293,7 +309,7 @@ class Scheduler:
         """
         victims: list[ChoiceSequence] = []
         staying = self.running.copy()
-        while not candidate.is_queued and (victim := _next_victim(staying)) is not None:
+        while not candidate.is_queued and (victim := next_victim(staying)) is not None:
             slots = Counter(one.owner for one in staying if not one.is_queued)
             if not victim.is_queued and slots[victim.owner] < 2 * (slots[candidate.owner] + 1):
                 break
@@ -361,38 +377,24 @@ class Scheduler:
         return match if candidate.pending - len(match.cells) <= free_cells else None
 
     def _admit(self, sequence: ChoiceSequence, match: PrefixMatch) -> None:
-        self.waiting.remove(sequence)
+        self._remove_waiting(sequence)
         self._cache.attach(sequence, match, self.running)
         if sequence.request.cached_tokens is None:
             sequence.request.cached_tokens = min(sequence.computed, len(sequence.request.prompt))
         insort(self.running, sequence, key=lambda running: running.sort_key)
         self._slots[sequence.is_queued][sequence.owner] += 1
 
+    def _remove_waiting(self, sequence: ChoiceSequence) -> None:
+        self.waiting.remove(sequence)
+        if not sequence.is_queued:
+            self._waiting_owners -= Counter((sequence.owner,))
+
     def _remove_running(self, sequence: ChoiceSequence) -> None:
         self.running.remove(sequence)
-        slots = self._slots[sequence.is_queued]
-        slots[sequence.owner] -= 1
-        if not slots[sequence.owner]:
-            del slots[sequence.owner]
+        self._slots[sequence.is_queued] -= Counter((sequence.owner,))
 
     def _preempt(self, sequence: ChoiceSequence) -> None:
         self._remove_running(sequence)
         self._cache.retain(sequence, self.running)
         self._preempted.append(sequence)
         self.add(sequence)
-
-
-def _next_victim(running: Sequence[ChoiceSequence]) -> ChoiceSequence | None:
-    """Return the sequence to preempt first: the youngest of the owner with the most, among the queued if there are any.
-
-    Those that are scheduled already are not preempted, and count all the same. So every owner keeps its oldest
-    sequence as long as another one has two. None if all are scheduled.
-    """
-    unscheduled = [one for one in running if not one.is_scheduled]
-    preemptible = [one for one in unscheduled if one.is_queued] or unscheduled
-    if not preemptible:
-        return None
-    counts = Counter(one.owner for one in running if one.is_queued == preemptible[0].is_queued)
-    youngest = {one.owner: one for one in preemptible}
-    most = max(counts[owner] for owner in youngest)
-    return max((one for owner, one in youngest.items() if counts[owner] == most), key=lambda one: one.arrival)

@@ -1,6 +1,7 @@
 """A request in the engine, and the sequences of its choices."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from dragoman.core.events import TokenLogprobs
 from dragoman.core.limits import excludes_tokens
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
+from dragoman.engines.llama.batching.host_cache import SharingScope
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.batching.speculation import Drafter, PromptNgrams
 from dragoman.engines.llama.native.backend import NO_ADAPTER, ImageEmbeddings
@@ -26,44 +28,6 @@ _MAX_PROMPT_LOGPROBS_PER_STEP = 64
 
 RequestKey = tuple[int, int]
 """The number of the worker's connection, and that of the request on it."""
-
-
-class SharingScope(NamedTuple):
-    """What decides which cells a sequence may share with another one."""
-
-    adapter: int
-    """A cell holds what was computed with one adapter."""
-    owner: str
-    cache_salt: str
-    public_tokens: int = 0
-    """Tokens at the beginning of its prompt that may be shared with every owner."""
-
-    def max_shared_tokens(self, other: "SharingScope") -> int | None:
-        """Return how much of a common prefix two sequences may share. None: all of it."""
-        if self.adapter != other.adapter:
-            return 0
-        if self.owner == other.owner and self.cache_salt == other.cache_salt:
-            return None
-        return min(self.public_tokens, other.public_tokens)
-
-
-def shared_prefix_length(scope: SharingScope, wanted: TokenArray, other: SharingScope, tokens: TokenArray) -> int:
-    """Return the length of the common prefix as far as it may be shared."""
-    limit = scope.max_shared_tokens(other)
-    if limit == 0:
-        return 0
-    common = common_prefix_length(wanted, tokens)
-    return common if limit is None else min(common, limit)
-
-
-def common_prefix_length(left: TokenArray, right: TokenArray) -> int:
-    """Return the length of the longest common prefix."""
-    length = min(len(left), len(right))
-    if not length or left[0] != right[0]:
-        return 0
-    different = left[:length] != right[:length]
-    first = int(different.argmax())
-    return first if different[first] else length
 
 
 class TokenizedOutputFormat(NamedTuple):
@@ -207,6 +171,9 @@ class ChoiceSequence:
         # Tokens that are not sampled have no logits to report, and may be those that the request forbids.
         fast_forward = request.logprobs is None and not excludes_tokens(request.sampling)
         self.constraint = request.constraint.copy(fast_forward=fast_forward) if request.constraint else None
+        has_budget = request.output_format.reasoning_budget is not None
+        self._is_free = self.constraint is None and not self.resume_token_ids and not has_budget
+        """Whether no token is ever forced."""
         self.prompt_logprobs: list[TokenLogprobs] = []
         """Of the computed prompt tokens, if the request wants them."""
         self._tokens = np.empty(len(request.prompt) + request.max_tokens, dtype=np.int32)
@@ -316,7 +283,9 @@ class ChoiceSequence:
     @property
     def active_constraint(self) -> GrammarConstraint | None:
         """The grammar that the next token must follow. None within reasoning, which is unconstrained."""
-        return None if self.output_processor.in_reasoning or self._awaits_grammar else self.constraint
+        if self.constraint is None or self.output_processor.in_reasoning or self._awaits_grammar:
+            return None
+        return self.constraint
 
     @property
     def _awaits_grammar(self) -> bool:
@@ -343,11 +312,13 @@ class ChoiceSequence:
     def ends_are_barred(self) -> bool:
         """Whether the choice must not end yet: it has too few tokens, or reasons before a constrained answer."""
         return self.output_processor.ends_are_barred or (
-            self.output_processor.in_reasoning and self.constraint is not None
+            self.constraint is not None and self.output_processor.in_reasoning
         )
 
     def forced(self) -> Collection[int]:
         """Return the tokens that must come next: those to resume after, or those that the output format forces."""
+        if self._is_free:
+            return ()
         required = self._forced_by_format()
         resumed = self.resume_token_ids[self.generated : self.generated + max(1, len(required))]
         # All of them at once if both agree, since a grammar begins after the last token that ends the reasoning.
@@ -397,3 +368,19 @@ class ChoiceSequence:
         if self.request.images:  # Numbers below zero stand for them, and are no tokens that could follow.
             draft = draft[: next((number for number, token in enumerate(draft) if token < 0), count)]
         return draft[: self.active_constraint.count_allowed(draft)] if self.active_constraint else draft
+
+
+def next_victim(running: Sequence[ChoiceSequence]) -> ChoiceSequence | None:
+    """Return the sequence to preempt first: the youngest of the owner with the most, among the queued if there are any.
+
+    Those that are scheduled already are not preempted, and count all the same. So every owner keeps its oldest
+    sequence as long as another one has two. None if all are scheduled.
+    """
+    unscheduled = [one for one in running if not one.is_scheduled]
+    preemptible = [one for one in unscheduled if one.is_queued] or unscheduled
+    if not preemptible:
+        return None
+    counts = Counter(one.owner for one in running if one.is_queued == preemptible[0].is_queued)
+    youngest = {one.owner: one for one in preemptible}
+    most = max(counts[owner] for owner in youngest)
+    return max((one for owner, one in youngest.items() if counts[owner] == most), key=lambda one: one.arrival)

@@ -7,7 +7,7 @@ from datetime import date
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message
 from dragoman.engines.llama.arrays import TokenArray
-from dragoman.engines.llama.batching.sequence import common_prefix_length
+from dragoman.engines.llama.batching.host_cache import common_prefix_length
 from dragoman.engines.llama.native.model import Vocabulary
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.prompt.template import ChatTemplate
