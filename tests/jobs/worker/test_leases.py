@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+
+import psycopg
 
 from dragoman.accounts.database.connections import Database
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
 from dragoman.jobs.values.options import LEASE_SECONDS
-from tests.support.database_faults import locked_file, locked_tables
+from tests.support.database_faults import locked_file
 from tests.support.echo_engines import GatedEcho
 from tests.support.fast_loop import SPEED, FastLoop
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
@@ -36,7 +38,7 @@ def test_a_job_is_left_before_its_lease_ends_while_the_database_does_not_answer(
     async def run() -> None:
         engine = _TimedEcho()
         engine.gate.clear()
-        locked = locked_file if harness.database.is_sqlite else locked_tables
+        locked = locked_file if harness.database.is_sqlite else _locked_jobs
         async with queue_server(harness, journals, engine=engine) as server:
             job = await server.submit("parrot")
             await engine.generation_started.wait()
@@ -49,6 +51,15 @@ def test_a_job_is_left_before_its_lease_ends_while_the_database_does_not_answer(
 
     with asyncio.Runner(loop_factory=FastLoop) as runner:
         runner.run(run())
+
+
+@contextlib.contextmanager
+def _locked_jobs(url: str) -> Iterator[None]:
+    """Another connection to PostgreSQL keeps jobs from being written; what else the server does goes on."""
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE jobs IN EXCLUSIVE MODE")
+        yield
+        connection.rollback()
 
 
 def test_a_claim_that_is_answered_late_is_not_lost(tmp_path: Path, journals: Path) -> None:
