@@ -136,6 +136,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     "sum by (upstream) (rate(dragoman_upstream_ejections_total{$s}[$r]))",
                     "{{upstream}} ejected",
                 ),
+                ("sum by (upstream) (rate(dragoman_upstream_hedges_total{$s}[$r]))", "{{upstream}} hedges"),
             ),
         ),
         Panel(

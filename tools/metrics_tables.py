@@ -53,6 +53,7 @@ def registry() -> CollectorRegistry:
     for had_output, result in ((True, "ok"), (False, "failed")):
         routing.observe_end(_MODEL, "model/0", result, had_output=had_output)
     routing.observe_ejection(_MODEL, "model/0")
+    routing.observe_hedge(_MODEL, "model/0")
     queue = QueueMetrics(made)
     queue.count_attempt(_MODEL, None)
     queue.count_delivery("delivered")

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from PIL import Image
 
-from dragoman.engines.llama.arrays import RawImage
+from dragoman.engines.llama.raw_image import RawImage
 from tests.support.gguf_files import Weights, random_tensor, write_gguf
 
 ProjectorKind = Literal["mlp", "gemma3", "idefics3", "qwen2vl_merger"]

@@ -16,7 +16,6 @@ import pytest
 from dragoman.core.errors import BadRequest, DragomanError
 from dragoman.core.events import Delta, Event, Started, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.arrays import RawImage
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
@@ -27,6 +26,7 @@ from dragoman.engines.llama.native.loading import open_backend
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import GenerateCommand, ImagePrompt, PlacedImage
 from tests.support.models import THREADS
 from tests.support.special_token_model import load_special_token_model

@@ -1,6 +1,5 @@
 """The arrays that the engine passes from one part to another."""
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,12 +19,3 @@ Cells = npt.NDArray[np.int32]
 """Numbers of KV cells, in the order of their tokens."""
 
 NO_CELLS: Cells = np.empty(0, dtype=np.int32)
-
-
-class RawImage(msgspec.Struct, frozen=True, array_like=True):
-    """A decoded image."""
-
-    width: int
-    height: int
-    pixels: bytes
-    """Red, green and blue of each pixel, row by row."""

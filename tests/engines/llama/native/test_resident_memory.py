@@ -1,11 +1,12 @@
 import mmap
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dragoman.engines.llama.native.resident_memory import release_zeros
+from dragoman.engines.llama.native.resident_memory import holds_only_zeros, release_zeros
 
 MAPPING_BYTES = 64 * 2**20
 CHUNK_BYTES = 2 * 2**20
@@ -34,3 +35,17 @@ def test_memory_of_zeros_is_given_back_and_everything_else_stays() -> None:
         assert memory[5 * CHUNK_BYTES + 17] == 3
         assert np.count_nonzero(memory) == 1
         del memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for")
+def test_memory_that_was_given_back_meanwhile_is_left_alone() -> None:
+    with mmap.mmap(-1, MAPPING_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
+        memory = np.frombuffer(mapping, dtype=np.uint8)
+        address = memory.ctypes.data
+        descriptor = os.open("/proc/self/mem", os.O_RDONLY)
+        assert holds_only_zeros(descriptor, address, CHUNK_BYTES)
+        memory[17] = 3
+        assert not holds_only_zeros(descriptor, address, CHUNK_BYTES)
+        del memory
+    assert not holds_only_zeros(descriptor, address, CHUNK_BYTES)
+    os.close(descriptor)

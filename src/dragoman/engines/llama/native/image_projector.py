@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.engines.llama.arrays import RawImage, TokenArray
+from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.backend import ImageEmbeddings
 from dragoman.engines.llama.native.libraries.mtmd import IMAGE_CHUNK, Mtmd, MtmdInputText
 from dragoman.engines.llama.native.model import Model, ModelError, logged_reason
+from dragoman.engines.llama.raw_image import RawImage
 
 
 class ImageProjector:

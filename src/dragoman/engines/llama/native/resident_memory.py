@@ -37,14 +37,30 @@ def release_zeros() -> int:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     try:
         chunks = [chunk for start, end in _large_mappings() for chunk in _resident_chunks(start, end)]
+        memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # A system without /proc, or which keeps it from us.
         return 0
     released = 0
-    for address, size in chunks:
-        content = np.frombuffer(memoryview((ctypes.c_char * size).from_address(address)), dtype=np.uint64)
-        if not content.any() and madvise(address, size, _MADV_DONTNEED) == 0:
-            released += size
+    try:
+        for address, size in chunks:
+            if holds_only_zeros(memory, address, size) and madvise(address, size, _MADV_DONTNEED) == 0:
+                released += size
+    finally:
+        os.close(memory)
     return released
+
+
+def holds_only_zeros(memory: int, address: int, size: int) -> bool:
+    """Whether so many bytes of memory are there and zero. `memory` is a descriptor of /proc/self/mem.
+
+    Reading them by their address would end the process if another thread had unmapped them meanwhile, such as one that
+    ends and gives back its stack.
+    """
+    try:
+        content = os.pread(memory, size, address)
+    except OSError:
+        return False
+    return len(content) == size and not np.frombuffer(content, dtype=np.uint64).any()
 
 
 def _large_mappings() -> Iterator[tuple[int, int]]:

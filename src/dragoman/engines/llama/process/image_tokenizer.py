@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from dragoman.core.errors import BadRequest
-from dragoman.engines.llama.arrays import RawImage, TokenArray
+from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PromptImage
 from dragoman.engines.llama.native.backend import ImageEmbeddings
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Vocabulary
+from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt
 
 _MAX_KEPT_BYTES = 256 * 2**20

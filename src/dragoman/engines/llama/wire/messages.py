@@ -25,7 +25,7 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.engines.base import EngineStatistics
-from dragoman.engines.llama.arrays import RawImage
+from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.control_tokens import SpecialTokenTexts

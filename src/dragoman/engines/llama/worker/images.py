@@ -12,7 +12,7 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, ImagePart, Message, TextPart
-from dragoman.engines.llama.arrays import RawImage
+from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt, PlacedImage
 from dragoman.engines.llama.wire.options import ImageLimits
 from dragoman.prompt.template import RenderedPrompt
