@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check check-deployment dist docs format screenshots lock clean
+.PHONY: help setup serve test check check-deployment dist docs format screenshots plots lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/python -m tools.metrics_tables
 	$(BIN)/python -m tools.grafana_board
 
+plots: $(DEV_READY) ## Draw the results of benchmarks into docs/performance.md (RESULTS=folder with their --json files)
+	@$(BIN)/uv run --no-project --isolated --python $(BIN)/python --with-requirements requirements/plots.txt \
+		python -m benchmarks.plots $(RESULTS)
+
 dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
 	@$(BIN)/python -m tools.dist
 
@@ -70,6 +74,7 @@ lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versio
 	$(COMPILE) $(ARGS) requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) $(ARGS) requirements/deployment.in -o requirements/deployment.txt
 	$(COMPILE) $(ARGS) requirements/docs.in -o requirements/docs.txt
+	$(COMPILE) $(ARGS) requirements/plots.in -o requirements/plots.txt
 
 clean: ## Remove .venv and every cache
 	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
