@@ -119,7 +119,7 @@ PLOTS = (
     Plot(
         benchmark="speculation",
         heading="Answers that repeat their prompts",
-        caption="Drafts from the prompt: dragoman with and without, beside llama.cpp's server with and without its own.",
+        caption="Drafts from the prompt: dragoman with and without, beside llama.cpp's with and without its own.",
         command="python -m benchmarks.speculation --json FOLDER/speculation.json",
         group=lambda result: (
             f"{result['workload']}, {result['clients']} clients"
