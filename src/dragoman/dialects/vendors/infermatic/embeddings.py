@@ -1,11 +1,8 @@
 """The routes of models for embeddings and rerankers: LiteLLM's, vLLM's and llama-server's paths."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from dragoman.dialects.http.codec import EndpointCodec
@@ -42,12 +39,12 @@ _SCORE_PATHS = ("/v1/score", "/score")
 
 def embedding_routes(route: RouteContext) -> list[Route]:
     """Return the routes."""
-
-    def endpoint(codec: EndpointCodec) -> Callable[[Request], Awaitable[Response]]:
-        return partial(respond, route=route, codec=codec)
-
     paths = ((_EMBEDDINGS, _EMBEDDING_PATHS), (_RERANK, _RERANK_PATHS), (_SCORE, _SCORE_PATHS))
-    return [Route(path, endpoint(codec), methods=["POST"]) for codec, own in paths for path in own]
+    return [
+        Route(path, partial(respond, route=route, codec=codec), methods=["POST"])
+        for codec, own in paths
+        for path in own
+    ]
 
 
 def _operation(path: str, summary: str, request: type[msgspec.Struct], response: type[msgspec.Struct]) -> Operation:
