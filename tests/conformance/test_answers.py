@@ -32,6 +32,18 @@ def test_streamed_and_full_responses_contain_every_engine_event(case: DialectCas
     assert case.read_stream(stream_documents(case.decode(stream=True).builder, events)) == expected
 
 
+@every_case
+@settings(max_examples=15)
+@given(data=st.data())
+def test_the_whole_answer_is_the_same_whether_its_stream_is_rendered_or_not(
+    case: DialectCase, data: st.DataObject
+) -> None:
+    events = data.draw(answer_events(case))
+    rendered = case.decode(stream=True).builder
+    stream_documents(rendered, events)
+    assert build_response(case.decode(stream=True).builder, events) == json.loads(rendered.build())
+
+
 @pytest.mark.parametrize("case", CHAT_CASES, ids=lambda case: case.name)
 @settings(max_examples=40)
 @given(data=st.data())

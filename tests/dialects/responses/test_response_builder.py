@@ -13,6 +13,7 @@ from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.responses.codec import DecodedResponse, decode_response
 from dragoman.dialects.responses.errors import ResponsesErrors
 from dragoman.dialects.responses.json_strings import JsonStringReader
+from tests.support.dialects.cases import build_response
 from tests.support.dialects.decode_contexts import decode_context
 from tests.support.dialects.response_reader import StreamReader, check_response, read_events
 
@@ -68,7 +69,7 @@ def test_every_stream_keeps_the_rules_and_ends_with_the_whole_response(events: l
     decoded = decode(background=background)
     response = read_events(stream(decoded, events))
     whole = json.loads(decoded.builder.build())
-    assert response == whole
+    assert response == whole == build_response(decode(background=background).builder, events)
     assert whole["output"], "an answer is never empty"
     texts = "".join(event.text for event in events if isinstance(event, Delta))
     assert (

@@ -360,8 +360,9 @@ def stream_documents(builder: ResponseBuilder, events: Sequence[Event]) -> list[
 
 
 def build_response(builder: ResponseBuilder, events: Sequence[Event]) -> Any:
-    """Return the whole answer."""
-    stream_documents(builder, events)
+    """Return the whole answer, which is built without the documents of a stream."""
+    for event in events:
+        builder.note(event)
     return json.loads(builder.build())
 
 

@@ -6,7 +6,6 @@ One block is open at a time, and indices have no gaps. A call is sent when its i
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -15,6 +14,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Usage
 from dragoman.dialects.anthropic import wire
 from dragoman.dialects.anthropic.content import TOOL_USE_PREFIX
+from dragoman.dialects.http.response_builder import around_text, encode_text
 from dragoman.dialects.http.sse import SseEvent
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -36,43 +36,74 @@ class AnswerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Tools whose input is streamed as it is generated."""
 
 
-class _TextBuilder:
-    """A block of text."""
+class _Block:
+    """A block so far."""
+
+    delta: type[wire.TextDelta | wire.ThinkingDelta | wire.InputJsonDelta]
+    """A delta of its text."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._rendered_pieces = 0
+        self._around_text: tuple[bytes, bytes] | None = None
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+
+    def start(self) -> wire.AnswerBlock:
+        """Return the block before its content."""
+        raise NotImplementedError
+
+    def take_text(self) -> Iterable[str]:
+        """Return the texts of the deltas about what was added since the last call."""
+        first, self._rendered_pieces = self._rendered_pieces, len(self._pieces)
+        return self._pieces[first:]
+
+    def end(self) -> Iterable[wire.BlockDelta]:
+        """Return the deltas behind the content."""
+        return ()
+
+    def block(self) -> wire.AnswerBlock:
+        """Return the whole block."""
+        raise NotImplementedError
+
+    def sse(self, index: int, text: str) -> SseEvent:
+        """Return the stream's event for a delta of its text, with the block's number."""
+        if self._around_text is None:
+            self._around_text = around_text(lambda text: _encode(wire.ContentBlockDelta(index, self.delta(text))))
+        before, behind = self._around_text
+        return SseEvent(before + encode_text(text) + behind, "content_block_delta")
+
+
+class _TextBlock(_Block):
+    """A block of text."""
+
+    delta = wire.TextDelta
 
     def start(self) -> wire.AnswerBlock:
         return wire.TextBlock("")
-
-    def add(self, text: str) -> Iterator[wire.BlockDelta]:
-        self._pieces.append(text)
-        yield wire.TextDelta(text)
-
-    def end(self) -> Iterator[wire.BlockDelta]:
-        return iter(())
 
     def block(self) -> wire.AnswerBlock:
         return wire.TextBlock("".join(self._pieces))
 
 
-class _ThinkingBuilder:
+class _ThinkingBlock(_Block):
     """A block of thinking, whose text may be hidden."""
 
+    delta = wire.ThinkingDelta
+
     def __init__(self, *, is_shown: bool) -> None:
-        self._pieces: list[str] = []
+        super().__init__()
         self._is_shown = is_shown
 
     def start(self) -> wire.AnswerBlock:
         return wire.ThinkingBlock("", "")
 
-    def add(self, text: str) -> Iterator[wire.BlockDelta]:
-        self._pieces.append(text)
-        if self._is_shown:
-            yield wire.ThinkingDelta(text)
+    def take_text(self) -> Iterable[str]:
+        return super().take_text() if self._is_shown else ()
 
-    def end(self) -> Iterator[wire.BlockDelta]:
-        yield wire.SignatureDelta(self._signature)
+    def end(self) -> Iterable[wire.BlockDelta]:
+        return (wire.SignatureDelta(self._signature),)
 
     def block(self) -> wire.AnswerBlock:
         return wire.ThinkingBlock("".join(self._pieces) if self._is_shown else "", self._signature)
@@ -83,25 +114,27 @@ class _ThinkingBuilder:
         return hashlib.sha256("".join(self._pieces).encode(errors="surrogatepass")).hexdigest()
 
 
-class _CallBuilder:
+class _CallBlock(_Block):
     """A block of a tool's call."""
 
-    def __init__(self, call_index: int, engine_id: str, name: str) -> None:
-        self.call_index = call_index
-        self._id = TOOL_USE_PREFIX + engine_id
-        self._name = name
-        self._pieces: list[str] = []
+    delta = wire.InputJsonDelta
+
+    def __init__(self, call: ToolCallDelta, *, is_eager: bool) -> None:
+        """`is_eager`: the input is rendered as it comes, and not at once."""
+        super().__init__()
+        self.call_index = call.call_index
+        self._id = TOOL_USE_PREFIX + (call.id or "")
+        self._name = call.name or ""
+        self._is_eager = is_eager
 
     def start(self) -> wire.AnswerBlock:
         return wire.ToolUseBlock(self._id, self._name, _NO_INPUT)
 
-    def add(self, text: str) -> Iterator[wire.BlockDelta]:
-        self._pieces.append(text)
-        if text:
-            yield wire.InputJsonDelta(text)
-
-    def end(self) -> Iterator[wire.BlockDelta]:
-        return iter(())
+    def take_text(self) -> Iterable[str]:
+        pieces = super().take_text()
+        if not self._is_eager:
+            pieces = [self.input or ""] if pieces else []
+        return filter(None, pieces)
 
     def block(self) -> wire.AnswerBlock:
         return wire.ToolUseBlock(self._id, self._name, _NO_INPUT if self.input is None else Raw(self.input.encode()))
@@ -116,44 +149,73 @@ class _CallBuilder:
             return None
 
 
-_OpenBlock = _TextBuilder | _ThinkingBuilder | _CallBuilder
-_Built = TypeVar("_Built", bound=_OpenBlock)
-
-
 class MessageBuilder:
     """Implements codec.ResponseBuilder."""
 
     def __init__(self, options: AnswerOptions) -> None:
         self._options = options
         self._started: Started | None = None
-        self._blocks: list[wire.AnswerBlock] = []
-        self._open: _OpenBlock | None = None
-        self._held_call: _CallBuilder | None = None
-        """A call that was not sent yet."""
+        self._blocks: list[_Block] = []
+        self._open: _Block | None = None
+        """The last block, if it is not complete."""
+        self._held_call: _CallBlock | None = None
+        """A call that is not among the blocks yet."""
         self._finished: Finished | None = None
         self._usage: Usage | None = None
+        self._is_begun = False
+        """Whether the stream has its first event."""
+        self._rendered_starts = 0
+        self._rendered_blocks = 0
+        """The number of blocks whose start, and of those whose end, is in the stream."""
+
+    def note(self, event: Event) -> None:
+        """Add the event to the answer."""
+        if type(event) is Delta:
+            if event.text:
+                self._send_held_call(is_cut_off=False)
+                if not isinstance(self._open, _TextBlock):
+                    self._begin(_TextBlock())
+                self._blocks[-1].add(event.text)
+        elif type(event) is Finished:
+            self._finished = event
+            self._send_held_call(is_cut_off=event.reason == "length")
+            self._open = None
+        elif type(event) is Usage:
+            self._usage = event
+            self._start(Started(event.prompt_tokens, event.cached_tokens))
+        elif type(event) is Started:
+            self._start(event)
+        elif type(event) is ReasoningDelta:
+            if event.text:
+                self._send_held_call(is_cut_off=False)
+                if not isinstance(self._open, _ThinkingBlock):
+                    self._begin(_ThinkingBlock(is_shown=self._options.shows_thinking))
+                self._blocks[-1].add(event.text)
+        elif type(event) is ToolCallDelta:
+            self._extend_call(event)
 
     def feed(self, event: Event) -> Iterator[SseEvent]:
-        """Return the stream's events for this event."""
-        match event:
-            case Started():
-                yield from self._start(event)
-            case Delta(text=text) if text:
-                yield from self._extend(_TextBuilder, _TextBuilder, text)
-            case ReasoningDelta(text=text) if text:
-                is_shown = self._options.shows_thinking
-                yield from self._extend(_ThinkingBuilder, lambda: _ThinkingBuilder(is_shown=is_shown), text)
-            case ToolCallDelta():
-                yield from self._extend_call(event)
-            case Finished():
-                self._finished = event
-                yield from self._send_held_call(is_cut_off=event.reason == "length")
-                yield from self._close()
-            case Usage():
-                self._usage = event
-                yield from self._start(Started(event.prompt_tokens, event.cached_tokens))
-                reason, sequence = self._stop()
-                yield _sse(wire.MessageDelta(wire.StopDelta(reason, sequence), _message_usage(event)))
+        """Add the event to the answer, and yield the stream's events that are new with it."""
+        self.note(event)
+        if self._started is not None and not self._is_begun:
+            self._is_begun = True
+            usage = _message_usage(Usage(self._started.prompt_tokens, 0, self._started.cached_tokens))
+            yield _sse(wire.MessageStart(self._message([], None, None, usage)))
+            yield _PING
+        for index, block in enumerate(self._blocks[self._rendered_blocks :], self._rendered_blocks):
+            if index == self._rendered_starts:
+                self._rendered_starts += 1
+                yield _sse(wire.ContentBlockStart(index, block.start()))
+            for text in block.take_text():
+                yield block.sse(index, text)
+            if block is not self._open:
+                self._rendered_blocks += 1
+                for delta in block.end():
+                    yield _sse(wire.ContentBlockDelta(index, delta))
+                yield _sse(wire.ContentBlockStop(index))
+        if type(event) is Usage:
+            reason, sequence = self._stop()
+            yield _sse(wire.MessageDelta(wire.StopDelta(reason, sequence), _message_usage(event)))
 
     def terminator(self) -> Iterable[SseEvent]:
         return (_sse(wire.MessageStop()),)
@@ -170,72 +232,39 @@ class MessageBuilder:
         if self._usage is None:
             raise EngineFailed("The engine ended its answer without telling its usage")
         reason, sequence = self._stop()
-        return _encode(self._message(self._blocks, reason, sequence, _message_usage(self._usage)))
+        blocks = [block.block() for block in self._blocks]
+        return _encode(self._message(blocks, reason, sequence, _message_usage(self._usage)))
 
-    def _start(self, started: Started) -> Iterator[SseEvent]:
-        """Begin the stream, unless it has begun."""
+    def _start(self, started: Started) -> None:
+        """Note the first event, unless one was noted before."""
         if self._started is None:
             self._started = started
-            usage = _message_usage(Usage(started.prompt_tokens, 0, started.cached_tokens))
-            yield _sse(wire.MessageStart(self._message([], None, None, usage)))
-            yield _PING
 
-    def _extend(self, kind: type[_Built], make: Callable[[], _Built], text: str) -> Iterator[SseEvent]:
-        """Add to the open block if it is of this kind, else to a new one."""
-        yield from self._send_held_call(is_cut_off=False)
-        if not isinstance(self._open, kind):
-            yield from self._begin(make())
-        yield from self._add(text)
-
-    def _extend_call(self, delta: ToolCallDelta) -> Iterator[SseEvent]:
-        current = self._held_call or self._open
-        if isinstance(current, _CallBuilder) and current.call_index == delta.call_index:
-            if current is self._open:
-                yield from self._add(delta.arguments)
-                return
-        else:
-            yield from self._send_held_call(is_cut_off=False)
-            current = _CallBuilder(delta.call_index, delta.id or "", delta.name or "")
-            if delta.name in self._options.eager_tools:
-                yield from self._begin(current)
-                yield from self._add(delta.arguments)
-                return
-            self._held_call = current
-        for _ in current.add(delta.arguments):
-            pass
-
-    def _send_held_call(self, *, is_cut_off: bool) -> Iterator[SseEvent]:
-        """Send the call that was not sent yet, unless it was cut off in the middle of its input."""
-        call, self._held_call = self._held_call, None
-        if call is None or (is_cut_off and call.input is None):
-            return
-        yield from self._begin(call)
-        if call.input is not None:
-            yield self._block_delta(wire.InputJsonDelta(call.input))
-
-    def _begin(self, block: _OpenBlock) -> Iterator[SseEvent]:
-        yield from self._close()
-        yield from self._start(Started(0, 0))
+    def _begin(self, block: _Block) -> None:
+        """Begin a block, and end the one before it."""
+        self._start(Started(0, 0))
+        self._blocks.append(block)
         self._open = block
-        yield _sse(wire.ContentBlockStart(len(self._blocks), block.start()))
 
-    def _add(self, text: str) -> Iterator[SseEvent]:
-        assert self._open is not None, "a block is begun before it is extended"
-        for delta in self._open.add(text):
-            yield self._block_delta(delta)
+    def _extend_call(self, delta: ToolCallDelta) -> None:
+        call = self._held_call or self._open
+        if not (isinstance(call, _CallBlock) and call.call_index == delta.call_index):
+            self._send_held_call(is_cut_off=False)
+            is_eager = delta.name in self._options.eager_tools
+            call = _CallBlock(delta, is_eager=is_eager)
+            if is_eager:
+                self._begin(call)
+            else:
+                self._held_call = call
+        call.add(delta.arguments)
 
-    def _close(self) -> Iterator[SseEvent]:
-        """End the open block, if there is one."""
-        if self._open is None:
-            return
-        for delta in self._open.end():
-            yield self._block_delta(delta)
-        yield _sse(wire.ContentBlockStop(len(self._blocks)))
-        self._blocks.append(self._open.block())
-        self._open = None
-
-    def _block_delta(self, delta: wire.BlockDelta) -> SseEvent:
-        return _sse(wire.ContentBlockDelta(len(self._blocks), delta))
+    def _send_held_call(self, *, is_cut_off: bool) -> None:
+        """Add the call that was held to the blocks, unless it was cut off in the middle of its input."""
+        call = self._held_call
+        if call is not None:
+            self._held_call = None
+            if not is_cut_off or call.input is not None:
+                self._begin(call)
 
     def _stop(self) -> tuple[wire.StopReason, str | None]:
         """Return why the answer ended, and the stop sequence that ended it."""
@@ -250,7 +279,7 @@ class MessageBuilder:
                 return "stop_sequence", sequence
             case Finished(reason="tool_calls"):
                 return "tool_use", None
-        has_call = any(isinstance(block, wire.ToolUseBlock) for block in self._blocks)
+        has_call = any(isinstance(block, _CallBlock) for block in self._blocks)
         return ("tool_use" if has_call else "end_turn"), None
 
     def _message(

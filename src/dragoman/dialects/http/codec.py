@@ -20,8 +20,12 @@ from dragoman.dialects.http.sse import SseEvent
 class ResponseBuilder(Protocol):
     """Builds JSON from events: one state machine for streams and for whole answers."""
 
+    def note(self, event: Event) -> None:
+        """Add the event to the answer. Enough for a whole answer, which needs no documents of a stream."""
+        ...
+
     def feed(self, event: Event) -> Iterable[SseEvent]:
-        """Return what this event adds to the stream."""
+        """Add the event to the answer, and return what it adds to the stream."""
         ...
 
     def terminator(self) -> Iterable[SseEvent]:

@@ -115,14 +115,14 @@ class GenerationResponse(Response):
                 watch.cancel()
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        builder = self._options.decoded.builder
         try:
             async with contextlib.aclosing(await self._open_events()) as events:
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
-                    for _ in self._options.decoded.builder.feed(event):
-                        pass
-            body = self._options.decoded.builder.build()
+                    builder.note(event)
+            body = builder.build()
             self.is_final = True
         except DragomanError as error:
             self.is_final = isinstance(error, BadRequest)

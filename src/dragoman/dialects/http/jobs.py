@@ -165,8 +165,7 @@ async def _result(job: Job, route: RouteContext, caller: Caller) -> bytes:
     builder = (await restore(job.stored_request, route, caller)).decoded.builder
     async with contextlib.aclosing(await route.service.follow_job(job.id, caller)) as events:
         async for event in events:
-            for _ in builder.feed(event):
-                pass
+            builder.note(event)
     return builder.build()
 
 

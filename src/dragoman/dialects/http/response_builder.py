@@ -42,23 +42,25 @@ class ToolCallState:
 class ChoiceState:
     """One choice so far."""
 
+    stop_reason: str | int | None = None
+    """The stop string or stop token that ended it."""
+    _finish_reason: FinishReason | None = None
+
     def __init__(self, index: int) -> None:
         self.index = index
         self.text_parts: list[str] = []
         self.reasoning_parts: list[str] = []
         self.logprobs: list[TokenLogprobs] = []
         self._tool_calls: dict[int, ToolCallState] = {}
-        self._finish_reason: FinishReason | None = None
-        self.stop_reason: str | int | None = None
-        """The stop string or stop token that ended it."""
 
     def add_tool_call_delta(self, delta: ToolCallDelta) -> None:
         """Append the next part of one of the choice's calls."""
         self._tool_calls.setdefault(delta.call_index, ToolCallState()).add(delta)
 
-    def finish(self, reason: FinishReason) -> None:
+    def finish(self, reason: FinishReason, stop_reason: str | int | None) -> None:
         """Mark the choice as complete."""
         self._finish_reason = reason
+        self.stop_reason = stop_reason
 
     @property
     def text(self) -> str:
@@ -73,7 +75,7 @@ class ChoiceState:
     @property
     def tool_calls(self) -> list[ToolCallState]:
         """Its tool calls, in the order of their numbers."""
-        return [call for _, call in sorted(self._tool_calls.items())]
+        return [self._tool_calls[number] for number in sorted(self._tool_calls)]
 
     @property
     def content(self) -> str | None:
@@ -90,7 +92,13 @@ class ChoiceState:
 _PLACEHOLDER = secrets.token_hex(16)
 _QUOTED_PLACEHOLDER = b'"%b"' % _PLACEHOLDER.encode()
 
-_encode_text: Callable[[str], bytes] = msgspec.json.Encoder().encode
+encode_text: Callable[[str], bytes] = msgspec.json.Encoder().encode
+
+
+def around_text(encode: Callable[[str], bytes]) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the text in the JSON of a text: encoding it each time costs more."""
+    before, _, behind = encode(_PLACEHOLDER).partition(_QUOTED_PLACEHOLDER)
+    return before, behind
 
 
 class BaseResponseBuilder:
@@ -100,53 +108,69 @@ class BaseResponseBuilder:
     """Whether the dialect has a field for reasoning."""
     text_chunks_are_alike = True
     """Whether the chunks of a choice's texts differ in their text only, from the second one on."""
+    beginning = ""
+    """Text of every choice before the model's."""
+
+    _usage: Usage | None = None
 
     def __init__(self) -> None:
         self._choices: dict[int, ChoiceState] = {}
-        self._usage: Usage | None = None
-        self._text_templates: dict[int, tuple[bytes, bytes]] = {}
-        """What stands before and behind the text in a chunk of each choice that has had one."""
+        self._opened: set[int] = set()
+        """The choices that have chunks."""
+        self._text_templates: dict[int, tuple[bytes, bytes, list[str]]] = {}
+        """What stands before and behind the text in a chunk of each choice that has had one, and its text parts."""
+
+    def note(self, event: Event) -> None:
+        """Add the event to the answer."""
+        if type(event) is Delta:
+            if event.text or event.logprobs:
+                choice = self._choice_state(event.index)
+                choice.text_parts.append(event.text)
+                if event.logprobs:
+                    choice.logprobs += event.logprobs
+        elif type(event) is Finished:
+            self._choice_state(event.index).finish(event.reason, event.stop_reason)
+        elif type(event) is Usage:
+            self._usage = event
+        elif type(event) is ReasoningDelta:
+            if event.text and self.shows_reasoning:
+                self._choice_state(event.index).reasoning_parts.append(event.text)
+        elif type(event) is ToolCallDelta:
+            self._choice_state(event.index).add_tool_call_delta(event)
 
     def feed(self, event: Event) -> Iterable[SseEvent]:
-        """Return the chunks of this event."""
-        if type(event) is Delta and event.text and not event.logprobs and event.index in self._text_templates:
-            before, behind = self._text_templates[event.index]
-            self._choices[event.index].text_parts.append(event.text)
-            return (SseEvent(b"%b%b%b" % (before, _encode_text(event.text), behind)),)
+        """Add the event to the answer, and return its chunks."""
+        if (
+            type(event) is Delta
+            and event.text
+            and not event.logprobs
+            and (template := self._text_templates.get(event.index))
+        ):
+            before, behind, text_parts = template
+            text_parts.append(event.text)
+            return (SseEvent(before + encode_text(event.text) + behind),)
+        self.note(event)
         return map(SseEvent, self._chunks(event))
 
     def _chunks(self, event: Event) -> Iterator[bytes]:
         match event:
             case Delta(index, text, _, logprobs) if text or logprobs:
                 yield from self._open_choice(index)
-                choice = self._choices[index]
-                choice.text_parts.append(text)
-                if logprobs:
-                    choice.logprobs.extend(logprobs)
                 yield self.text_chunk(index, text, logprobs)
                 if self.text_chunks_are_alike and index not in self._text_templates:
-                    self._add_text_template(index)
+                    before, behind = around_text(lambda text: self.text_chunk(index, text, ()))
+                    self._text_templates[index] = before, behind, self._choices[index].text_parts
             case ReasoningDelta(index, text) if text and self.shows_reasoning:
                 yield from self._open_choice(index)
-                self._choices[index].reasoning_parts.append(text)
                 yield self.reasoning_chunk(index, text)
             case ToolCallDelta(index=index):
                 yield from self._open_choice(index)
-                self._choices[index].add_tool_call_delta(event)
                 yield from self.tool_call_chunks(event)
-            case Finished(index, reason, stop_reason):
+            case Finished(index, reason):
                 yield from self._open_choice(index)
-                self._choices[index].finish(reason)
-                self._choices[index].stop_reason = stop_reason
                 yield from self.finish_chunks(index, reason)
             case Usage():
-                self._usage = event
                 yield from self.usage_chunks(event)
-
-    def _add_text_template(self, index: int) -> None:
-        """Encode what the next chunks of the choice's text have in common: encoding them costs several times more."""
-        before, _, behind = self.text_chunk(index, _PLACEHOLDER, ()).partition(_QUOTED_PLACEHOLDER)
-        self._text_templates[index] = before, behind
 
     def terminator(self) -> Iterable[SseEvent]:
         return (DONE,)
@@ -165,12 +189,19 @@ class BaseResponseBuilder:
 
     def choices(self) -> list[ChoiceState]:
         """Return every choice, in order."""
-        return [choice for _, choice in sorted(self._choices.items())]
+        return [self._choices[index] for index in sorted(self._choices)]
+
+    def _choice_state(self, index: int) -> ChoiceState:
+        if (choice := self._choices.get(index)) is None:
+            choice = self._choices[index] = ChoiceState(index)
+            if beginning := self.beginning:
+                choice.text_parts.append(beginning)
+        return choice
 
     def _open_choice(self, index: int) -> Iterable[bytes]:
-        if index in self._choices:
+        if index in self._opened:
             return ()
-        self._choices[index] = ChoiceState(index)
+        self._opened.add(index)
         return self.opening_chunks(index)
 
     def opening_chunks(self, _index: int) -> Iterable[bytes]:

@@ -152,11 +152,14 @@ class VectorBuilder:
         """Of the inputs, in their order."""
         self._usage: Usage | None = None
 
-    def feed(self, event: Event) -> Iterable[SseEvent]:
+    def note(self, event: Event) -> None:
         if isinstance(event, Embedding):
             self.vectors.append(event.values)
         elif isinstance(event, Usage):
             self._usage = event
+
+    def feed(self, event: Event) -> Iterable[SseEvent]:
+        self.note(event)
         return ()
 
     def terminator(self) -> Iterable[SseEvent]:

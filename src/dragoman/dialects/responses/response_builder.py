@@ -15,6 +15,7 @@ from dragoman.dialects.responses.output_items import (
     OutputItemState,
     ReasoningState,
     call_state,
+    sse_event,
 )
 from dragoman.dialects.responses.tools import ToolOrigin
 
@@ -43,32 +44,59 @@ class ResponsesBuilder:
         self._sequence_number = 0
         self._begun = False
         self._in_progress = False
+        self._items: list[OutputItemState] = []
         self._open: OutputItemState | None = None
-        self._output: list[wire.Item] = []
+        """The last item, if it is not complete."""
+        self._rendered_openings = 0
+        self._rendered_items = 0
+        """The number of items whose opening, and of those whose closing, is in the stream."""
         self._finish_reason: str | None = None
         self._final: wire.ResponseBody | None = None
 
+    def note(self, event: Event) -> None:
+        """Add the event to the response."""
+        if type(event) is Delta:
+            logprobs = event.logprobs if self._include_logprobs else ()
+            if event.text or logprobs:
+                item = self._open
+                if not isinstance(item, MessageState):
+                    item = MessageState(self._item_id("msg"), len(self._items))
+                    self._start(item)
+                item.add(event.text, logprobs)
+        elif type(event) is Finished:
+            self._finish(event.reason)
+        elif type(event) is Usage:
+            self.finish(event)
+        elif type(event) is ReasoningDelta:
+            if event.text:
+                self._add_reasoning(event.text)
+        elif type(event) is ToolCallDelta:
+            self._add_call(event)
+
     def feed(self, event: Event) -> Iterator[SseEvent]:
-        if isinstance(event, Unenforced):
+        """Add the event to the response, and yield the stream's events that are new with it."""
+        if type(event) is Unenforced:
             return
-        yield from self.begin()
-        if isinstance(event, PromptTokens):
+        if not self._begun:
+            yield from self.begin()
+        if type(event) is PromptTokens:
             return
         if not self._in_progress:
             self._in_progress = True
             yield self._event("response.in_progress", response=self._snapshot("in_progress"))
-        match event:
-            case Delta() if event.text or (event.logprobs and self._include_logprobs):
-                yield from self._append_text(event)
-            case ReasoningDelta() if event.text:
-                yield from self._append_reasoning(event)
-            case ToolCallDelta():
-                yield from self._append_call(event)
-            case Finished(_, reason):
-                yield from self._finish(reason)
-            case Usage():
-                final = self.finish(event)
-                yield self._event(f"response.{final.status}", response=final)
+        self.note(event)
+        for item in self._items[self._rendered_items :]:
+            if item.output_index == self._rendered_openings:
+                self._rendered_openings += 1
+                yield from self._events(item.opening())
+            for piece in item.take_pieces():
+                yield item.delta(piece, self._next_number())
+            if item.completed is not None:
+                self._rendered_items += 1
+                yield from self._events(item.closing())
+        if type(event) is Usage:
+            final = self.finish(event)
+            yield self._event(f"response.{final.status}", response=final)
 
     def begin(self) -> Iterator[SseEvent]:
         """Yield the first events, once: those that need no event of the engine."""
@@ -110,7 +138,7 @@ class ResponsesBuilder:
         code = sent.code if isinstance(sent.code, str) else "server_error"
         message = sent.message if isinstance(sent.message, str) else ""
         yield from self.begin()
-        yield self._sse(msgspec.structs.replace(sent, sequence_number=self._next_number()))
+        yield sse_event(msgspec.structs.replace(sent, sequence_number=self._next_number()))
         failed = self.failed(wire.ResponseError(code, message))
         yield self._event("response.failed", response=failed)
 
@@ -123,66 +151,52 @@ class ResponsesBuilder:
             raise EngineFailed("The engine ended its answer without reporting its usage")
         return _encode(self._final)
 
-    def _append_text(self, delta: Delta) -> Iterator[SseEvent]:
-        if not isinstance(self._open, MessageState):
-            yield from self._start(MessageState(self._item_id("msg"), len(self._output)))
-        assert isinstance(self._open, MessageState)
-        if not self._include_logprobs and delta.logprobs:
-            delta = msgspec.structs.replace(delta, logprobs=[])
-        yield from self._events(self._open.append(delta))
+    def _add_reasoning(self, text: str) -> None:
+        item = self._open
+        if not isinstance(item, ReasoningState):
+            item = ReasoningState(self._item_id("rs"), len(self._items), self._seal)
+            self._start(item)
+        item.add(text)
 
-    def _append_reasoning(self, delta: ReasoningDelta) -> Iterator[SseEvent]:
-        if not isinstance(self._open, ReasoningState):
-            yield from self._start(ReasoningState(self._item_id("rs"), len(self._output), self._seal))
-        assert isinstance(self._open, ReasoningState)
-        yield from self._events(self._open.append(delta))
-
-    def _append_call(self, delta: ToolCallDelta) -> Iterator[SseEvent]:
-        if not (isinstance(self._open, CallState) and self._open.call_index == delta.call_index):
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        item = self._open
+        if not (isinstance(item, CallState) and item.call_index == delta.call_index):
             origin = self._origins.get(delta.name or "", ToolOrigin(delta.name or ""))
             kind = "ctc" if origin.is_custom else "fc"
-            # The item before is complete, and with it comes its place.
-            yield from self._close("completed")
-            yield from self._start(call_state(self._item_id(kind), len(self._output), delta, origin))
-        assert isinstance(self._open, CallState)
-        yield from self._events(self._open.append(delta))
+            item = call_state(self._item_id(kind), len(self._items), delta, origin)
+            self._start(item)
+        item.add(delta.arguments)
 
-    def _finish(self, reason: str) -> Iterator[SseEvent]:
+    def _finish(self, reason: str) -> None:
         self._finish_reason = reason
-        if self._open is None and not self._output:
-            yield from self._start(MessageState(self._item_id("msg"), 0))
-        yield from self._close("incomplete" if reason == "length" else "completed")
+        if not self._items:
+            self._start(MessageState(self._item_id("msg"), 0))
+        self._complete("incomplete" if reason == "length" else "completed")
 
-    def _start(self, item: OutputItemState) -> Iterator[SseEvent]:
-        yield from self._close("completed")
-        item.output_index = len(self._output)
+    def _start(self, item: OutputItemState) -> None:
+        self._complete("completed")
+        self._items.append(item)
         self._open = item
-        yield from self._events(item.opening())
 
-    def _close(self, status: wire.ItemStatus) -> Iterator[SseEvent]:
-        item, self._open = self._open, None
-        if item is not None:
-            self._output.append(item.item(status))
-            yield from self._events(item.closing(status))
+    def _complete(self, status: wire.ItemStatus) -> None:
+        if self._open is not None:
+            self._open.complete(status)
+            self._open = None
 
     def _item_id(self, kind: str) -> str:
-        number = len(self._output) + (self._open is not None)
-        return f"{kind}_{self._answer_id}{number:04x}"
+        return f"{kind}_{self._answer_id}{len(self._items):04x}"
 
     def _snapshot(self, status: wire.ResponseStatus) -> wire.ResponseBody:
-        return msgspec.structs.replace(self.head, status=status, output=list(self._output))
+        output = [item.completed for item in self._items if item.completed is not None]
+        return msgspec.structs.replace(self.head, status=status, output=output)
 
     def _events(self, events: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[SseEvent]:
         for kind, members in events:
             yield self._event(kind, **members)
 
     def _event(self, kind: str, **members: Any) -> SseEvent:
-        return self._sse(wire.ResponseEvent(type=kind, sequence_number=self._next_number(), **members))
+        return sse_event(wire.ResponseEvent(type=kind, sequence_number=self._next_number(), **members))
 
     def _next_number(self) -> int:
         self._sequence_number += 1
         return self._sequence_number - 1
-
-    @staticmethod
-    def _sse(event: wire.ResponseEvent) -> SseEvent:
-        return SseEvent(_encode(event), event.type)

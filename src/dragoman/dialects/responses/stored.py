@@ -154,8 +154,7 @@ class StoredResponses:
         )
         async with contextlib.aclosing(events):
             async for event in events:
-                for _ in builder.feed(event):
-                    pass
+                builder.note(event)
         response = msgspec.json.decode(builder.build(), type=wire.ResponseBody)
         await self.save(record_of(decoded, response), caller)
         return response

@@ -48,16 +48,14 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
     def __init__(self, head: ResponseHead, options: AnswerOptions = PLAIN_ANSWER) -> None:
         super().__init__(head)
         self.shows_reasoning = options.shows_reasoning
+        self.beginning = options.beginning
         self._options = options
         self._token_text = token_id_text if options.logprobs_as_token_ids else plain_text
         self._pending_roles: set[int] = set()
 
     def opening_chunks(self, index: int) -> Iterable[bytes]:
         self._pending_roles.add(index)
-        if not (beginning := self._options.beginning):
-            return ()
-        self._choices[index].text_parts.append(beginning)
-        return [self.text_chunk(index, beginning, ())]
+        return [self.text_chunk(index, self.beginning, ())] if self.beginning else ()
 
     def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
         encoded_logprobs = self._logprobs(logprobs) if logprobs else None

@@ -4,7 +4,7 @@ These are vLLM's `return_token_ids`, `prompt_logprobs` and `continuous_usage_sta
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +12,6 @@ from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import AnyDelta, Event, PromptTokens, TokenLogprobs, TopLogprob, Usage
 from dragoman.dialects.http.response_builder import ChoiceState
-from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.openai.logprobs import plain_text
 from dragoman.dialects.openai.response_builder import ResponseHead
 from dragoman.dialects.openai.wire import CompletionUsage
@@ -115,9 +114,9 @@ class ReportingChatBuilder(ChatResponseBuilder):
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterable[SseEvent]:
+    def note(self, event: Event) -> None:
         self._report.observe(event)
-        return super().feed(event)
+        super().note(event)
 
     def _completion(self, usage: Usage) -> wire.ChatCompletion:
         return msgspec.structs.replace(
@@ -152,9 +151,9 @@ class ReportingTextBuilder(TextResponseBuilder):
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterable[SseEvent]:
+    def note(self, event: Event) -> None:
         self._report.observe(event)
-        return super().feed(event)
+        super().note(event)
 
     def _choice(self, choice: ChoiceState) -> wire.TextChoice:
         report, index = self._report, choice.index
