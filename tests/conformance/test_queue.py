@@ -10,12 +10,12 @@ import pytest
 
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, create_key
+from dragoman.core.egress.urls import UrlRules
 from dragoman.core.errors import BadRequest
 from dragoman.dialects.http import sse
 from dragoman.dialects.registry import DialectName
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
-from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.apps import client_of
 from tests.support.dialects.asgi_connections import AsgiConnection
 from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient

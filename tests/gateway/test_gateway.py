@@ -8,15 +8,20 @@ from prometheus_client import CollectorRegistry
 
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.context import Caller, new_request_id
-from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
+from dragoman.core.egress.urls import UrlRules
+from dragoman.core.errors import BadRequest, EngineFailed, InsufficientBalance, ModelNotFound, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Started, Usage
-from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, ImagePart, Message, SamplingParams, TextPrompt
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.admission.controller import AdmissionRequest
+from dragoman.gateway.admission.recording import UnmeteredAdmission
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.image_fetching import HttpImageFetcher, ImageFetchOptions
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.echo_engines import AdaptableEcho
+from tests.support.image_servers import ImageServer, SeeingEcho
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
@@ -72,6 +77,28 @@ def texts(events: Sequence[Event]) -> dict[int, str]:
         if isinstance(event, Delta):
             collected[event.index] = collected.get(event.index, "") + event.text
     return dict(sorted(collected.items()))
+
+
+class RefusingAdmission(UnmeteredAdmission):
+    """Refuses every request at any size."""
+
+    async def check(self, request: AdmissionRequest) -> None:
+        raise InsufficientBalance("Insufficient balance", limit=0, used=0, hold=0)
+
+
+async def test_no_image_is_fetched_for_a_request_that_is_refused_in_any_case() -> None:
+    metrics = RequestMetrics(CollectorRegistry())
+    catalog = Catalog([Deployment.of("echo", (), SeeingEcho()), Deployment.of("blind", (), EchoEngine())])
+    async with ImageServer().running() as server:
+        images = HttpImageFetcher(ImageFetchOptions(rules=UrlRules(allow_http=True, allow_private=True)))
+        prompt = ChatPrompt(messages=(Message(role="user", content=(ImagePart(server.url()),)),))
+        async with images.opened():
+            gateway = Gateway(catalog, metrics, admission=RefusingAdmission(), images=images)
+            with pytest.raises(InsufficientBalance):
+                await gateway.generate([GenerationRequest(model="echo", prompt=prompt)], caller())
+            with pytest.raises(BadRequest, match="images"):
+                await gateway.generate([GenerationRequest(model="blind", prompt=prompt)], caller())
+    assert server.paths == []
 
 
 async def test_one_prompt_is_answered_with_the_engines_own_events() -> None:

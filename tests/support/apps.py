@@ -17,6 +17,7 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.remote_images import ImageFetcher
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
@@ -45,6 +46,7 @@ def echo_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     v1_dialect: str = "infermatic",
     response_store: ResponseStore | None = None,
+    images: ImageFetcher | None = None,
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
@@ -62,6 +64,7 @@ def echo_app(
         root_path=root_path,
         response_store=response_store,
         reasoning_key=REASONING_KEY,
+        fetches_images=images is not None,
     )
     return build_app(
         catalog,
@@ -74,6 +77,7 @@ def echo_app(
         admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
         origin_policy=origin_policy,
+        images=images,
     )
 
 

@@ -15,6 +15,7 @@ from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
     Message,
+    Part,
     Prompt,
     PromptTruncation,
     SamplingParams,
@@ -82,7 +83,7 @@ def input_characters(each: EmbeddingInput) -> int:
 
 
 def is_large_prompt(prompt: Prompt) -> bool:
-    """Whether rendering and tokenizing the prompt may take long, so that its sender is checked first."""
+    """Whether fetching, rendering and tokenizing the prompt may take long, so that its sender is checked first."""
     match prompt:
         case ChatPrompt(messages=messages, tools=tools, template=template, template_arguments=arguments):
             return (
@@ -101,7 +102,14 @@ def is_large_prompt(prompt: Prompt) -> bool:
 def _message_characters(message: Message) -> int:
     if isinstance(message.content, str):
         return len(message.content)
-    return sum(len(part.text) if isinstance(part, TextPart) else len(part.url) for part in message.content)
+    return sum(map(_part_characters, message.content))
+
+
+def _part_characters(part: Part) -> int:
+    if isinstance(part, TextPart):
+        return len(part.text)
+    # How large an image is that must be fetched is not known yet.
+    return _LARGE_CHARACTERS + 1 if part.is_remote else len(part.url)
 
 
 def excludes_tokens(sampling: SamplingParams) -> bool:

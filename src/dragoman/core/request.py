@@ -26,13 +26,22 @@ class TextPart(msgspec.Struct, frozen=True, tag="text"):
     text: str
 
 
-class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+REMOTE_SCHEMES = ("https://", "http://")
+"""How addresses begin that must be fetched."""
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image", weakref=True):
     """An image in a message."""
 
     url: str
     """Its address: of the scheme data, which holds the image itself, or of http or https."""
     detail: Literal["low", "high", "auto"] | None = None
     """How closely the model should look at it; None: the engine's default."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it must be fetched."""
+        return self.url.startswith(REMOTE_SCHEMES)
 
 
 Part = TextPart | ImagePart

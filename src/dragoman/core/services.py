@@ -114,6 +114,14 @@ class GenerationService(VisibleModels, Protocol):
         """
         ...
 
+    async def with_images(self, requests: Sequence[Task], caller: Caller) -> Sequence[Task]:
+        """Return the requests with the images themselves in place of their http(s) addresses, as `generate` does it.
+
+        Raises BadRequest for an image that cannot be fetched, and what `generate` raises for a request that may not
+        run.
+        """
+        ...
+
     async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> EventStream:
         """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
 

@@ -42,6 +42,7 @@ from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.execution.request_execution import BestOfSelector, RequestExecution
+from dragoman.gateway.remote_images import ImageFetcher, has_remote_images
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore, RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 from dragoman.gateway.routing.fallbacks import NO_FALLBACKS, Fallbacks, can_answer, fallbacks_of
@@ -72,8 +73,9 @@ class Gateway:
         registration_rules: RegistrationRules | None = None,
         usage_database: DatabaseThread | None = None,
         queue: JobQueue | None = None,
+        images: ImageFetcher | None = None,
     ) -> None:
-        """`usage_database` is where usage is read from; None: no usage is recorded."""
+        """Usage is read from `usage_database`; None: none is recorded. `images` None: none are fetched."""
         self._catalog = catalog
         self._metrics = metrics
         self._authenticator = authenticator
@@ -82,6 +84,7 @@ class Gateway:
         self._registration_rules = registration_rules or RegistrationRules()
         self._usage_database = usage_database
         self._queue = queue
+        self._images = images
         self.auth_failures = AuthFailureLimiter()
         """Counts wrong keys, on the routes of dialects and on all others."""
         self._preparation = Turns(_MAX_PREPARING, _MAX_WAITING_OF_OWNER)
@@ -139,7 +142,7 @@ class Gateway:
 
     async def visible_to(self, caller: Caller) -> PrincipalModels:
         await self.reject_unknown_key(caller)
-        return PrincipalModels(self._catalog, await self._authenticate(caller))
+        return PrincipalModels(self._catalog, await self._authenticate(caller), self._images)
 
     def models(self) -> list[ServedModel]:
         return self._catalog.models()
@@ -156,6 +159,9 @@ class Gateway:
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         return await self._catalog.resolve(model).deployment.tokenizer.detokenize(token_ids)
 
+    async def with_images(self, requests: Sequence[Task], caller: Caller) -> Sequence[Task]:
+        return await self._fetch_images(requests, await self._resolve(requests[0].model, caller), caller)
+
     async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> RequestExecution:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
@@ -164,6 +170,8 @@ class Gateway:
         if resolved.has_fallbacks:
             fallbacks = fallbacks_of(resolved.deployment, self._catalog)
         try:
+            if self._images is not None:
+                requests = await self._fetch_images(requests, resolved, caller)
             try:
                 reservation = await self._admit(requests, resolved, caller, fallbacks.names, streamed=streamed)
             except (ContextOverflow, EngineFailed) as error:
@@ -213,6 +221,8 @@ class Gateway:
         caller = msgspec.structs.replace(caller, request_id=draft.stored_request.answer_id)
         principal = await self._authenticate(caller)
         resolved = self._catalog.resolve(draft.requests[0].model, principal.owner)
+        fetched = await self._fetch_images(draft.requests, resolved, caller)
+        draft = msgspec.structs.replace(draft, requests=tuple(fetched))
         admission_request = await self._admission_request(draft.requests, resolved, caller, streamed=True)
         if caller.trace:
             traced = tuple(msgspec.structs.replace(request, trace=caller.trace) for request in draft.requests)
@@ -283,6 +293,16 @@ class Gateway:
         except DragomanError:
             self._metrics.start_timer(resolved.metrics_label).end("refused")
             raise
+
+    async def _fetch_images(self, requests: Sequence[Task], resolved: ResolvedModel, caller: Caller) -> Sequence[Task]:
+        """Put images in place of their addresses. Nothing is fetched for requests that are refused in any case."""
+        if self._images is None or not any(map(has_remote_images, requests)):
+            return requests
+        for request in requests:
+            resolved.deployment.candidates(request)
+        tokens = TokenBounds(1, 1)
+        await self._admission.check(self._sized_request(requests, resolved, caller, streamed=True, tokens=tokens))
+        return await self._images.with_images(requests)
 
     async def _admit(
         self,

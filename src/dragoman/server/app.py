@@ -28,6 +28,7 @@ from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.execution.body_store import DatabaseBodyStore
 from dragoman.gateway.execution.jobs import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.remote_images import ImageFetcher
 from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
@@ -91,6 +92,7 @@ def build_app(
     ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS,
     console: ConsoleOptions | None = None,
     connect_upstream: Connect | None = None,
+    images: ImageFetcher | None = None,
 ) -> "App":
     """Build the app over the catalog's engines, which start and close with it.
 
@@ -104,6 +106,7 @@ def build_app(
     - `connect_upstream` connects to the upstreams that administrators add. None: their changes are not followed.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     - `console` makes the pages of /console. None: there are none.
+    - `images` fetches images at http(s) addresses, which need `options.fetches_images`.
     """
     live = LiveOptions(
         http=options,
@@ -126,6 +129,7 @@ def build_app(
         response_store=options.response_store,
         body_store=_body_store(console),
         connect_upstream=connect_upstream,
+        images=images,
     )
     return services.app(live)
 
@@ -147,6 +151,7 @@ class AppServices:
         body_store: DatabaseBodyStore | None = None,
         tracing: Tracing | None = None,
         connect_upstream: Connect | None = None,
+        images: ImageFetcher | None = None,
     ) -> None:
         """See build_app. The console reads `console_database`, that of the accounts or of the records.
 
@@ -171,6 +176,7 @@ class AppServices:
             adapter_store=adapter_store,
             usage_database=None if accounting is None else accounting.database_thread,
             queue=queue,
+            images=images,
         )
         self._executor = GatewayJobExecutor(catalog, request_metrics)
         self._metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
@@ -178,8 +184,7 @@ class AppServices:
             _lifespan,
             catalog=catalog,
             admission=admission if accounting is None else accounting,
-            response_store=response_store,
-            body_store=body_store,
+            open_others=[each.opened for each in (response_store, body_store, images) if each is not None],
             open_queue=_queue_opener(queue, self._executor, registry),
             console_thread=self._console_thread,
             upstream_changes=changes,
@@ -287,8 +292,7 @@ async def _lifespan(
     *,
     catalog: Catalog,
     admission: UnmeteredAdmission | AccountingServices,
-    response_store: ResponseStore | None,
-    body_store: DatabaseBodyStore | None,
+    open_others: Sequence[Callable[[], AbstractAsyncContextManager[None]]],
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
     console_thread: DatabaseThread | None,
     upstream_changes: UpstreamChanges | None,
@@ -303,10 +307,8 @@ async def _lifespan(
         await stack.enter_async_context(read_loads(catalog.deployments))
         if console_thread is not None:
             stack.push_async_callback(asyncio.to_thread, console_thread.close)
-        if response_store is not None:
-            await stack.enter_async_context(response_store.opened())
-        if body_store is not None:
-            await stack.enter_async_context(body_store.opened())
+        for opened in open_others:
+            await stack.enter_async_context(opened())
         if upstream_changes is not None:
             await stack.enter_async_context(upstream_changes.followed())
         if open_queue is not None:

@@ -1,9 +1,9 @@
 """Options of the queue and its webhooks, from the settings' table [queue]."""
 
+from dragoman.core.egress.urls import UrlRules
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import RetrySchedule, WebhookOptions
-from dragoman.jobs.webhooks.urls import UrlRules
 from dragoman.server.settings import QueueSettings
 
 WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"

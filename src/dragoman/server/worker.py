@@ -30,6 +30,7 @@ from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.execution.body_store import DatabaseBodyStore
 from dragoman.gateway.execution.response_store import DatabaseResponseStore
 from dragoman.gateway.ledger_connection import AccountsOptions
+from dragoman.gateway.remote_images import ImageFetcher
 from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.service.queue import JobQueue
@@ -38,6 +39,7 @@ from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.http_server import HttpServer
+from dragoman.server.image_settings import ImageSettings
 from dragoman.server.metrics import SettingsState, count_as_one_process
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
@@ -88,6 +90,7 @@ def main() -> int:
         body_store=None if accounts is None else DatabaseBodyStore(accounts.database, settings.console.body_rules),
         tracing=tracing,
         connect_upstream=connect_added_upstream,
+        images=_image_fetcher(settings.images) if settings.images.fetch else None,
     )
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
@@ -112,6 +115,22 @@ def main() -> int:
 def _response_store(accounts: AccountsOptions, settings: ResponsesSettings) -> DatabaseResponseStore:
     return DatabaseResponseStore(
         accounts.database, retention_days=settings.retention_days, max_bytes=settings.max_stored_bytes
+    )
+
+
+def _image_fetcher(settings: ImageSettings) -> ImageFetcher:
+    # Most servers fetch nothing, and the imports take a while.
+    from dragoman.core.egress.urls import UrlRules
+    from dragoman.gateway.image_fetching import HttpImageFetcher, ImageFetchOptions
+
+    return HttpImageFetcher(
+        ImageFetchOptions(
+            rules=UrlRules(settings.fetch_allow_http, settings.fetch_allow_private_addresses, "images.fetch"),
+            max_count=settings.max_count,
+            max_bytes=settings.max_bytes,
+            max_total_bytes=settings.fetch_max_bytes,
+            timeout_seconds=settings.fetch_timeout_seconds,
+        )
     )
 
 
@@ -171,6 +190,7 @@ def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
         root_path=settings.root_path or "",
         access_log=settings.access_log,
         reasoning_key=reasoning_key(os.environ.get(REASONING_SECRET_VARIABLE)),
+        fetches_images=settings.images.fetch,
     )
 
 

@@ -19,6 +19,7 @@ from dragoman.dialects.http.validation import (
     describe,
 )
 from dragoman.dialects.openai.parse import (
+    DATA_SCHEMES,
     MAX_PROMPTS,
     MAX_SCHEMA_LEVELS,
     MAX_TOOLS_BYTES,
@@ -82,7 +83,7 @@ def test_images_are_parts_of_messages_to_models_that_take_them() -> None:
     content = [{"type": "text", "text": "What is it?"}, IMAGE]
     sent = msgspec.convert([{"role": "user", "content": content}], list[ChatMessage])
     violations: list[Violation] = []
-    [message] = parse_messages(sent, violations, images=True)
+    [message] = parse_messages(sent, violations, image_schemes=DATA_SCHEMES)
     assert not violations
     assert message.content == (TextPart("What is it?"), ImagePart("data:image/png;base64,AA", "low"))
 
@@ -102,7 +103,7 @@ def test_images_are_parts_of_messages_to_models_that_take_them() -> None:
 def test_an_image_that_cannot_be_taken_is_named(role: str, part: dict[str, Any], reason: str) -> None:
     sent = msgspec.convert([{"role": role, "content": [part]}], list[ChatMessage])
     violations: list[Violation] = []
-    parse_messages(sent, violations, images=True)
+    parse_messages(sent, violations, image_schemes=DATA_SCHEMES)
     assert [describe(found.field, found.problem) for found in violations] == [reason]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from dragoman.accounts.database.connections import Database
+from dragoman.core.egress.urls import UrlRules
 from dragoman.core.errors import Overloaded
 from dragoman.core.events import Event
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
-from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.database_faults import Fault, as_limited_role, deleted_files, missing_tables, read_only_server
 from tests.support.echo_engines import GatedEcho
 from tests.support.jobs.queue_harness import QueueHarness, QueueServer, queue_server, text_of

@@ -10,12 +10,12 @@ import msgspec
 from sqlalchemy import text
 
 from dragoman.accounts.database.connections import Database
+from dragoman.core.egress.urls import UrlRules
 from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
 from dragoman.jobs.webhooks.message import DeliveryResult, parse_secret
 from dragoman.jobs.webhooks.options import DELIVERY_LEASE_SECONDS, DeliveryLimits, RetrySchedule, WebhookOptions
 from dragoman.jobs.webhooks.sender import WebhookSender
 from dragoman.jobs.webhooks.store import WebhookStore
-from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, QueueServer, queue_server
 from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS

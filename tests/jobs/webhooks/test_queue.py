@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dragoman.core.egress.urls import UrlRules
 from dragoman.core.errors import BadRequest
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
-from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.jobs.queue_harness import QueueHarness, queue_server
 from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.metered import MODEL

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp.abc import AbstractResolver
 
+from dragoman.core.egress.urls import UrlRules
 from dragoman.jobs.webhooks.message import ended_message, parse_secret
 from dragoman.jobs.webhooks.sender import DeliveryAttempt, WebhookSender
-from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.captured_logs import capture_logs
 from tests.support.jobs.webhook_receivers import (
     CERTIFICATE,

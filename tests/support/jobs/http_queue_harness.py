@@ -18,6 +18,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import Engine
 from dragoman.gateway.execution.response_store import DatabaseResponseStore
+from dragoman.gateway.remote_images import ImageFetcher
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
@@ -53,6 +54,7 @@ class HttpQueueHarness:
         webhooks: WebhookOptions = NO_WEBHOOKS,
         adapter_dir: Path | None = None,
         root_path: str = "",
+        images: ImageFetcher | None = None,
     ) -> AsyncIterator["HttpQueueServer"]:
         """Run an app with a deployment called `echo`."""
         database = Database(self.customer.url)
@@ -67,6 +69,7 @@ class HttpQueueHarness:
                 adapter_dir=adapter_dir,
                 root_path=root_path,
                 response_store=DatabaseResponseStore(database),
+                images=images,
             )
             async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)

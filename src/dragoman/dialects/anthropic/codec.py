@@ -57,7 +57,7 @@ def decode_messages(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a request for an answer. Raises BadRequest."""
     sent = decode_body(body, wire.MessagesRequest)
     violations: list[Violation] = []
-    prompt = _parse_prompt(sent, context.find_model, violations)
+    prompt = _parse_prompt(sent, violations, context.find_model, fetches_images=context.fetches_images)
     output_format = sent.output_config.format if sent.output_config is not None else None
     if output_format is not None:
         check_schema(output_format.schema, ("output_config", "format", "schema"), violations)
@@ -80,11 +80,11 @@ def decode_messages(body: bytes, context: DecodeContext) -> DecodedRequest:
     )
 
 
-def decode_count(body: bytes) -> tuple[str, ChatPrompt]:
+def decode_count(body: bytes, *, fetches_images: bool = False) -> tuple[str, ChatPrompt]:
     """Decode a request to count tokens: the model and its prompt. Raises BadRequest."""
     sent = decode_body(body, wire.CountTokensRequest)
     violations: list[Violation] = []
-    prompt = _parse_prompt(sent, None, violations)
+    prompt = _parse_prompt(sent, violations, fetches_images=fetches_images)
     raise_violations(violations)
     return sent.model, prompt
 
@@ -128,10 +128,12 @@ def _position(ids: list[str], name: str, field: str) -> int:
 
 def _parse_prompt(
     sent: wire.CountTokensRequest,
-    find_model: Callable[[str], ServedModel | None] | None,
     violations: list[Violation],
+    find_model: Callable[[str], ServedModel | None] | None = None,
+    *,
+    fetches_images: bool,
 ) -> ChatPrompt:
-    messages = parse_conversation(sent.system, sent.messages, violations)
+    messages = parse_conversation(sent.system, sent.messages, violations, fetches_images=fetches_images)
     if not messages:
         violations.append(Violation(("messages",), InvalidValue("The messages have no content")))
     # An answer that the client has begun is continued.

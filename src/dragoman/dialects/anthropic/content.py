@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dragoman.core.request import ImagePart, Message, Part, Role, TextPart, ToolCall
+from dragoman.core.request import REMOTE_SCHEMES, ImagePart, Message, Part, Role, TextPart, ToolCall
 from dragoman.dialects.anthropic.wire import Content, ContentBlock, MessageParam
 from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation, WrongType
 
@@ -30,7 +30,11 @@ Place = tuple[ContentBlock, FieldPath]
 
 
 def parse_conversation(
-    system: Content | None, messages: Sequence[MessageParam], violations: list[Violation]
+    system: Content | None,
+    messages: Sequence[MessageParam],
+    violations: list[Violation],
+    *,
+    fetches_images: bool = False,
 ) -> tuple[Message, ...]:
     """Convert a conversation. Adds to `violations` what cannot be converted."""
     converted: list[Message] = []
@@ -50,7 +54,7 @@ def parse_conversation(
                 if answer.text or answer.tool_calls or answer.reasoning:
                     converted.append(answer)
             case _:
-                converted += _user_messages(contents, open_calls, violations)
+                converted += _user_messages(contents, open_calls, violations, fetches_images=fetches_images)
                 open_calls = ()
     return (*converted, *_missing_results(open_calls))
 
@@ -101,14 +105,18 @@ def _missing_results(calls: Iterable[ToolCall]) -> Iterator[Message]:
 
 
 def _user_messages(
-    contents: Sequence[Sequence[Place]], open_calls: Sequence[ToolCall], violations: list[Violation]
+    contents: Sequence[Sequence[Place]],
+    open_calls: Sequence[ToolCall],
+    violations: list[Violation],
+    *,
+    fetches_images: bool,
 ) -> Iterator[Message]:
     blocks = [place for content in contents for place in content]
     results = [_tool_result(*place, violations) for place in blocks if place[0].type == "tool_result"]
     answered = {result.tool_call_id for result in results}
     yield from results
     yield from _missing_results(call for call in open_calls if call.id not in answered)
-    parts = [_parts(content, violations) for content in contents]
+    parts = [_parts(content, violations, fetches_images=fetches_images) for content in contents]
     content = _joined_parts([each for each in parts if each])
     if content or not (results or open_calls):
         yield Message(role="user", content=content)
@@ -129,12 +137,12 @@ def _joined_parts(contents: Sequence[Sequence[Part]]) -> str | tuple[Part, ...]:
     return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
-def _parts(places: Iterable[Place], violations: list[Violation]) -> list[Part]:
+def _parts(places: Iterable[Place], violations: list[Violation], *, fetches_images: bool) -> list[Part]:
     """Return what a user's message shows besides results of tools."""
     parts: list[Part] = []
     for block, path in places:
         if block.type == "image":
-            parts.append(ImagePart(_image_url(block.source, path, violations)))
+            parts.append(ImagePart(_image_url(block.source, path, violations, fetches_images=fetches_images)))
         elif block.type == "document":
             text = _document_text(block)
             if text is None:
@@ -166,11 +174,17 @@ def _texts(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _image_url(source: Any, path: FieldPath, violations: list[Violation]) -> str:
+def _image_url(source: Any, path: FieldPath, violations: list[Violation], *, fetches_images: bool) -> str:
     match source:
         case {"type": "base64", "media_type": str(media_type), "data": str(data)} if media_type.startswith("image/"):
             return f"data:{media_type};base64,{data}"
-    problem = InvalidValue("Images are taken as base64 only: this server fetches no URLs and stores no files")
+        case {"type": "url", "url": str(url)} if fetches_images and url.startswith(REMOTE_SCHEMES):
+            return url
+    problem = InvalidValue(
+        "Images are taken as base64 and from http(s) URLs only: this server stores no files"
+        if fetches_images
+        else "Images are taken as base64 only: this server fetches no URLs and stores no files"
+    )
     violations.append(Violation((*path, "source"), problem))
     return ""
 

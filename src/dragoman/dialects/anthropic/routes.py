@@ -85,7 +85,8 @@ def _message_routes(prefix: str, route: RouteContext) -> list[BaseRoute]:
 
     async def count_tokens(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
-            model, prompt = await receive(request, route, caller, codec.decode_count)
+            decode = partial(codec.decode_count, fetches_images=route.options.fetches_images)
+            model, prompt = await receive(request, route, caller, decode)
             async with route.service.counting_turn(caller):
                 return json_response(wire.InputTokenCount(await visible.count_tokens(model, prompt)))
 

@@ -87,6 +87,8 @@ class DecodeContext(NamedTuple):
     """Encrypts reasoning that clients keep; empty: it is not encrypted."""
     stores_responses: bool = False
     """Whether responses can be stored."""
+    fetches_images: bool = False
+    """Whether images at http(s) addresses are taken."""
 
 
 class ErrorResponse(NamedTuple):
@@ -154,5 +156,7 @@ def restore_request(
     codec = codecs.get(stored.codec)
     if codec is None:
         raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.codec}'")
-    context = DecodeContext(stored.answer_id, stored.created_at, stored.arguments, reasoning_key=reasoning_key)
+    context = DecodeContext(
+        stored.answer_id, stored.created_at, stored.arguments, reasoning_key=reasoning_key, fetches_images=True
+    )
     return ReceivedRequest(codec, context, stored.body, codec.decode(stored.body, context))

@@ -78,6 +78,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Keeps the bodies of requests and answers; None: they are not kept."""
     reasoning_key: bytes = b""
     """Encrypts reasoning that clients keep, see dialects.responses.reasoning; empty: it is not encrypted."""
+    fetches_images: bool = False
+    """Whether images at http(s) addresses are fetched."""
     dialect: str = ""
     """The routes' dialect. It distinguishes equal paths of two dialects, each on a host of its own."""
     codecs: Mapping[str, EndpointCodec] = {}

@@ -323,6 +323,7 @@ async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, 
         route.service.find_model,
         reasoning_key=route.options.reasoning_key,
         stores_responses=route.options.response_store is not None,
+        fetches_images=route.options.fetches_images,
     )
     if len(body) > LARGE_BODY_BYTES:
         return ReceivedRequest(codec, context, body, await decode_large(body, route, caller, codec, context))

@@ -21,12 +21,12 @@ from dragoman.dialects.http.validation import (
 from dragoman.dialects.openai import wire
 from dragoman.dialects.openai.parse import (
     check_chat_template,
+    image_schemes,
     parse_messages,
     parse_prompts,
     parse_response_format,
     parse_tools,
     sampling_params,
-    takes_images,
 )
 from dragoman.dialects.openai.response_builder import (
     OpenAIChatResponseBuilder,
@@ -74,7 +74,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     _check_new(sent, body, context, _UNSUPPORTED_IN_CHATS)
     violations: list[Violation] = []
     prompt = ChatPrompt(
-        messages=parse_messages(sent.messages, violations, images=takes_images(sent.model, context)),
+        messages=parse_messages(sent.messages, violations, image_schemes=image_schemes(sent.model, context)),
         tools=_tools(sent, violations),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template_arguments=sent.chat_template_kwargs,

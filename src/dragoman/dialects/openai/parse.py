@@ -12,6 +12,7 @@ import msgspec
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED, MAX_TOKENS
 from dragoman.core.request import (
+    REMOTE_SCHEMES,
     AnswerFormat,
     ImagePart,
     JsonObjectFormat,
@@ -52,29 +53,38 @@ MAX_TOOLS_BYTES = 1024 * 1024
 MAX_SCHEMA_LEVELS = 500
 """Arrays and objects of a schema within each other."""
 
+DATA_SCHEMES = ("data:image/",)
+"""How addresses begin that hold an image themselves."""
+
 RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
 """Variables that the server itself passes to every template."""
 
 
-def takes_images(model: str, context: DecodeContext) -> bool:
-    """Whether messages to the model may hold images. A restored request was admitted with what it has."""
+def image_schemes(model: str, context: DecodeContext) -> Sequence[str]:
+    """Return how the addresses of images may begin in messages to the model; none: it takes text only.
+
+    A restored request was admitted with what it has.
+    """
+    schemes = (*DATA_SCHEMES, *REMOTE_SCHEMES) if context.fetches_images else DATA_SCHEMES
     if context.find_model is None:
-        return True
+        return schemes
     served = context.find_model(model)
-    return served is not None and served.takes_images
+    return schemes if served is not None and served.takes_images else ()
 
 
 def parse_messages(
-    messages: Iterable[ChatMessage], violations: list[Violation], *, images: bool = False
+    messages: Iterable[ChatMessage], violations: list[Violation], *, image_schemes: Sequence[str] = ()
 ) -> tuple[Message, ...]:
-    """Convert a conversation, with images if they are allowed."""
+    """Convert a conversation, with images whose addresses begin with one of the schemes."""
     return tuple(
-        _parse_message(message, ("messages", index), violations, images=images)
+        _parse_message(message, ("messages", index), violations, image_schemes)
         for index, message in enumerate(messages)
     )
 
 
-def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Violation], *, images: bool) -> Message:
+def _parse_message(
+    message: ChatMessage, path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]
+) -> Message:
     if message.tool_calls and message.role != "assistant":
         problem = InvalidValue("Only an assistant's message has tool calls")
         violations.append(Violation((*path, "tool_calls"), problem))
@@ -85,7 +95,7 @@ def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Viola
         role="system" if message.role == "developer" else message.role,
         content=content
         if isinstance(content, str)
-        else _parse_parts(content, (*path, "content"), violations, images=images and message.role == "user"),
+        else _parse_parts(content, (*path, "content"), violations, image_schemes if message.role == "user" else ()),
         name=message.name,
         tool_calls=tuple(
             ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
@@ -96,11 +106,11 @@ def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Viola
 
 
 def _parse_parts(
-    parts: Sequence[ContentPart], path: FieldPath, violations: list[Violation], *, images: bool
+    parts: Sequence[ContentPart], path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]
 ) -> str | tuple[Part, ...]:
     for index, part in enumerate(parts):
-        if part.type == "image_url" and images:
-            _check_image(part, (*path, index), violations)
+        if part.type == "image_url" and image_schemes:
+            _check_image(part, (*path, index), violations, image_schemes)
         elif part.type != "text":
             problem = InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
             violations.append(Violation((*path, index, "type"), problem))
@@ -114,11 +124,15 @@ def _parse_parts(
     )
 
 
-def _check_image(part: ContentPart, path: FieldPath, violations: list[Violation]) -> None:
+def _check_image(part: ContentPart, path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]) -> None:
     if part.image_url is None:
         violations.append(Violation((*path, "image_url"), MissingField()))
-    elif not part.image_url.url.startswith("data:image/"):
-        problem = InvalidValue("Images are taken as data: URLs only, since this server fetches none")
+    elif not part.image_url.url.startswith(tuple(image_schemes)):
+        problem = InvalidValue(
+            "Images are taken as data: and http(s) URLs only"
+            if REMOTE_SCHEMES[0] in image_schemes
+            else "Images are taken as data: URLs only, since this server fetches none"
+        )
         violations.append(Violation((*path, "image_url", "url"), problem))
 
 

@@ -64,6 +64,8 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Item]
     tools: SentTools
     cipher: ReasoningCipher
+    fetches_images: bool = False
+    """Whether images at http(s) addresses are taken."""
 
     def with_items(self, items: list[Item]) -> "PromptParts":
         """Return the same with other items."""
@@ -71,7 +73,7 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
 
     def prompt(self, history: Sequence[Item] = ()) -> tuple[ChatPrompt, list[str]]:
         """Return the prompt after earlier items, and the kinds of the items that were skipped. Raises BadRequest."""
-        conversation = Conversation(self.cipher.unseal)
+        conversation = Conversation(self.cipher.unseal, fetches_images=self.fetches_images)
         if self.sent.instructions:
             conversation.add_instructions(self.sent.instructions)
         for index, item in enumerate(history):
@@ -164,7 +166,13 @@ def prompt_parts(sent: wire.PromptFields, context: DecodeContext) -> PromptParts
     listed: list[tuple[FieldPath, Item]] = [(("tools", index), tool) for index, tool in enumerate(sent.tools)]
     declared: list[tuple[FieldPath, Item]] = [(("input",), tool) for tool in declared_tools(items)]
     tools = parse_tools([*listed, *declared])
-    return PromptParts(sent=sent, items=items, tools=tools, cipher=ReasoningCipher(context.reasoning_key))
+    return PromptParts(
+        sent=sent,
+        items=items,
+        tools=tools,
+        cipher=ReasoningCipher(context.reasoning_key),
+        fetches_images=context.fetches_images,
+    )
 
 
 def _answer_format(sent: wire.TextFormat) -> AnswerFormat | None:

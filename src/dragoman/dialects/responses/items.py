@@ -7,8 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ImagePart, Message, Part, TextPart, ToolCall
+from dragoman.core.request import REMOTE_SCHEMES, ImagePart, Message, Part, TextPart, ToolCall
 from dragoman.dialects.http.validation import FieldPath, convert_value
+from dragoman.dialects.openai.parse import DATA_SCHEMES
 from dragoman.dialects.responses.tools import CUSTOM_PARAMETER, qualified_name
 
 Item = dict[str, Any]
@@ -77,11 +78,12 @@ def declared_tools(items: Iterable[Item]) -> list[Item]:
 class Conversation:
     """Builds messages from items. Consecutive items of the assistant are one message."""
 
-    def __init__(self, unseal: Callable[[str], str | None]) -> None:
+    def __init__(self, unseal: Callable[[str], str | None], *, fetches_images: bool = False) -> None:
         """`unseal` decrypts reasoning; it returns None for what another server encrypted."""
         self.skipped: list[str] = []
         """The kinds of the items that mean nothing here."""
         self._unseal = unseal
+        self._image_schemes = (*DATA_SCHEMES, *REMOTE_SCHEMES) if fetches_images else DATA_SCHEMES
         self._messages: list[Message] = []
         self._texts: list[str] = []
         self._reasoning: list[str] = []
@@ -179,11 +181,13 @@ class Conversation:
                 return TextPart(text)
             case {"type": "refusal", "refusal": str(text)}:
                 return TextPart(text)
-            case {"type": "input_image", "image_url": str(url)} if url.startswith("data:image/"):
+            case {"type": "input_image", "image_url": str(url)} if url.startswith(self._image_schemes):
                 detail = sent.get("detail")
                 return ImagePart(url, detail if detail in ("low", "high", "auto") else None)
             case {"type": "input_image" | "input_file" as kind}:
                 place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+                if kind == "input_image" and REMOTE_SCHEMES[0] in self._image_schemes:
+                    raise BadRequest(f"{place}: images are taken as data: and http(s) URLs", "input")
                 taken = "; images are taken as data: URLs" if kind == "input_image" else ""
                 raise BadRequest(f"{place}: this server fetches and reads no {kind}{taken}", "input")
             case {"type": kind} if kind not in _TEXT_PARTS:

@@ -82,7 +82,8 @@ class Preparation:
         models: VisibleModels = self._service
         if self._service.find_model(request.model) is None:
             models = await self._service.visible_to(caller)  # It may be an adapter of the caller's own.
-        fitted = await ContextWindowFitter(models, UnitTruncationPlan).fit([request])
+        requests = await self._service.with_images([request], caller)
+        fitted = await ContextWindowFitter(models, UnitTruncationPlan).fit(requests)
         return fitted.requests[0]
 
 

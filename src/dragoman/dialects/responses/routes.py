@@ -50,7 +50,13 @@ def _routes_under(prefixes: Sequence[str], service: QueueService, options: HttpO
 
     async def count_input_tokens(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
-            context = DecodeContext("", 0, find_model=visible.find_model, reasoning_key=options.reasoning_key)
+            context = DecodeContext(
+                "",
+                0,
+                find_model=visible.find_model,
+                reasoning_key=options.reasoning_key,
+                fetches_images=options.fetches_images,
+            )
             parts = await receive(request, route, caller, lambda body: codec.decode_prompt(body, context))
             async with service.counting_turn(caller):
                 prompt, _ = await preparation.prompt(parts, caller)

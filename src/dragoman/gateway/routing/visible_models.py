@@ -6,15 +6,18 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.request import Prompt
 from dragoman.gateway.auth.authenticator import Principal
+from dragoman.gateway.remote_images import ImageFetcher
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 
 
 class PrincipalModels:
     """Implements core.services.VisibleModels."""
 
-    def __init__(self, catalog: Catalog, principal: Principal) -> None:
+    def __init__(self, catalog: Catalog, principal: Principal, images: ImageFetcher | None = None) -> None:
+        """`images` fetches images at http(s) addresses; None: the engines refuse them."""
         self._catalog = catalog
         self._principal = principal
+        self._images = images
 
     def models(self) -> list[ServedModel]:
         return self._catalog.models(self._principal.owner, self._principal.models)
@@ -23,10 +26,12 @@ class PrincipalModels:
         return self._catalog.find_model(name, self._principal.owner, self._principal.models)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return (await self.resolve(model).deployment.count_tokens(prompt)).tokens
+        deployment = self.resolve(model).deployment
+        return (await deployment.count_tokens(await self._with_images(prompt))).tokens
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
-        return await self.resolve(model).deployment.tokenizer_for(prompt).tokenize(prompt)
+        tokenizer = self.resolve(model).deployment.tokenizer_for(prompt)
+        return await tokenizer.tokenize(await self._with_images(prompt))
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         return await self.resolve(model).deployment.tokenizer.detokenize(token_ids)
@@ -37,3 +42,6 @@ class PrincipalModels:
         if not self._principal.may_use(resolved.canonical_name):
             raise ModelNotFound(model)
         return resolved
+
+    async def _with_images(self, prompt: Prompt) -> Prompt:
+        return prompt if self._images is None else await self._images.with_images_of(prompt)

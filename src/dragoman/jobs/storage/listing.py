@@ -8,11 +8,11 @@ from sqlalchemy import select
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import holds, jobs, usage
 from dragoman.core.context import account_owner
+from dragoman.core.egress.urls import origin
 from dragoman.core.errors import DragomanError, JobNotFound
 from dragoman.core.jobs import JobState
 from dragoman.jobs.values.payloads import unpack_error
 from dragoman.jobs.webhooks.store import WebhookState
-from dragoman.jobs.webhooks.urls import origin
 
 
 class JobFilter(msgspec.Struct, frozen=True):

@@ -9,12 +9,12 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core import logs
 from dragoman.core.background_tasks import RoundErrors
+from dragoman.core.egress.urls import origin
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.webhooks.message import DeliveryResult
 from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.sender import MAX_CONCURRENT_DELIVERIES, DeliveryAttempt, WebhookSender
 from dragoman.jobs.webhooks.store import Delivery, WebhookStore
-from dragoman.jobs.webhooks.urls import origin
 
 _log = logs.get_logger(__name__)
 

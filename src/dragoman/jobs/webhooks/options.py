@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from dragoman.core.egress.urls import UrlRefused, UrlRules
 from dragoman.core.errors import BadRequest
-from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules
 
 DELIVERY_LEASE_SECONDS = 30
 """A delivery attempt without a result counts as failed after this time. Longer than any attempt takes."""

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from dragoman import __version__
 from dragoman.core import logs
-from dragoman.core.http_client import BoundedConnector, ResponseHeadTooLarge
-from dragoman.jobs.webhooks.addresses import AddressRefused
+from dragoman.core.egress.addresses import AddressRefused
+from dragoman.core.egress.session import EgressOptions, failure_reason, open_session
+from dragoman.core.egress.urls import UrlRefused, UrlRules, origin
+from dragoman.core.http_client import ResponseHeadTooLarge
 from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, signed_headers
-from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
-from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, origin
 
 TIMEOUT_SECONDS = 10.0
 """From the name look-up to the head of the response."""
@@ -59,24 +58,9 @@ class WebhookSender:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Allow `send` within the block."""
-        resolver = self._resolver or SystemResolver(MAX_CONCURRENT_DELIVERIES)
-        connector = BoundedConnector(
-            resolver=resolver if self._rules.allow_private else PublicResolver(resolver),
-            use_dns_cache=False,
-            force_close=True,
-            limit=MAX_CONCURRENT_DELIVERIES,
-            ssl=self._tls or True,
-        )
-        async with aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"user-agent": f"dragoman/{__version__}"},
-        ) as self._session:
+        options = EgressOptions(self._rules, MAX_CONCURRENT_DELIVERIES, self._resolver, self._tls)
+        async with open_session(options) as self._session:
             yield
-        await resolver.close()
 
     async def send(self, url: str, message: WebhookMessage) -> DeliveryAttempt:
         """Send the message once. Redirects are not followed, and only the status of the response is read."""
@@ -84,7 +68,9 @@ class WebhookSender:
         try:
             target = self._rules.check(url)
             signed = signed_headers(message, self._secret, int(time.time()))
-            response = await self._session.post(target, data=message.body, headers=signed, allow_redirects=False)
+            response = await self._session.post(
+                target, data=message.body, headers=signed, allow_redirects=False, timeout=self._timeout
+            )
             response.close()
         except (UrlRefused, AddressRefused) as error:
             attempt = DeliveryAttempt("refused", str(error))
@@ -93,7 +79,7 @@ class WebhookSender:
         except ResponseHeadTooLarge as error:
             attempt = DeliveryAttempt("failed", str(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            attempt = DeliveryAttempt("failed", _reason(error))
+            attempt = DeliveryAttempt("failed", failure_reason(error))
         else:
             attempt = _attempt_of_status(response.status)
         if attempt.result != "delivered":
@@ -105,12 +91,3 @@ def _attempt_of_status(status: int) -> DeliveryAttempt:
     if 200 <= status < 300:
         return DeliveryAttempt("delivered")
     return DeliveryAttempt("gone" if status == _GONE else "failed", f"status {status}")
-
-
-def _reason(error: Exception) -> str:
-    """Describe the error without the URL, which the messages of some errors contain."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__

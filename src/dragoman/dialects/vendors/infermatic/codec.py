@@ -39,10 +39,10 @@ from dragoman.dialects.http.validation import (
 from dragoman.dialects.openai.parse import (
     check_chat_template,
     check_schema,
+    image_schemes,
     parse_prompts,
     parse_response_format,
     parse_tools,
-    takes_images,
 )
 from dragoman.dialects.openai.response_builder import ResponseHead, response_head
 from dragoman.dialects.openai.wire import AllowedTools, NamedTool
@@ -189,7 +189,7 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
     violations: list[Violation] = []
     has_functions = bool(sent.functions) or sent.function_call is not None
-    messages = parse_conversation(sent.messages, violations, images=takes_images(model, context))
+    messages = parse_conversation(sent.messages, violations, image_schemes=image_schemes(model, context))
     prompt = ChatPrompt(
         messages=messages,
         tools=functions.parse_functions(sent, violations) if has_functions else _tools(sent, violations),

@@ -11,12 +11,12 @@ from dragoman.dialects.vendors.infermatic import functions, wire
 
 
 def parse_conversation(
-    messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation], *, images: bool = False
+    messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation], *, image_schemes: Sequence[str] = ()
 ) -> tuple[Message, ...]:
-    """Convert a conversation, which may have calls and results of functions, and images if they are allowed."""
+    """Convert a conversation, which may have calls and results of functions, and images of these schemes."""
     has_functions = any(message.function_call is not None or message.role == "function" for message in messages)
     converted = functions.with_tool_messages(messages) if has_functions else messages
-    return parse_messages(converted, violations, images=images)
+    return parse_messages(converted, violations, image_schemes=image_schemes)
 
 
 def sampling_params(sent: wire.CompletionRequest) -> SamplingParams:

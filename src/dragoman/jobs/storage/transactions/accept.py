@@ -7,6 +7,7 @@ from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome
 from dragoman.core.context import account_owner
+from dragoman.core.egress.urls import host_of
 from dragoman.core.errors import IdempotencyConflict
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.jobs.storage.fair_queue import due_at
@@ -14,7 +15,6 @@ from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
 from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission
-from dragoman.jobs.webhooks.urls import host_of
 
 AcceptResult = AcceptedJob | Exception
 """The job, or the error to raise for its submitter: an error of core.errors or a database error."""

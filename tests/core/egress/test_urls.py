@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, host_of, origin
+from dragoman.core.egress.urls import UrlRefused, UrlRules, host_of, origin
 
 
 @pytest.mark.parametrize(

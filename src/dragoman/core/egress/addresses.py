@@ -1,4 +1,4 @@
-"""Decide which addresses messages may be sent to, so that clients cannot reach the server's own network (SSRF)."""
+"""Decide which addresses requests may be sent to, so that clients cannot reach the server's own network (SSRF)."""
 
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address
@@ -29,7 +29,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class AddressRefused(Exception):
-    """No message may be sent to this address."""
+    """No request may be sent to this address."""
 
 
 def is_public(address: IpAddress) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.jobs.webhooks.addresses import AddressRefused, is_public, literal_address
+from dragoman.core.egress.addresses import AddressRefused, is_public, literal_address
 
 PRIVATE = [
     *("10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "198.18.0.1", "192.0.0.9", "192.0.2.1"),

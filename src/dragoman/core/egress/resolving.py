@@ -1,4 +1,4 @@
-"""Resolve the host names of webhooks to addresses that may be connected to."""
+"""Resolve the host names of URLs to addresses that may be connected to."""
 
 import asyncio
 import ipaddress
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from dragoman.jobs.webhooks.addresses import AddressRefused, is_public
+from dragoman.core.egress.addresses import AddressRefused, is_public
 
 
 class PublicResolver(AbstractResolver):
@@ -34,7 +34,7 @@ class SystemResolver(AbstractResolver):
     """The system's resolver on threads of its own, so that a slow name server delays no other look-up."""
 
     def __init__(self, max_concurrent: int) -> None:
-        self._threads = ThreadPoolExecutor(max_concurrent, "webhook-names")
+        self._threads = ThreadPoolExecutor(max_concurrent, "egress-names")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -5,8 +5,8 @@ import ipaddress
 import pytest
 from aiohttp.abc import ResolveResult
 
-from dragoman.jobs.webhooks.addresses import AddressRefused
-from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
+from dragoman.core.egress.addresses import AddressRefused
+from dragoman.core.egress.resolving import PublicResolver, SystemResolver
 from tests.support.jobs.webhook_receivers import StaticResolver
 
 

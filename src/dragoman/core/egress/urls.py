@@ -1,4 +1,4 @@
-"""Check the URLs of webhooks, and extract the parts that may be logged.
+"""Check URLs that clients name, and extract the parts that may be logged.
 
 URLs are parsed by the library that also connects to them, so that both see the same host.
 """
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from yarl import URL
 
-from dragoman.jobs.webhooks.addresses import AddressRefused, is_public, literal_address
+from dragoman.core.egress.addresses import AddressRefused, is_public, literal_address
 
 
 class UrlRefused(ValueError):
-    """No message may be sent to the URL. The error is one line with the reason, without the URL."""
+    """No request may be sent to the URL. The error is one line with the reason, without the URL."""
 
 
 class UrlRules(NamedTuple):
@@ -21,6 +21,8 @@ class UrlRules(NamedTuple):
     """Allow URLs without TLS."""
     allow_private: bool = False
     """Allow addresses that are not public."""
+    settings: str = "queue.webhook"
+    """How the keys of the settings begin, which errors name."""
 
     def check(self, url: str) -> URL:
         """Return the parsed URL if it is allowed, as far as that is known without a name look-up. Raises UrlRefused."""
@@ -32,13 +34,15 @@ class UrlRules(NamedTuple):
         if parsed.scheme not in ("https", "http") or not parsed.raw_host or not port:
             raise UrlRefused("it is no URL of a web server")
         if parsed.scheme == "http" and not self.allow_http:
-            raise UrlRefused("it does not begin with https://; queue.webhook_allow_http = true would allow that")
+            raise UrlRefused(f"it does not begin with https://; {self.settings}_allow_http = true would allow that")
         try:
             address = literal_address(parsed.raw_host)
         except AddressRefused as error:
             raise UrlRefused(str(error)) from None
         if address is not None and not self.allow_private and not is_public(address):
-            raise UrlRefused("its address is not public; queue.webhook_allow_private_addresses = true would allow that")
+            raise UrlRefused(
+                f"its address is not public; {self.settings}_allow_private_addresses = true would allow that"
+            )
         return parsed
 
 
