@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import io
 import zlib
 
@@ -10,9 +11,10 @@ from PIL import Image
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, ImagePart, Message, PromptTruncation, TextPart
+from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt
 from dragoman.engines.llama.wire.options import ImageLimits
-from dragoman.engines.llama.worker.images import prepare_images
+from dragoman.engines.llama.worker.images import DecodedImages, prepare_images
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import HERMES
 from tests.support.tiny_projector import data_url, random_image
@@ -25,7 +27,7 @@ IMAGE = random_image()
 def place(*parts: TextPart | ImagePart, template: ChatTemplate = TEMPLATE) -> ImagePrompt:
     """Render a conversation. Raises BadRequest."""
     prompt = ChatPrompt(messages=(Message(role="user", content=parts),))
-    images = prepare_images(prompt, LIMITS)
+    images = prepare_images(prompt, LIMITS, DecodedImages())
     assert images is not None
     return asyncio.run(images.place(template.render(images.prompt)))
 
@@ -51,7 +53,8 @@ def test_images_keep_their_places_in_the_rendered_text() -> None:
 
 
 def test_literal_offsets_move_with_the_text() -> None:
-    images = prepare_images(ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)),)),)), LIMITS)
+    prompt = ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)),)),))
+    images = prepare_images(prompt, LIMITS, DecodedImages())
     assert images is not None
     marker = images.prompt.messages[0].text
     rendered = RenderedPrompt(f"ab{marker}cd", TEMPLATE.render(images.prompt).parser_spec, (1, 3 + len(marker)))
@@ -111,7 +114,7 @@ def test_too_many_images_and_what_does_not_go_with_them_are_refused() -> None:
         place(one, one, one)
     prompt = ChatPrompt(messages=(Message(role="user", content=(one,)),), truncation=PromptTruncation(8))
     with pytest.raises(BadRequest, match="cannot be truncated"):
-        prepare_images(prompt, LIMITS)
+        prepare_images(prompt, LIMITS, DecodedImages())
     for source in ("{{ messages[0].role }}", "{{ messages[0].content * 2 }}"):
         with pytest.raises(BadRequest, match="does not write each image once"):
             place(one, template=ChatTemplate(source, bos="", eos=""))
@@ -120,11 +123,45 @@ def test_too_many_images_and_what_does_not_go_with_them_are_refused() -> None:
 def test_images_that_are_too_large_together_for_the_engine_process_are_refused() -> None:
     large = encoded(png(Image.new("1", (5800, 5800))))
     limits = ImageLimits(max_count=9, max_bytes=10**6, max_pixels=2**26)
-    images = prepare_images(ChatPrompt(messages=(Message(role="user", content=(large, large)),)), limits)
+    prompt = ChatPrompt(messages=(Message(role="user", content=(large, large)),))
+    images = prepare_images(prompt, limits, DecodedImages())
     assert images is not None
     with pytest.raises(BadRequest, match="more than 67108864 pixels together"):
         asyncio.run(images.place(TEMPLATE.render(images.prompt)))
 
 
 def test_prompts_without_images_are_left_alone() -> None:
-    assert prepare_images(ChatPrompt(messages=(Message(role="user", content="a"),)), LIMITS) is None
+    prompt = ChatPrompt(messages=(Message(role="user", content="a"),))
+    assert prepare_images(prompt, LIMITS, DecodedImages()) is None
+
+
+def test_an_image_is_decoded_once_for_its_count_and_its_answer_and_anew_for_another_request() -> None:
+    def prompt() -> ChatPrompt:
+        return ChatPrompt(messages=(Message(role="user", content=(TextPart("a"), ImagePart(data_url(IMAGE)))),))
+
+    def decode(prompt: ChatPrompt) -> RawImage:
+        images = prepare_images(prompt, LIMITS, decoded)
+        assert images is not None
+        return asyncio.run(images.place(TEMPLATE.render(images.prompt))).images[0].image
+
+    decoded = DecodedImages()
+    counted, other = prompt(), prompt()
+    first = decode(counted)
+    assert decode(other) is not first
+    assert decode(counted) is first
+    assert decode(counted) is not first, "it was kept for one answer"
+
+
+def test_kept_images_are_bounded_and_go_with_their_requests() -> None:
+    decoded = DecodedImages(max_bytes=2 * len(IMAGE.pixels))
+    parts = [ImagePart(f"data:image/png;base64,{number}") for number in range(3)]
+    for part in parts:
+        decoded.keep(part, IMAGE)
+        decoded.keep(part, IMAGE)
+    assert [decoded.take(part) for part in parts[1:]] == [IMAGE, None]
+    del parts[0], part
+    gc.collect()
+    later = [ImagePart("data:image/png;base64,later") for _ in range(3)]
+    for part in later:
+        decoded.keep(part, IMAGE)
+    assert [decoded.take(part) for part in later] == [IMAGE, IMAGE, None]

@@ -33,7 +33,7 @@ from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts, ImageLimits
 from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
-from dragoman.engines.llama.worker.images import prepare_images
+from dragoman.engines.llama.worker.images import DecodedImages, prepare_images
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
 from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate
@@ -170,6 +170,7 @@ class LlamaEngine:
         """
         self.capabilities = ALL_CAPABILITIES - ({"images"} if images is None else set())
         self._image_limits = images
+        self._decoded_images = DecodedImages()
         self._timeouts = timeouts
         self._failure_path = start_failure_path(socket_path)
         self._silent_seconds = 0.0  # since the last frame of the process
@@ -305,7 +306,8 @@ class LlamaEngine:
         """Return the prompt for the process, and the format of its answer."""
         if not isinstance(prompt, ChatPrompt):
             return prompt, OutputParserSpec()
-        images = None if self._image_limits is None else prepare_images(prompt, self._image_limits)
+        limits = self._image_limits
+        images = None if limits is None else prepare_images(prompt, limits, self._decoded_images)
         prompt = prompt if images is None else images.prompt
         rendered = connection.template.render_in_place(
             prompt, constrained=constrained

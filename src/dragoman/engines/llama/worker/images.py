@@ -6,7 +6,9 @@ import binascii
 import io
 import re
 import secrets
+import weakref
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,13 +29,53 @@ MAX_ASPECT_RATIO = 50
 """llama.cpp's ways of preparing images end the process where a side of a scaled one would have no pixel."""
 
 
+_MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Of the images that an engine's client keeps between their count and their answer."""
+
+
+class _KeptImage(NamedTuple):
+    part: "weakref.ref[ImagePart]"
+    image: RawImage
+
+
+class DecodedImages:
+    """Keeps decoded images from the count of a prompt's tokens to its answer, so that they are decoded once.
+
+    An image belongs to the part of one request, and goes with it. Equal images of others are decoded anew, so that
+    nobody finds out by the time what others have sent.
+    """
+
+    def __init__(self, max_bytes: int = _MAX_KEPT_BYTES) -> None:
+        self._free_bytes = max_bytes
+        self._kept: dict[int, _KeptImage] = {}
+
+    def keep(self, part: ImagePart, image: RawImage) -> None:
+        """Keep an image until it is taken or its part is gone, if there is room."""
+        number = id(part)
+        if number not in self._kept and len(image.pixels) <= self._free_bytes:
+            self._free_bytes -= len(image.pixels)
+            self._kept[number] = _KeptImage(weakref.ref(part, lambda _: self._remove(number)), image)
+
+    def take(self, part: ImagePart) -> RawImage | None:
+        """Return the image of this very part, which is kept no longer. None: it is not there."""
+        return self._remove(id(part))
+
+    def _remove(self, number: int) -> RawImage | None:
+        kept = self._kept.pop(number, None)
+        if kept is None:
+            return None
+        self._free_bytes += len(kept.image.pixels)
+        return kept.image
+
+
 class PreparedImages:
     """The images of one prompt. Texts that nobody else can have written stand for them until it is rendered."""
 
-    def __init__(self, prompt: ChatPrompt, limits: ImageLimits) -> None:
+    def __init__(self, prompt: ChatPrompt, limits: ImageLimits, decoded: DecodedImages) -> None:
         """Raises BadRequest."""
         self._parts = [image for message in prompt.messages for image in message.images]
         self._limits = limits
+        self._decoded = decoded
         if len(self._parts) > limits.max_count:
             raise BadRequest(f"{len(self._parts)} images were sent; a request may have {limits.max_count}", "messages")
         if prompt.truncation is not None:
@@ -50,7 +92,7 @@ class PreparedImages:
         positions = [rendered.text.find(marker) for marker in self._markers]
         if positions != sorted(positions) or any(rendered.text.count(marker) != 1 for marker in self._markers):
             raise BadRequest("The model's chat template does not write each image once and in order", "messages")
-        images = await asyncio.to_thread(_decode_all, self._parts, self._limits)
+        images = await self._decode()
         text, literal = "", list[int]()
         begin = 0
         placed = []
@@ -62,10 +104,20 @@ class PreparedImages:
         literal += _moved(rendered.literal_offsets, begin, len(rendered.text), len(text))
         return ImagePrompt(text + rendered.text[begin:], tuple(literal), tuple(placed))
 
+    async def _decode(self) -> list[RawImage]:
+        """Raises BadRequest."""
+        kept = [image for part in self._parts if (image := self._decoded.take(part)) is not None]
+        if len(kept) == len(self._parts):
+            return kept
+        images = await asyncio.to_thread(_decode_all, self._parts, self._limits)
+        for part, image in zip(self._parts, images, strict=True):
+            self._decoded.keep(part, image)
+        return images
 
-def prepare_images(prompt: ChatPrompt, limits: ImageLimits) -> PreparedImages | None:
+
+def prepare_images(prompt: ChatPrompt, limits: ImageLimits, decoded: DecodedImages) -> PreparedImages | None:
     """Return the images of a prompt. None: it has none. Raises BadRequest."""
-    return PreparedImages(prompt, limits) if any(message.images for message in prompt.messages) else None
+    return PreparedImages(prompt, limits, decoded) if any(message.images for message in prompt.messages) else None
 
 
 def _with_markers(message: Message, markers: Iterator[str]) -> Message:
