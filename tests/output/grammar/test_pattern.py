@@ -4,7 +4,7 @@ import re
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dragoman.output.grammar.lark import compile_error, json_text, matching_texts, regex
@@ -81,11 +81,19 @@ def test_python_finds_a_pattern_with_assertions_in_whatever_its_portable_forms_m
 
 @pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @settings(max_examples=150)
+@example(pattern=r"^(?!\W)", text="a")  # whose letters end where the surrogates begin
+@example(pattern=r"^(?=\w)", text="é")
 @given(pattern=PATTERNS_WITH_ASSERTIONS, text=st.text(st.sampled_from("ab05 _-/é漢.\n"), max_size=5))
 def test_the_wide_form_of_a_pattern_with_assertions_matches_whatever_python_matches(pattern: str, text: str) -> None:
     if re.search(pattern, text):
         with contextlib.suppress(UnportablePattern):
             assert matching_texts(portable_pattern(pattern, wide=True), [text])
+
+
+def test_a_pattern_that_does_not_compile_is_refused_instead_of_matching_nothing() -> None:
+    with pytest.raises(UnportablePattern):
+        matching_texts(r"[\u{D800}]", ["a"])
+    assert matching_texts("[^a]*b", ["a", "cb"]) == ["cb"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from dragoman.core.errors import BadRequest
 from dragoman.output.grammar.keywords import Schema
+from dragoman.output.grammar.pattern_syntax import UnportablePattern
 
 PARSER_LIMITS: Final = LLParserLimits(initial_lexer_fuel=200_000, verbose_errors=False)
 """Limits of compiling and of a mask. Enforcing uses the same, so that a checked grammar is not rejected later."""
@@ -127,9 +128,14 @@ def compile_error(grammar: str) -> str:
 def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
     """Return the texts in which a pattern of grammar.pattern is found, in linear time whatever the pattern.
 
-    Never returns texts with control characters, which are not generated in JSON.
+    Never returns texts with control characters, which are not generated in JSON. Raises UnportablePattern for a pattern
+    that exceeds PARSER_LIMITS.
     """
-    return fitting_values(json_text({"type": "string", "pattern": pattern}), texts)
+    rule = json_text({"type": "string", "pattern": pattern})
+    problem = compile_error(f"start: {rule}")
+    if problem and not re.search("nothing fits|allows nothing", problem):
+        raise UnportablePattern(problem)
+    return fitting_values(rule, texts)
 
 
 def fitting_values(rule: str, values: Iterable[Value]) -> list[Value]:

@@ -18,6 +18,8 @@ _MAX_STATES = 300
 _MAX_CHARACTERS = 20_000
 """Limit of the pattern while states are eliminated."""
 
+_FIRST_SURROGATE, _LAST_SURROGATE = 0xD800, 0xDFFF
+
 
 def equivalent_pattern(node: Node, *, wide: bool) -> str:
     """Return a pattern with anchors at both ends and no assertion that matches the texts in which `node` is found.
@@ -59,7 +61,7 @@ def _blocks(sets: set[Ranges]) -> list[list[tuple[int, int]]]:
     starts = sorted({0, *(edge for ranges in sets for first, last in ranges for edge in (first, last + 1))})
     blocks: dict[tuple[bool, ...], list[tuple[int, int]]] = defaultdict(list)
     for start, following in zip(starts, [*starts[1:], sys.maxunicode + 1], strict=True):
-        if start <= sys.maxunicode:
+        if start <= sys.maxunicode and not _FIRST_SURROGATE <= start < following <= _LAST_SURROGATE + 1:
             blocks[tuple(contains(ranges, start) for ranges in sets)].append((start, following - 1))
     return list(blocks.values())
 
@@ -168,7 +170,17 @@ def _class_text(ranges: Ranges) -> str:
 
 
 def _members(ranges: Ranges) -> str:
-    return "".join(_code(first) + ("" if first == last else f"-{_code(last)}") for first, last in ranges)
+    """Write ranges. Surrogates are in no text, and none may begin or end a range."""
+    scalars = (
+        (
+            _LAST_SURROGATE + 1 if _FIRST_SURROGATE <= first <= _LAST_SURROGATE else first,
+            _FIRST_SURROGATE - 1 if _FIRST_SURROGATE <= last <= _LAST_SURROGATE else last,
+        )
+        for first, last in ranges
+    )
+    return "".join(
+        _code(first) + ("" if first == last else f"-{_code(last)}") for first, last in scalars if first <= last
+    )
 
 
 def _code(code: int) -> str:

@@ -28,6 +28,7 @@ from dragoman.output.grammar.keywords import (
 )
 from dragoman.output.grammar.lark import matching_texts
 from dragoman.output.grammar.negation import negated
+from dragoman.output.grammar.pattern_syntax import UnportablePattern
 from dragoman.output.grammar.satisfiability import is_satisfiable
 
 UNENFORCED: Final = ("contains", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef")
@@ -356,7 +357,11 @@ def _patterns(node: Node) -> dict[str, str]:
     if len(names) * len(patterns) > _MAX_COMPARISONS:
         raise UnenforceableKeyword("there are too many names and patterns")
     for pattern in patterns:
-        if fitting := matching_texts(wide[pattern], names):
+        try:
+            fitting = matching_texts(wide[pattern], names)
+        except UnportablePattern as error:
+            raise UnenforceableKeyword(f"in the pattern {pattern!r}, {error}") from error
+        if fitting:
             raise UnenforceableKeyword(f"{pattern!r} fits {min(fitting)!r}, which stands in 'properties' or 'required'")
     if len(set(narrow.values())) < len(patterns):
         raise UnenforceableKeyword("two of its patterns mean the same")
