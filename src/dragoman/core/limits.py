@@ -84,19 +84,15 @@ def input_characters(each: EmbeddingInput) -> int:
 
 def is_large_prompt(prompt: Prompt) -> bool:
     """Whether fetching, rendering and tokenizing the prompt may take long, so that its sender is checked first."""
-    match prompt:
-        case ChatPrompt(messages=messages, tools=tools, template=template, template_arguments=arguments):
-            return (
-                template is not None
-                or bool(arguments)
-                or (tools is not None and len(tools.tools) > _LARGE_TOOLS)
-                or len(messages) > _LARGE_MESSAGES
-                or sum(map(_message_characters, messages)) > _LARGE_CHARACTERS
-            )
-        case TextPrompt(text=text):
-            return len(text) > _LARGE_CHARACTERS
-        case TokenPrompt(token_ids=token_ids):
-            return len(token_ids) > _LARGE_CHARACTERS
+    if isinstance(prompt, ChatPrompt):
+        return (
+            prompt.template is not None
+            or bool(prompt.template_arguments)
+            or (prompt.tools is not None and len(prompt.tools.tools) > _LARGE_TOOLS)
+            or len(prompt.messages) > _LARGE_MESSAGES
+            or sum(map(_message_characters, prompt.messages)) > _LARGE_CHARACTERS
+        )
+    return len(prompt.text if isinstance(prompt, TextPrompt) else prompt.token_ids) > _LARGE_CHARACTERS
 
 
 def _message_characters(message: Message) -> int:
@@ -124,7 +120,8 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
     for a request that may have no answer.
     """
     for parameter, low, high in _RANGES:
-        check_range(parameter, getattr(sampling, parameter), low, high)
+        if not low <= (value := getattr(sampling, parameter)) <= high:
+            check_range(parameter, value, low, high)
     if not (sampling.repetition_penalty > 0 and math.isfinite(sampling.repetition_penalty)):
         raise BadRequest(
             f"repetition_penalty must be greater than 0 and finite, got {sampling.repetition_penalty:g}",
@@ -132,11 +129,14 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
         )
     if sampling.top_k < -1:
         raise BadRequest(f"top_k must be -1 or more, got {sampling.top_k}", "top_k")
-    _check_length(sampling, min_max_tokens)
-    _check_stops(sampling)
-    if excludes_tokens(sampling):
+    if sampling.max_tokens is not None or sampling.min_tokens:
+        _check_length(sampling, min_max_tokens)
+    if sampling.stop or sampling.stop_token_ids:
+        _check_stops(sampling)
+    if sampling.bad_words or sampling.allowed_token_ids is not None:
         _check_exclusions(sampling)
-    _check_logit_bias(sampling.logit_bias)
+    if sampling.logit_bias:
+        _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
     if sampling.max_tokens is not None and sampling.max_tokens > MAX_TOKENS:

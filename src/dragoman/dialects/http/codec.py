@@ -82,7 +82,8 @@ class DecodeContext(NamedTuple):
     arguments: Mapping[str, str] = {}
     """Parameters of the path, and `extra_arguments` of a restored request."""
     find_model: Callable[[str], ServedModel | None] | None = None
-    """Finds a served model by name or alias; None for a restored request, which was admitted before."""
+    """Finds a served model by name or alias; None for a restored request, which was admitted before, possibly by a
+    version that refused less."""
     reasoning_key: bytes = b""
     """Encrypts reasoning that clients keep; empty: it is not encrypted."""
     stores_responses: bool = False

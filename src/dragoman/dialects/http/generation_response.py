@@ -117,11 +117,14 @@ class GenerationResponse(Response):
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
         builder = self._options.decoded.builder
         try:
-            async with contextlib.aclosing(await self._open_events()) as events:
+            events = await self._open_events()
+            try:
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
                     builder.note(event)
+            finally:
+                await events.aclose()
             body = builder.build()
             self.is_final = True
         except DragomanError as error:

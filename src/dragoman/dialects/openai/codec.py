@@ -27,11 +27,13 @@ from dragoman.dialects.openai.parse import (
     parse_response_format,
     parse_tools,
     sampling_params,
+    served_model,
 )
 from dragoman.dialects.openai.response_builder import (
     OpenAIChatResponseBuilder,
     OpenAITextResponseBuilder,
     ResponseHead,
+    fingerprint_of,
     response_head,
 )
 from dragoman.dialects.openai.wire import NamedTool
@@ -57,9 +59,9 @@ _UNSUPPORTED_IN_CHATS = UnsupportedFields(
     }
 )
 
-_UNSUPPORTED_IN_TEXTS = UnsupportedFields({"suffix": UnsupportedField("nothing is inserted", ("",))})
+_CHAT_FIELD_NAMES = {"prompt": "messages"}
 
-_FINGERPRINT = "fingerprint"
+_UNSUPPORTED_IN_TEXTS = UnsupportedFields({"suffix": UnsupportedField("nothing is inserted", ("",))})
 
 
 class ReasoningChatBuilder(OpenAIChatResponseBuilder):
@@ -72,14 +74,16 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a chat completion. Raises BadRequest."""
     sent = decode_body(body, wire.ChatRequest)
     _check_new(sent, body, context, _UNSUPPORTED_IN_CHATS)
+    served = served_model(sent.model, context)
     violations: list[Violation] = []
     prompt = ChatPrompt(
-        messages=parse_messages(sent.messages, violations, image_schemes=image_schemes(sent.model, context)),
+        messages=parse_messages(sent.messages, violations, image_schemes=image_schemes(served, context)),
         tools=_tools(sent, violations),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template_arguments=sent.chat_template_kwargs,
     )
-    check_chat_template(None, sent.chat_template_kwargs, violations)
+    if sent.chat_template_kwargs:
+        check_chat_template(None, sent.chat_template_kwargs, violations)
     response_format = parse_response_format(sent.response_format, violations)
     if sent.top_logprobs and not sent.logprobs:
         violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
@@ -96,8 +100,8 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         cache_salt=sent.cache_salt or "",
         affinity=sent.prompt_cache_key or sent.user or "",
     )
-    head = _head(sent, context, "chatcmpl", logprobs=sent.logprobs)
-    return _decoded(sent, [request], head, ReasoningChatBuilder(head), {"prompt": "messages"})
+    head = _head(sent, context, "chatcmpl", served, logprobs=sent.logprobs)
+    return _decoded(sent, [request], head, ReasoningChatBuilder(head), _CHAT_FIELD_NAMES)
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
@@ -123,9 +127,10 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
         cache_salt=sent.cache_salt or "",
         affinity=sent.prompt_cache_key or sent.user or "",
     )
-    head = _head(sent, context, "cmpl", logprobs=sent.logprobs is not None)
-    requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
-    return _decoded(sent, requests, head, OpenAITextResponseBuilder(head))
+    served = served_model(sent.model, context)
+    head = _head(sent, context, "cmpl", served, logprobs=sent.logprobs is not None)
+    requests = [first, *(msgspec.structs.replace(first, prompt=prompt) for prompt in prompts[1:])]
+    return _decoded(sent, requests, head, OpenAITextResponseBuilder(head), {})
 
 
 def reasoning_effort(sent: str | None) -> ReasoningEffort | None:
@@ -160,8 +165,8 @@ def _check_new(
 
 
 def _sampling(sent: wire.CompletionRequest, max_tokens: int | None) -> SamplingParams:
-    return msgspec.structs.replace(
-        sampling_params(sent),
+    return sampling_params(
+        sent,
         max_tokens=max_tokens,
         temperature=sent.temperature,
         top_p=sent.top_p,
@@ -184,16 +189,17 @@ def _tools(sent: wire.ChatRequest, violations: list[Violation]) -> ToolOptions |
     return None
 
 
-def _head(sent: wire.CompletionRequest, context: DecodeContext, kind: str, *, logprobs: bool) -> ResponseHead:
-    """Return the head of the answer, with the model's fingerprint at the time of the request if it is known."""
-    head = response_head(context, kind, sent.model, sent.stream_options, logprobs=logprobs)
-    if context.find_model is None:
-        fingerprint = context.arguments.get(_FINGERPRINT)
-    else:
-        served = context.find_model(sent.model)
-        fingerprint = served.fingerprint if served is not None else None
-    return msgspec.structs.replace(
-        head, absent_logprobs=None, system_fingerprint=msgspec.UNSET if fingerprint is None else fingerprint
+def _head(
+    sent: wire.CompletionRequest, context: DecodeContext, kind: str, served: ServedModel | None, *, logprobs: bool
+) -> ResponseHead:
+    return response_head(
+        context,
+        kind,
+        sent.model,
+        sent.stream_options,
+        logprobs=logprobs,
+        absent_logprobs=None,
+        fingerprint=fingerprint_of(served, context),
     )
 
 
@@ -202,14 +208,13 @@ def _decoded(
     requests: list[GenerationRequest],
     head: ResponseHead,
     builder: OpenAIChatResponseBuilder | OpenAITextResponseBuilder,
-    field_names: dict[str, str] | None = None,
+    field_names: dict[str, str],
 ) -> DecodedRequest:
-    fingerprint = head.system_fingerprint
     return DecodedRequest(
         requests=requests,
         stream=sent.stream,
         builder=builder,
-        field_names=field_names or {},
-        extra_arguments={_FINGERPRINT: fingerprint} if isinstance(fingerprint, str) else {},
+        field_names=field_names,
+        extra_arguments=head.stored_arguments,
         priority=requests[0].priority,
     )

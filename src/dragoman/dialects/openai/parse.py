@@ -11,6 +11,7 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED, MAX_TOKENS
+from dragoman.core.models import ServedModel
 from dragoman.core.request import (
     REMOTE_SCHEMES,
     AnswerFormat,
@@ -60,46 +61,50 @@ RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
 """Variables that the server itself passes to every template."""
 
 
-def image_schemes(model: str, context: DecodeContext) -> Sequence[str]:
+def served_model(name: str, context: DecodeContext) -> ServedModel | None:
+    """Return the model with this name or alias; None: it is not served, or the request is a restored one."""
+    return None if context.find_model is None else context.find_model(name)
+
+
+def image_schemes(served: ServedModel | None, context: DecodeContext) -> Sequence[str]:
     """Return how the addresses of images may begin in messages to the model; none: it takes text only.
 
     A restored request was admitted with what it has.
     """
-    schemes = (*DATA_SCHEMES, *REMOTE_SCHEMES) if context.fetches_images else DATA_SCHEMES
-    if context.find_model is None:
-        return schemes
-    served = context.find_model(model)
-    return schemes if served is not None and served.takes_images else ()
+    if context.find_model is not None and (served is None or not served.takes_images):
+        return ()
+    return (*DATA_SCHEMES, *REMOTE_SCHEMES) if context.fetches_images else DATA_SCHEMES
 
 
 def parse_messages(
     messages: Iterable[ChatMessage], violations: list[Violation], *, image_schemes: Sequence[str] = ()
 ) -> tuple[Message, ...]:
     """Convert a conversation, with images whose addresses begin with one of the schemes."""
-    return tuple(
-        _parse_message(message, ("messages", index), violations, image_schemes)
-        for index, message in enumerate(messages)
-    )
+    return tuple([_parse_message(index, message, violations, image_schemes) for index, message in enumerate(messages)])
 
 
 def _parse_message(
-    message: ChatMessage, path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]
+    index: int, message: ChatMessage, violations: list[Violation], image_schemes: Sequence[str]
 ) -> Message:
-    if message.tool_calls and message.role != "assistant":
-        problem = InvalidValue("Only an assistant's message has tool calls")
-        violations.append(Violation((*path, "tool_calls"), problem))
-    if message.content is None and not message.tool_calls:
-        violations.append(Violation((*path, "content"), MissingField()))
-    content = message.content or ""
+    calls: tuple[ToolCall, ...] = ()
+    if message.tool_calls:
+        calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls)
+        if message.role != "assistant":
+            problem = InvalidValue("Only an assistant's message has tool calls")
+            violations.append(Violation(("messages", index, "tool_calls"), problem))
+    content: str | tuple[Part, ...]
+    if isinstance(message.content, str):
+        content = message.content
+    else:
+        path = ("messages", index, "content")
+        if message.content is None and not calls:
+            violations.append(Violation(path, MissingField()))
+        content = _parse_parts(message.content or (), path, violations, image_schemes if message.role == "user" else ())
     return Message(
         role="system" if message.role == "developer" else message.role,
-        content=content
-        if isinstance(content, str)
-        else _parse_parts(content, (*path, "content"), violations, image_schemes if message.role == "user" else ()),
+        content=content,
         name=message.name,
-        tool_calls=tuple(
-            ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
-        ),
+        tool_calls=calls,
         tool_call_id=message.tool_call_id,
         reasoning=message.reasoning,
     )
@@ -144,6 +149,8 @@ def parse_tools(
     parallel: bool = True,
 ) -> ToolOptions | None:
     """Convert the tools and their choice; None where no tool may be called."""
+    if not tools and choice is None:
+        return None
     names: set[str] = set()
     size = 0
     for index, tool in enumerate(tools):
@@ -284,27 +291,45 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
+def token_biases(sent: dict[str, float]) -> dict[int, float]:
+    """Convert `logit_bias`. Raises BadRequest for a key that is no token id."""
+    for token in sent:
+        if not is_token_id(token):
+            raise BadRequest(f"logit_bias must have token ids as keys, got '{token[:40]}'", "logit_bias")
+    return {int(token): bias for token, bias in sent.items()}
+
+
 def is_token_id(key: str) -> bool:
     """Whether a key of logit_bias can be a token id."""
     return key.isascii() and key.isdecimal() and len(key) < 10
 
 
-def sampling_params(sent: SamplingExtensions) -> SamplingParams:
-    """Convert the parameters that OpenAI's API does not have. Raises BadRequest."""
+def sampling_params(
+    sent: SamplingExtensions,
+    *,
+    max_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    presence_penalty: float,
+    frequency_penalty: float,
+) -> SamplingParams:
+    """Convert OpenAI's parameters, and those that its API does not have. Raises BadRequest."""
     if sent.seed is not None and not -(2**63) <= sent.seed <= MAX_SEED:
         raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(sent.seed)[:40]}", "seed")
-    for token in sent.logit_bias:
-        if not is_token_id(token):
-            raise BadRequest(f"logit_bias must have token ids as keys, got '{token[:40]}'", "logit_bias")
     return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
         min_tokens=sent.min_tokens,
         top_k=sent.top_k,
         min_p=sent.min_p,
         repetition_penalty=sent.repetition_penalty,
-        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
+        logit_bias=token_biases(sent.logit_bias) if sent.logit_bias else {},
         seed=None if sent.seed is None else sent.seed & MAX_SEED,
         stop=stop_strings(sent.stop),
-        stop_token_ids=tuple(sent.stop_token_ids),
+        stop_token_ids=tuple(sent.stop_token_ids) if sent.stop_token_ids else (),
         ignore_eos=sent.ignore_eos,
     )
 

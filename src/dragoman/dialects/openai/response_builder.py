@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodeContext
 from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState, ToolCallState
 from dragoman.dialects.openai.logprobs import TextOffsets, chat_token_logprobs, text_logprobs
@@ -32,6 +33,8 @@ from dragoman.dialects.openai.wire import (
     ToolCallDeltaBody,
 )
 
+_FINGERPRINT = "fingerprint"
+
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
@@ -49,18 +52,39 @@ class ResponseHead(msgspec.Struct, frozen=True, kw_only=True):
     """The value of `logprobs` in a chunk of a chat where there are none."""
     system_fingerprint: str | UnsetType = UNSET
 
+    @property
+    def stored_arguments(self) -> dict[str, str]:
+        """The arguments that restore the fingerprint when the body is decoded again."""
+        return {_FINGERPRINT: self.system_fingerprint} if isinstance(self.system_fingerprint, str) else {}
+
 
 def response_head(
-    context: DecodeContext, kind: str, model: str, options: StreamOptions | None, *, logprobs: bool = False
+    context: DecodeContext,
+    kind: str,
+    model: str,
+    options: StreamOptions | None,
+    *,
+    logprobs: bool = False,
+    absent_logprobs: UnsetType | None = UNSET,
+    fingerprint: str | None = None,
 ) -> ResponseHead:
-    """Return the head of an answer whose id begins with `kind`."""
+    """Return the head of an answer whose id begins with `kind`. `fingerprint` is None if it is not known."""
     return ResponseHead(
         id=f"{kind}-{context.answer_id}",
         created=context.created,
         model=model,
-        include_usage=bool(options and options.include_usage),
+        include_usage=options is not None and bool(options.include_usage),
         has_logprobs=logprobs,
+        absent_logprobs=absent_logprobs,
+        system_fingerprint=UNSET if fingerprint is None else fingerprint,
     )
+
+
+def fingerprint_of(served: ServedModel | None, context: DecodeContext) -> str | None:
+    """Return the model's fingerprint at the time of the request; None if it was not known."""
+    if context.find_model is None:
+        return context.arguments.get(_FINGERPRINT)
+    return None if served is None else served.fingerprint
 
 
 class OpenAIResponseBuilder(BaseResponseBuilder):

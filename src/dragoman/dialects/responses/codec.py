@@ -95,6 +95,10 @@ class DecodedResponse(DecodedRequest, frozen=True, kw_only=True):
     """A request for a response."""
 
     parts: PromptParts
+    skipped: list[str]
+    """The kinds of the items and tools that were skipped."""
+    needs_stored_items: bool
+    """Whether the prompt lacks what only the database has, and so do `requests` until it is added."""
     sent: wire.ResponseRequest
     response: ResponsesBuilder
     """The same as `builder`."""
@@ -109,14 +113,15 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         raise BadRequest("A response in the background must be stored: background needs store to be true", "background")
     parts = prompt_parts(sent, context)
     # What only the database has is added before admission.
-    prompt, _ = parts.with_items([item for item in parts.items if kind_of(item) != "item_reference"]).prompt()
+    own_items = [item for item in parts.items if kind_of(item) != "item_reference"]
+    prompt, skipped = parts.with_items(own_items).prompt()
     has_logprobs = INCLUDE_LOGPROBS in sent.include
     request = GenerationRequest(
         model=sent.model,
         prompt=prompt,
         sampling=check_sampling(
-            msgspec.structs.replace(
-                sampling_params(sent),
+            sampling_params(
+                sent,
                 max_tokens=sent.max_output_tokens,
                 temperature=sent.temperature,
                 top_p=sent.top_p,
@@ -146,6 +151,8 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         priority=request.priority,
         in_background=sent.background,
         parts=parts,
+        skipped=skipped,
+        needs_stored_items=sent.previous_response_id is not None or len(own_items) < len(parts.items),
         sent=sent,
     )
 

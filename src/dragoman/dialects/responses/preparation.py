@@ -64,9 +64,12 @@ class Preparation:
     async def prepare(self, decoded: DecodedRequest, caller: Caller) -> PreparedRequests:
         """Add the earlier turns, and drop the oldest if the request allows it. Raises core.errors."""
         assert isinstance(decoded, DecodedResponse), "the route's codec decodes nothing else"
-        prompt, skipped = await self.prompt(decoded.parts, caller)
         [request] = decoded.requests
-        task: Task = msgspec.structs.replace(request, prompt=prompt)
+        task: Task = request
+        skipped = decoded.skipped
+        if decoded.needs_stored_items:
+            prompt, skipped = await self.prompt(decoded.parts, caller)
+            task = msgspec.structs.replace(request, prompt=prompt)
         if decoded.sent.truncation == "auto":
             task = await self._shortened(task, caller)
         headers = _skipped_headers(skipped, caller.request_id)

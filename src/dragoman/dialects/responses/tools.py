@@ -173,7 +173,7 @@ def tool_options(
 
     A choice of a tool that only another server has is `auto`. Raises BadRequest.
     """
-    if isinstance(choice, Mapping):
+    if not (choice is None or isinstance(choice, str)):
         return _controlled(tools, choice, parallel=parallel)
     if choice == "required" and not tools.tools:
         if not tools.skipped:

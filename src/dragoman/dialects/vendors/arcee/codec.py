@@ -19,8 +19,15 @@ from dragoman.dialects.http.validation import (
     decode_body,
     raise_violations,
 )
-from dragoman.dialects.openai.parse import is_token_id, parse_messages, parse_response_format, parse_tools, stop_strings
-from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
+from dragoman.dialects.openai.parse import (
+    is_token_id,
+    parse_messages,
+    parse_response_format,
+    parse_tools,
+    served_model,
+    stop_strings,
+)
+from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, fingerprint_of, response_head
 from dragoman.dialects.openai.wire import ChatMessage
 from dragoman.dialects.vendors.arcee import wire
 
@@ -56,8 +63,6 @@ _MAX_INT64 = 2**63 - 1
 
 _FIELD_NAMES = {"prompt": "messages"}
 
-_FINGERPRINT = "fingerprint"
-
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
@@ -73,13 +78,16 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     violations: list[Violation] = []
     messages = parse_messages(sent.messages, violations)
     _check_tool_results(sent.messages, violations)
-    _check_logit_bias(sent.logit_bias, violations)
+    if sent.logit_bias:
+        _check_logit_bias(sent.logit_bias, violations)
     tools = parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls)
     response_format = parse_response_format(sent.response_format, violations)
     if sent.top_logprobs and not sent.logprobs:
         violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
     raise_violations(violations)
-    fingerprint = _fingerprint(sent.model, context)
+    served = served_model(sent.model, context)
+    if served is None and context.find_model is not None:
+        raise ModelNotFound(sent.model)
     request = GenerationRequest(
         model=sent.model,
         prompt=ChatPrompt(messages=messages, tools=tools, reasoning_effort=sent.reasoning_effort),
@@ -88,15 +96,20 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         response_format=response_format,
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
-    head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
-    if fingerprint is not None:
-        head = msgspec.structs.replace(head, system_fingerprint=fingerprint)
+    head = response_head(
+        context,
+        "chatcmpl",
+        sent.model,
+        sent.stream_options,
+        logprobs=sent.logprobs,
+        fingerprint=fingerprint_of(served, context),
+    )
     return DecodedRequest(
         requests=[request],
         stream=sent.stream,
         builder=ReasoningChatResponseBuilder(head),
         field_names=_FIELD_NAMES,
-        extra_arguments={} if fingerprint is None else {_FINGERPRINT: fingerprint},
+        extra_arguments=head.stored_arguments,
     )
 
 
@@ -135,20 +148,10 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
         repetition_penalty=sent.repetition_penalty,
         presence_penalty=sent.presence_penalty,
         frequency_penalty=sent.frequency_penalty,
-        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
+        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()} if sent.logit_bias else {},
         seed=None if sent.seed is None else sent.seed & MAX_SEED,  # negative ones are read as unsigned
         stop=stop_strings(sent.stop),
     )
-
-
-def _fingerprint(name: str, context: DecodeContext) -> str | None:
-    """Return the model's fingerprint at the time of the request; None if not known yet. Raises ModelNotFound."""
-    if context.find_model is None:
-        return context.arguments.get(_FINGERPRINT)
-    model = context.find_model(name)
-    if model is None:
-        raise ModelNotFound(name)
-    return model.fingerprint
 
 
 def _model_card(model: ServedModel) -> wire.ModelCard:

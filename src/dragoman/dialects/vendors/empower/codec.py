@@ -62,8 +62,8 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         )
         for prompt in prompts
     ]
-    head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
-    builder = OpenAIChatResponseBuilder(msgspec.structs.replace(head, absent_logprobs=None))
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options, absent_logprobs=None)
+    builder = OpenAIChatResponseBuilder(head)
     return DecodedRequest(requests=requests, stream=sent.stream, builder=builder, field_names={"prompt": "messages"})
 
 

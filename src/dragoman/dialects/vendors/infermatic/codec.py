@@ -1,5 +1,6 @@
 """Decodes this dialect's requests."""
 
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -43,8 +44,9 @@ from dragoman.dialects.openai.parse import (
     parse_prompts,
     parse_response_format,
     parse_tools,
+    served_model,
 )
-from dragoman.dialects.openai.response_builder import ResponseHead, response_head
+from dragoman.dialects.openai.response_builder import fingerprint_of, response_head
 from dragoman.dialects.openai.wire import AllowedTools, NamedTool
 from dragoman.dialects.vendors.infermatic import functions, wire
 from dragoman.dialects.vendors.infermatic.parameters import (
@@ -74,6 +76,19 @@ _EMPTY = wire.StructuredOutputs()
 _REGEX_METACHARACTERS = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
+_FORMAT_FIELDS = (
+    "structured_outputs",
+    "guided_json",
+    "json_schema",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "grammar",
+)
+_format_fields = operator.attrgetter(*_FORMAT_FIELDS)
+_NO_FORMAT = (None,) * len(_FORMAT_FIELDS)
+
+
 class RequestedFormat(NamedTuple):
     """An output format and the field it was sent in."""
 
@@ -85,6 +100,8 @@ def requested_format(
     sent: wire.CompletionRequest, response_format: AnswerFormat | None = None
 ) -> RequestedFormat | None:
     """Return the request's output format; None: any text. Raises BadRequest for several, or for an empty field."""
+    if response_format is None and _format_fields(sent) == _NO_FORMAT:
+        return None
     if sent.structured_outputs == _EMPTY:
         raise BadRequest("structured_outputs needs one of json, regex, choice and grammar", "structured_outputs")
     found = list(_requested_formats(sent))
@@ -140,8 +157,6 @@ def _escape_regex(text: str) -> str:
     return _REGEX_METACHARACTERS.sub(r"\\\g<0>", text)
 
 
-_FINGERPRINT = "fingerprint"
-
 _CHAT_FIELD_NAMES = {"prompt": "messages"}
 
 _FUNCTION_FIELD_NAMES = {"prompt": "messages", "tools": "functions"}
@@ -170,26 +185,22 @@ def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 def _decode_chat_body(body: bytes, context: DecodeContext) -> wire.ChatRequest:
     sent = decode_body(body, wire.ChatRequest)
-    if _is_new(context) and not sent.drop_params:
+    if context.find_model is not None and not sent.drop_params:
         _UNSUPPORTED_IN_CHATS.check(body)
     return sent
 
 
-def _is_new(context: DecodeContext) -> bool:
-    """Whether the request is not a restored one, which may have been admitted by a version that refused less."""
-    return context.find_model is not None
-
-
 def _check_stream_options(sent: wire.CompletionRequest, context: DecodeContext) -> None:
-    if sent.stream_options is not None and not sent.stream and _is_new(context):
+    if sent.stream_options is not None and not sent.stream and context.find_model is not None:
         raise BadRequest("stream_options is only allowed when stream is true", "stream_options")
 
 
 def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
+    served = served_model(model, context)
     violations: list[Violation] = []
     has_functions = bool(sent.functions) or sent.function_call is not None
-    messages = parse_conversation(sent.messages, violations, image_schemes=image_schemes(model, context))
+    messages = parse_conversation(sent.messages, violations, image_schemes=image_schemes(served, context))
     prompt = ChatPrompt(
         messages=messages,
         tools=functions.parse_functions(sent, violations) if has_functions else _tools(sent, violations),
@@ -197,20 +208,26 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
-        documents=tuple(sent.documents),
+        documents=tuple(sent.documents) if sent.documents else (),
         add_generation_prompt=opens_turn(
             messages, add=sent.add_generation_prompt, continue_message=sent.continue_final_message
         ),
         continue_final_message=sent.continue_final_message,
     )
     response_format = parse_response_format(sent.response_format, violations)
-    check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
+    if sent.chat_template or sent.chat_template_kwargs:
+        check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
     if sent.top_logprobs and not sent.logprobs:
         violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
     raise_violations(violations)
     output_format = requested_format(sent, response_format)
-    request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
-    head = _head(sent, context, "chatcmpl", logprobs=sent.logprobs)
+    report = _report_options(sent)
+    logprobs = sent.top_logprobs if sent.logprobs else None
+    request = _request(sent, model, prompt, output_format, report, logprobs=logprobs)
+    fingerprint = fingerprint_of(served, context)
+    head = response_head(
+        context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs, fingerprint=fingerprint
+    )
     last = prompt.messages[-1]
     answer = AnswerOptions(
         logprobs_as_token_ids=sent.return_tokens_as_token_ids,
@@ -218,15 +235,14 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
         has_function_call=bool(sent.functions),
         beginning=last.text if sent.echo and last.role == "assistant" else "",
     )
-    report = _report_options(sent)
     return DecodedRequest(
         requests=[request],
         stream=sent.stream,
         builder=(
-            ChatResponseBuilder(head, answer) if report == NO_REPORT else ReportingChatBuilder(head, answer, report)
+            ChatResponseBuilder(head, answer) if report is NO_REPORT else ReportingChatBuilder(head, answer, report)
         ),
-        field_names=(_FUNCTION_FIELD_NAMES if has_functions else _CHAT_FIELD_NAMES) | _format_field(output_format),
-        extra_arguments=_fingerprint_argument(head),
+        field_names=_field_names(_FUNCTION_FIELD_NAMES if has_functions else _CHAT_FIELD_NAMES, output_format),
+        extra_arguments=head.stored_arguments,
         priority=request.priority,
     )
 
@@ -252,7 +268,7 @@ def _tools(sent: wire.ChatRequest, violations: list[Violation]) -> ToolOptions |
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a text completion of one or several prompts. Raises BadRequest."""
     sent = decode_body(body, wire.TextRequest)
-    if _is_new(context) and not sent.drop_params:
+    if context.find_model is not None and not sent.drop_params:
         _UNSUPPORTED_IN_TEXTS.check(body)
     _check_stream_options(sent, context)
     model = _model(sent, context)
@@ -265,52 +281,42 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     prompts = parse_prompts(sent.prompt, add_special_tokens=sent.add_special_tokens)
     if (truncation := prompt_truncation(sent)) is not None:
         prompts = [msgspec.structs.replace(prompt, truncation=truncation) for prompt in prompts]
-    first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
-    requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
-    head = _head(sent, context, "cmpl", logprobs=sent.logprobs is not None)
-    answer = AnswerOptions(logprobs_as_token_ids=sent.return_tokens_as_token_ids)
+    if max_tokens(sent) == 0 and not sent.echo:
+        field = "max_tokens" if sent.max_completion_tokens is None else "max_completion_tokens"
+        raise BadRequest(f"{field} must be at least 1, got 0; 0 needs echo", field)
     report = _report_options(sent)
+    first = _request(sent, model, prompts[0], output_format, report, logprobs=sent.logprobs, echo=sent.echo)
+    requests = [first, *(msgspec.structs.replace(first, prompt=prompt) for prompt in prompts[1:])]
+    fingerprint = fingerprint_of(served_model(model, context), context)
+    has_logprobs = sent.logprobs is not None
+    head = response_head(context, "cmpl", model, sent.stream_options, logprobs=has_logprobs, fingerprint=fingerprint)
+    answer = AnswerOptions(logprobs_as_token_ids=sent.return_tokens_as_token_ids)
     return DecodedRequest(
         requests=requests,
         stream=sent.stream,
         builder=(
-            TextResponseBuilder(head, answer) if report == NO_REPORT else ReportingTextBuilder(head, answer, report)
+            TextResponseBuilder(head, answer) if report is NO_REPORT else ReportingTextBuilder(head, answer, report)
         ),
-        field_names=_format_field(output_format),
-        extra_arguments=_fingerprint_argument(head),
+        field_names=_field_names({}, output_format),
+        extra_arguments=head.stored_arguments,
         priority=first.priority,
     )
 
 
-def _head(sent: wire.CompletionRequest, context: DecodeContext, kind: str, *, logprobs: bool) -> ResponseHead:
-    """Return the head of the answer, with the model's fingerprint at the time of the request if it is known."""
-    model = _model(sent, context)
-    head = response_head(context, kind, model, sent.stream_options, logprobs=logprobs)
-    if context.find_model is None:
-        fingerprint = context.arguments.get(_FINGERPRINT)
-    else:
-        served = context.find_model(model)
-        fingerprint = served.fingerprint if served is not None else None
-    return head if fingerprint is None else msgspec.structs.replace(head, system_fingerprint=fingerprint)
-
-
-def _fingerprint_argument(head: ResponseHead) -> dict[str, str]:
-    """Return the argument that restores the fingerprint when the body is decoded again."""
-    return {_FINGERPRINT: head.system_fingerprint} if isinstance(head.system_fingerprint, str) else {}
-
-
 def _report_options(sent: wire.CompletionRequest) -> ReportOptions:
-    """Return what the answer reports of tokens. Raises BadRequest."""
+    """Return what the answer reports of tokens: NO_REPORT if nothing. Raises BadRequest."""
     if sent.prompt_logprobs is not None and sent.stream:
         raise BadRequest("prompt_logprobs cannot be streamed", "prompt_logprobs")
-    options = sent.stream_options
-    usage_so_far = bool(sent.stream and options and options.include_usage and options.continuous_usage_stats)
+    options = sent.stream_options if sent.stream else None
+    usage_so_far = options is not None and bool(options.include_usage and options.continuous_usage_stats)
+    if not (sent.return_token_ids or usage_so_far) and sent.prompt_logprobs is None:
+        return NO_REPORT
     return ReportOptions(sent.return_token_ids, sent.prompt_logprobs is not None, usage_so_far)
 
 
-def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
-    """Return the request's own name of its output format."""
-    return {} if output_format is None else {"response_format": output_format.field}
+def _field_names(names: dict[str, str], output_format: RequestedFormat | None) -> dict[str, str]:
+    """Add the request's own name of its output format."""
+    return names if output_format is None else names | {"response_format": output_format.field}
 
 
 def _model(sent: wire.CompletionRequest, context: DecodeContext) -> str:
@@ -325,16 +331,13 @@ def _request(
     model: str,
     prompt: Prompt,
     output_format: RequestedFormat | None,
+    report: ReportOptions,
     *,
     logprobs: int | None,
     echo: bool = False,
 ) -> GenerationRequest:
     # 0 is LiteLLM's default for no priority; numbers above the highest count as the highest.
     priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
-    if max_tokens(sent) == 0 and not echo:
-        field = "max_tokens" if sent.max_completion_tokens is None else "max_completion_tokens"
-        raise BadRequest(f"{field} must be at least 1, got 0; 0 needs echo", field)
-    report = _report_options(sent)
     return GenerationRequest(
         model=model,
         prompt=prompt,

@@ -6,7 +6,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED
 from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams
 from dragoman.dialects.http.validation import Violation
-from dragoman.dialects.openai.parse import is_token_id, parse_messages, stop_strings
+from dragoman.dialects.openai.parse import parse_messages, stop_strings, token_biases
 from dragoman.dialects.vendors.infermatic import functions, wire
 
 
@@ -14,9 +14,10 @@ def parse_conversation(
     messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation], *, image_schemes: Sequence[str] = ()
 ) -> tuple[Message, ...]:
     """Convert a conversation, which may have calls and results of functions, and images of these schemes."""
-    has_functions = any(message.function_call is not None or message.role == "function" for message in messages)
-    converted = functions.with_tool_messages(messages) if has_functions else messages
-    return parse_messages(converted, violations, image_schemes=image_schemes)
+    for message in messages:
+        if message.function_call is not None or message.role == "function":
+            return parse_messages(functions.with_tool_messages(messages), violations, image_schemes=image_schemes)
+    return parse_messages(messages, violations, image_schemes=image_schemes)
 
 
 def sampling_params(sent: wire.CompletionRequest) -> SamplingParams:
@@ -31,12 +32,12 @@ def sampling_params(sent: wire.CompletionRequest) -> SamplingParams:
         repetition_penalty=sent.repetition_penalty,
         presence_penalty=sent.presence_penalty,
         frequency_penalty=sent.frequency_penalty,
-        logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
+        logit_bias=token_biases(sent.logit_bias) if sent.logit_bias else {},
         seed=None if sent.seed is None else _seed(sent.seed),
         allowed_token_ids=None if sent.allowed_token_ids is None else tuple(sent.allowed_token_ids),
-        bad_words=tuple(sent.bad_words),
+        bad_words=tuple(sent.bad_words) if sent.bad_words else (),
         stop=stop_strings(sent.stop),
-        stop_token_ids=tuple(sent.stop_token_ids),
+        stop_token_ids=tuple(sent.stop_token_ids) if sent.stop_token_ids else (),
         ignore_eos=sent.ignore_eos,
         include_stop_text=sent.include_stop_str_in_output,
         skip_special_tokens=sent.skip_special_tokens,
@@ -75,12 +76,6 @@ def _seed(seed: int) -> int | None:
     if not -(2**63) <= seed <= MAX_SEED:
         raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
     return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
-
-
-def _token_id(text: str) -> int:
-    if not is_token_id(text):
-        raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
-    return int(text)
 
 
 def opens_turn(messages: Sequence[Message], *, add: bool | None, continue_message: bool) -> bool:
