@@ -19,7 +19,7 @@ from dragoman.core.adapters import metrics_label
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine, EngineStatistics
-from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.metrics import RequestMetrics, file_values
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.jobs.service.queue import JobQueue
@@ -37,13 +37,12 @@ PATHS = ("/metrics",)
 
 
 def count_as_one_process() -> None:
-    """Let this process, which does not fork, count without asking for its id each time, which is a system call.
+    """Let this process, which does not fork and counts in one thread, count without locks and system calls.
 
     Call it before the first metric is made. A process that counts alone is not changed.
     """
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        process_id = os.getpid()
-        values.ValueClass = values.MultiProcessValue(lambda: process_id)  # type: ignore[no-untyped-call]
+        values.ValueClass = file_values(os.getpid())
 
 
 class SettingsState(NamedTuple):

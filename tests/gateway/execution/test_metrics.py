@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from dragoman.gateway.execution.metrics import IntervalHistogram, RequestMetrics
+from dragoman.gateway.execution.metrics import RequestHistogram, RequestMetrics
 
 BUCKETS = (0.5, 1, 2)
 
@@ -12,7 +12,7 @@ BUCKETS = (0.5, 1, 2)
 @given(st.lists(st.floats(0, 4) | st.sampled_from(BUCKETS), max_size=20))
 def test_observations_together_count_like_those_one_by_one(amounts: list[float]) -> None:
     registries = [CollectorRegistry() for _ in range(2)]
-    IntervalHistogram("seconds", "", buckets=BUCKETS, registry=registries[0]).observe_all(amounts)
+    RequestHistogram("seconds", "", buckets=BUCKETS, registry=registries[0]).observe_all(amounts)
     one_by_one = Histogram("seconds", "", buckets=BUCKETS, registry=registries[1])
     for amount in amounts:
         one_by_one.observe(amount)

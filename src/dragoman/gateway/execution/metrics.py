@@ -1,11 +1,11 @@
 """Prometheus metrics of requests."""
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from dragoman.core.answered_by import AnsweredBy, FailedAttempt
 from dragoman.core.events import FinishReason, Usage, UsageSource
@@ -21,21 +21,57 @@ _INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _OBSERVATION_SECONDS = 1.0
 """Intervals between the tokens of a request are observed at its end and, until then, so often."""
 
+_DOUBLE_BYTES = 8
+
 _OTHERS_COUNTED: tuple[UsageSource, ...] = ("upstream", "partial", "estimated")
 
 
-class IntervalHistogram(Histogram):
-    """A histogram that takes many observations at once: one by one, each writes to a shared file twice."""
+def file_values(process_id: int) -> type:
+    """Return the class of the values that one process counts in its own files, as prometheus_client collects them.
+
+    The process does not fork and counts in one thread only: its id is never asked for, and nothing is locked.
+    """
+    base = values.MultiProcessValue(lambda: process_id)  # type: ignore[no-untyped-call]
+
+    class FileValue(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            # A mapping that its file has outgrown still shows the file.
+            start = self._file._positions[self._key]
+            self._written = memoryview(self._file._m)[start : start + _DOUBLE_BYTES].cast("d")
+
+        def inc(self, amount: float) -> None:
+            self._value += amount
+            self._written[0] = self._value  # One copy of eight bytes: readers never see a part of it.
+
+    return FileValue
+
+
+class RequestCounter(Counter):
+    """A counter that takes amounts as they are: checking them costs more than counting them."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
+        self._value.inc(amount)
+
+
+class RequestHistogram(Histogram):
+    """A histogram that finds the bucket by bisection, and takes many observations at once."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Observe all amounts."""
+        """Observe all amounts: one by one, each would write to a shared file twice."""
         self._sum.inc(sum(amounts))
-        counts: dict[int, int] = {}
-        for amount in amounts:
-            bucket = bisect_left(self._upper_bounds, amount)
-            counts[bucket] = counts.get(bucket, 0) + 1
-        for bucket, count in counts.items():
-            self._buckets[bucket].inc(count)
+        ordered = sorted(amounts)
+        counted = 0
+        for bucket, bound in enumerate(self._upper_bounds):
+            if counted == len(ordered):
+                return
+            if smaller := bisect_right(ordered, bound, counted) - counted:
+                self._buckets[bucket].inc(smaller)
+                counted += smaller
 
 
 class _ModelMetrics(NamedTuple):
@@ -46,7 +82,7 @@ class _ModelMetrics(NamedTuple):
     cached_tokens: Counter
     completion_tokens: Counter
     time_to_first_token: Histogram
-    inter_token: IntervalHistogram
+    inter_token: RequestHistogram
     duration: Histogram
     usage_sources: dict[UsageSource, Counter]
 
@@ -55,43 +91,43 @@ class RequestMetrics:
     """The metrics of one worker process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(
+        self._requests = RequestCounter(
             "dragoman_requests", "Requests ended, by how they ended", ("model", "result"), registry=registry
         )
-        self._prompt_tokens = Counter(
+        self._prompt_tokens = RequestCounter(
             "dragoman_prompt_tokens", "Prompt tokens of answered requests", ("model",), registry=registry
         )
-        self._cached_tokens = Counter(
+        self._cached_tokens = RequestCounter(
             "dragoman_cached_prompt_tokens",
             "Prompt tokens that were shared instead of computed",
             ("model",),
             registry=registry,
         )
-        self._completion_tokens = Counter(
+        self._completion_tokens = RequestCounter(
             "dragoman_completion_tokens", "Tokens generated", ("model",), registry=registry
         )
-        self._time_to_first_token = Histogram(
+        self._time_to_first_token = RequestHistogram(
             "dragoman_time_to_first_token_seconds",
             "From a request's arrival at the gateway to its first token",
             ("model",),
             buckets=_TIME_TO_FIRST_TOKEN_BUCKETS,
             registry=registry,
         )
-        self._inter_token = IntervalHistogram(
+        self._inter_token = RequestHistogram(
             "dragoman_inter_token_latency_seconds",
             "Between two consecutive tokens of one choice",
             ("model",),
             buckets=_INTER_TOKEN_BUCKETS,
             registry=registry,
         )
-        self._duration = Histogram(
+        self._duration = RequestHistogram(
             "dragoman_request_duration_seconds",
             "From a request's arrival at the gateway to its end, but for refused ones",
             ("model",),
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
-        self._usage_sources = Counter(
+        self._usage_sources = RequestCounter(
             "dragoman_upstream_usage_source",
             "Answers of other servers, by who counted their tokens: upstream, partial or estimated",
             ("model", "source"),
@@ -101,9 +137,10 @@ class RequestMetrics:
 
     def start_timer(self, model: str, task: Task | None = None, *, is_queued: bool = False) -> "RequestTimer":  # noqa: ARG002
         """Start measuring one request, or a job that was queued. Traces show what it asks for."""
-        if model not in self._by_model:
-            self._by_model[model] = self._model_metrics(model)
-        return RequestTimer(self._by_model[model])
+        metrics = self._by_model.get(model)
+        if metrics is None:
+            metrics = self._by_model[model] = self._model_metrics(model)
+        return RequestTimer(metrics)
 
     def _model_metrics(self, model: str) -> _ModelMetrics:
         results: tuple[RequestResult, ...] = ("ok", "refused", "failed", "cancelled")
