@@ -208,7 +208,7 @@ def needs_beyond(capabilities: frozenset[Capability]) -> tuple[tuple[Need, NeedT
     return tuple((need, test) for need, test in _NEEDS if need.capability not in capabilities)
 
 
-_plain_of_request = attrgetter(
+_PLAIN_REQUEST_FIELDS = (
     *("response_format", "n", "best_of", "echo", "logprobs", "prompt_logprobs", "reports_prompt", "resume_token_ids"),
     "cache_salt",
 )
@@ -228,23 +228,26 @@ def needs_more_than(capabilities: frozenset[Capability]) -> NeedTest | None:
     It runs with every request, so it compares what nearly all of them leave out at once, before it tries each need.
     """
     needs = needs_beyond(capabilities)
-    if not needs:
-        return None
+    if len(needs) <= 1:
+        return needs[0][1] if needs else None
     sampling = [f"sampling.{need.parameter}" for need, _ in needs if need.parameter in SamplingParams.__struct_fields__]
-    values = attrgetter("n", *sampling)
+    values = attrgetter(*_PLAIN_REQUEST_FIELDS, *sampling)
     takes_images = "images" in capabilities
-    plain_values = values(_PLAIN_REQUEST)
-    plain_request, plain_chat = _plain_of_request(_PLAIN_REQUEST), _plain_of_chat(_PLAIN_CHAT)
-    return lambda request: (
-        not (
-            isinstance(request.prompt, ChatPrompt)
-            and values(request) == plain_values
-            and _plain_of_request(request) == plain_request
-            and _plain_of_chat(request.prompt) == plain_chat
-            and (takes_images or all(isinstance(message.content, str) for message in request.prompt.messages))
-        )
-        and any(test(request) for _, test in needs)
-    )
+    plain_values, plain_chat = values(_PLAIN_REQUEST), _plain_of_chat(_PLAIN_CHAT)
+
+    def needs_more(request: GenerationRequest) -> bool:
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt) and values(request) == plain_values and _plain_of_chat(prompt) == plain_chat:
+            if takes_images:
+                return False
+            for message in prompt.messages:
+                if not isinstance(message.content, str):
+                    break
+            else:
+                return False
+        return any(test(request) for _, test in needs)
+
+    return needs_more
 
 
 def missing_need(request: GenerationRequest, capabilities: frozenset[Capability]) -> Need | None:

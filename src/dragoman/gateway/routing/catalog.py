@@ -2,20 +2,22 @@
 
 import contextlib
 from collections.abc import Container, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Self
 
 import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
-from dragoman.core.capabilities import missing_need, needs_more_than
+from dragoman.core.capabilities import needs_more_than
 from dragoman.core.embedding import EmbeddingRequest, ModelKind, TextPair
-from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound
+from dragoman.core.errors import EngineFailed, ModelNotFound
 from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.tasks import Task
 from dragoman.engines.base import AdapterHost, Embeds, Engine
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.gateway.routing.metrics import RoutingMetrics
+from dragoman.gateway.routing.refusals import refusal
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.replicated_adapters import adapters_of, has_adapter
 from dragoman.gateway.routing.router import Router
@@ -54,6 +56,10 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     """Chooses the replicas. None: there is nothing to choose, one engine of this machine answers all requests."""
     engines: tuple[Engine, ...] = ()
     """Those of its replicas, by itself."""
+    kind: ModelKind = "generation"
+    """What its model is for, as its engines say."""
+    _described_state: list[tuple[object, ...]] = []
+    _description: ServedModel | None = None
 
     def __post_init__(self) -> None:
         self._set_replicas(self.replicas)
@@ -90,6 +96,8 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     def _set_replicas(self, replicas: tuple[Replica, ...]) -> None:
         self.replicas = replicas
         self.engines = tuple(replica.engine for replica in replicas)
+        first = next(iter(self.engines), None)
+        self.kind = first.model_kind if isinstance(first, Embeds) else "generation"
 
     def is_draining(self, name: str) -> bool:
         """Whether its operator lets no attempts begin at a replica."""
@@ -131,12 +139,6 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
     def adapters(self) -> AdapterHost | None:
         """None: it does not support adapters."""
         return adapters_of(self.replicas)
-
-    @property
-    def kind(self) -> ModelKind:
-        """What the model is for."""
-        engine = self.engines[0]
-        return engine.model_kind if isinstance(engine, Embeds) else "generation"
 
     @property
     def embedding_dimensions(self) -> int | None:
@@ -186,15 +188,32 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
 
         Raises BadRequest naming what none of them can do.
         """
-        if (needed := _needed_kind(request)) != self.kind:
-            raise BadRequest(f"The model '{self.name}' {_LACKS[needed]}; it is for {_PURPOSES[self.kind]}", "model")
         able = self.able_replicas(request)
-        if not able and isinstance(request, GenerationRequest):
-            need = missing_need(request, self.replicas[0].engine.capabilities)
-            if need is None:  # The adapter is gone.
-                raise ModelNotFound(request.model)
-            raise BadRequest(f"The model '{self.name}' does not support {need.description}", need.parameter)
+        if not able:
+            needed, capabilities = _needed_kind(request), self.engines[0].capabilities
+            raise refusal(request, needed, model=self.name, kind=self.kind, capabilities=capabilities)
         return able if len(able) == 1 else sorted(able, key=lambda replica: not replica.engine.ready)
+
+    def served_model(self) -> ServedModel:
+        """Describe what it serves, as its engines are now."""
+        described = _described if self.kind == "generation" else _described_of_embeddings
+        state = [described(engine) for engine in self.engines]
+        if self._description is None or state != self._described_state:
+            self._described_state, self._description = state, self._describe()
+        return self._description
+
+    def _describe(self) -> ServedModel:
+        return ServedModel(
+            id=self.name,
+            aliases=self.aliases,
+            context_length=self.context_length,
+            fingerprint=self.fingerprint,
+            takes_images=any("images" in engine.capabilities for engine in self.engines),
+            supports_reasoning=self.supports_reasoning,
+            tool_format=self.tool_format,
+            kind=self.kind,
+            embedding_dimensions=self.embedding_dimensions,
+        )
 
     def able_replicas(self, request: Task) -> list[Replica]:
         """Return the replicas that can answer the request."""
@@ -212,17 +231,10 @@ def _exactness(engine: Engine) -> tuple[bool, bool]:
     return "exact_token_counts" in engine.capabilities, engine.ready
 
 
-_LACKS: dict[ModelKind, str] = {
-    "generation": "generates no text",
-    "embeddings": "has no embeddings",
-    "rerank": "does not rerank",
-}
+_DESCRIBED = ("capabilities", "context_length", "fingerprint", "supports_reasoning", "tool_format")
+"""What `ServedModel` says of an engine."""
 
-_PURPOSES: dict[ModelKind, str] = {
-    "generation": "text generation",
-    "embeddings": "embeddings",
-    "rerank": "reranking",
-}
+_described, _described_of_embeddings = attrgetter(*_DESCRIBED), attrgetter(*_DESCRIBED, "embedding_dimensions")
 
 
 def _needed_kind(request: Task) -> ModelKind:
@@ -274,12 +286,11 @@ class ResolvedModel(NamedTuple):
 
     def assign(self, request: Task, *, owner: str, priority: int | None = None) -> Task:
         """Return the request as it is computed: with the adapter, for an owner, and with another priority if set."""
-        request = msgspec.structs.replace(request, owner=owner)
-        if priority is not None:
+        if priority is not None and priority != request.priority:
             request = msgspec.structs.replace(request, priority=priority)
-        if self.adapter is None or not isinstance(request, GenerationRequest):
-            return request
-        return msgspec.structs.replace(request, adapter=self.adapter.qualified_name)
+        if self.adapter is not None and isinstance(request, GenerationRequest):
+            return msgspec.structs.replace(request, owner=owner, adapter=self.adapter.qualified_name)
+        return request if request.owner == owner else msgspec.structs.replace(request, owner=owner)
 
 
 class Catalog:
@@ -292,12 +303,13 @@ class Catalog:
         """
         self.deployments = tuple(deployments)
         self.unfiltered = self if unfiltered is None else unfiltered
-        self._by_name: dict[str, Deployment] = {}
+        self._by_name: dict[str, ResolvedModel] = {}
         for deployment in deployments:
+            resolved = ResolvedModel(deployment, None)
             for name in (deployment.name, *deployment.aliases):
                 if name in self._by_name:
                     raise ValueError(f"two models are called {name!r}")
-                self._by_name[name] = deployment
+                self._by_name[name] = resolved
         names = {deployment.name for deployment in self.unfiltered.deployments}
         for deployment in self.unfiltered.deployments:
             for name in (*deployment.fallbacks, *deployment.context_fallbacks):
@@ -318,8 +330,8 @@ class Catalog:
 
         Adapters are the operator's and those of `owner`; without one, the operator's only.
         """
-        if (deployment := self._by_name.get(model)) is not None:
-            return ResolvedModel(deployment, None)
+        if (resolved := self._by_name.get(model)) is not None:
+            return resolved
         for deployment, adapter in self._adapters():
             if adapter.is_visible_to(owner) and model in (adapter.name, *adapter.aliases):
                 return ResolvedModel(deployment, adapter)
@@ -346,7 +358,7 @@ class Catalog:
 
         `allowed`: only those with these canonical names. None: all.
         """
-        bases = {deployment.name: _base_model(deployment) for deployment in self.deployments}
+        bases = {deployment.name: deployment.served_model() for deployment in self.deployments}
         adapters = [
             _adapter_model(bases[deployment.name], ResolvedModel(deployment, adapter))
             for deployment, adapter in self._adapters()
@@ -362,7 +374,7 @@ class Catalog:
             return None
         if allowed is not None and resolved.canonical_name not in allowed:
             return None
-        base = _base_model(resolved.deployment)
+        base = resolved.deployment.served_model()
         return base if resolved.adapter is None else _adapter_model(base, resolved)
 
     def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
@@ -370,20 +382,6 @@ class Catalog:
             if (host := deployment.adapters) is not None:
                 for adapter in host.list_adapters():
                     yield deployment, adapter
-
-
-def _base_model(deployment: Deployment) -> ServedModel:
-    return ServedModel(
-        id=deployment.name,
-        aliases=deployment.aliases,
-        context_length=deployment.context_length,
-        fingerprint=deployment.fingerprint,
-        takes_images=any("images" in engine.capabilities for engine in deployment.engines),
-        supports_reasoning=deployment.supports_reasoning,
-        tool_format=deployment.tool_format,
-        kind=deployment.kind,
-        embedding_dimensions=deployment.embedding_dimensions,
-    )
 
 
 def _adapter_model(base: ServedModel, resolved: ResolvedModel) -> ServedModel:
