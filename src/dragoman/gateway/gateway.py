@@ -41,7 +41,7 @@ from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.request_execution import BestOfSelector, RequestExecution
+from dragoman.gateway.execution.request_execution import RequestExecution, ranks_candidates
 from dragoman.gateway.remote_images import ImageFetcher, has_remote_images
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore, RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
@@ -54,6 +54,8 @@ _MAX_PREPARING = 64
 """Accounts whose large requests are prepared at the same time."""
 
 _NO_TURN = contextlib.nullcontext()
+
+_UNCOUNTED = TokenBounds(0, 0)
 
 _MAX_WAITING_OF_OWNER = 64
 """Large requests of one account that wait to be prepared."""
@@ -185,7 +187,8 @@ class Gateway:
             raise
         timer.note_admission()
         owner = self._owner(reservation.account_id, caller)
-        requests = [resolved.assign(request, owner=owner) for request in requests]
+        if owner or resolved.adapter is not None:
+            requests = [resolved.assign(request, owner=owner) for request in requests]
         if resolved.deployment.router is not None or fallbacks is not NO_FALLBACKS:
             requests = [_for_replicas(request, caller, timer.trace or caller.trace) for request in requests]
         return RequestExecution(
@@ -344,7 +347,7 @@ class Gateway:
     ) -> AdmissionRequest:
         for request in requests:
             resolved.deployment.candidates(request)  # Refuses what no replica can do.
-        tokens = TokenBounds(0, 0)
+        tokens = _UNCOUNTED
         if self._admission.needs_token_counts:
             tokens = await token_bounds(resolved.deployment, requests)
         return self._sized_request(requests, resolved, caller, streamed=streamed, tokens=tokens)
@@ -367,7 +370,7 @@ class Gateway:
             base_model=resolved.base_model,
             prompt_tokens=tokens.prompt_tokens,
             max_completion_tokens=tokens.max_completion_tokens,
-            is_buffered=not streamed or BestOfSelector.for_requests(requests) is not None,
+            is_buffered=not streamed or ranks_candidates(requests[0]),
         )
 
 

@@ -3,7 +3,8 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
-from dragoman.gateway.execution.request_execution import BestOfSelector, candidates_request
+from dragoman.gateway.execution.best_of import BestOfSelector, candidates_request
+from dragoman.gateway.execution.request_execution import ranks_candidates
 
 REQUEST = GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=5)
 PROMPT = Delta(0, "Once", [], [TokenLogprobs(0, b"Once", -90.0, [])])
@@ -35,12 +36,9 @@ def test_candidates_are_choices_with_log_probabilities() -> None:
 
 
 def test_no_selector_is_needed_without_more_candidates_than_choices() -> None:
-    assert BestOfSelector.for_requests([REQUEST]) is not None
+    assert ranks_candidates(REQUEST)
     for best_of in (None, 2):
-        assert (
-            BestOfSelector.for_requests([GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=best_of)])
-            is None
-        )
+        assert not ranks_candidates(GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=best_of))
 
 
 def test_the_highest_means_are_returned_best_first_regardless_of_length() -> None:

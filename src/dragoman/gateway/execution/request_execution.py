@@ -1,38 +1,23 @@
-"""The execution of one admitted request: its events, measured and settled however it ends.
-
-Several prompts run side by side as one request. With best_of, more candidates are generated than returned.
-"""
+"""The execution of one admitted request: its events, measured and settled however it ends."""
 
 import asyncio
-import contextlib
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import get_args
-
-import msgspec
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Self
 
 from dragoman.core.answered_by import AnsweredBy, AttemptObserver, FailedAttempt
 from dragoman.core.capabilities import Capability
 from dragoman.core.errors import DragomanError, EngineFailed, ReplicaFailed
-from dragoman.core.events import (
-    AnyDelta,
-    ChoiceEvent,
-    Delta,
-    Embedding,
-    Event,
-    Finished,
-    Started,
-    Unenforced,
-    Usage,
-    UsageSource,
-)
+from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Unenforced, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.core.tasks import Task
 from dragoman.engines.base import Embeds, Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
+from dragoman.gateway.execution.best_of import best_of
 from dragoman.gateway.execution.deadlines import before_deadline
 from dragoman.gateway.execution.fallback_execution import answer_or_fall_back
+from dragoman.gateway.execution.fan_out import fan_out
 from dragoman.gateway.execution.hedging import hedged
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 from dragoman.gateway.routing.attempts import Attempts, RoutedAttempts
@@ -43,10 +28,7 @@ from dragoman.gateway.routing.replica import Replica
 _OPENING_EVENTS = (Started, Unenforced)
 """Events that precede the answer's first token: they are held back until an attempt has more to send."""
 
-_LEAST_EXACT_LAST = get_args(UsageSource)
-
-_MAX_BUFFERED_EVENTS = 64
-"""Events of several prompts that are buffered between the engines and a slow client."""
+_DELTAS = (Delta, ReasoningDelta, ToolCallDelta)
 
 
 class DirectAttempts:
@@ -101,40 +83,108 @@ def attempts_of(deployment: Deployment, request: Task, observer: AttemptObserver
     )
 
 
-def generate(deployment: Deployment, request: Task, observer: AttemptObserver | None = None) -> AsyncGenerator[Event]:
-    """Answer one request by the first attempt that begins to: after its first event, there is no other one.
+class Answer:
+    """An answer that has begun: `opening`, and then what is left of `events`.
 
-    `observer` is told of it if there were several replicas, or an upstream. Raises core.errors.
+    The end of its `async with` block ends the attempt that it belongs to, however it ends.
     """
+
+    def __init__(self, events: AsyncGenerator[Event], attempts: Attempts | None = None) -> None:
+        """`attempts` is whose attempt it is. None: the events are made of attempts of their own."""
+        self.opening: list[Event] = []
+        """What arrived up to the first token."""
+        self.events = events
+        self._attempts = attempts
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        attempts = self._attempts
+        try:
+            await self.events.aclose()
+            if attempts is not None:
+                if error is None:
+                    attempts.succeed()
+                elif isinstance(error, DragomanError):
+                    attempts.fail(error)  # Raises what the client is to see.
+        finally:
+            if attempts is not None:
+                attempts.end()
+
+    async def abandon(self) -> None:
+        """End the attempt without a result."""
+        try:
+            await self.events.aclose()
+        finally:
+            if self._attempts is not None:
+                self._attempts.end()
+
+
+Opening = Coroutine[None, None, Answer]
+"""Returns an answer when it has begun. Raises core.errors."""
+
+
+def ranks_candidates(request: Task) -> bool:
+    """Whether more candidates are generated for a request than returned."""
+    return isinstance(request, GenerationRequest) and request.best_of is not None and request.best_of != request.n
+
+
+def open_answer(deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None = None) -> Opening:
+    """Have the requests answered as one, and return the answer when it has begun. Raises core.errors.
+
+    `observer` is told of each attempt if there were several replicas, or an upstream.
+    """
+    if len(requests) > 1:
+        return _begun(fan_out(requests, lambda request: generate(deployment, request, observer)))
+    [request] = requests
     attempts = attempts_of(deployment, request, observer)
     if isinstance(attempts, RoutedAttempts) and (hedge_after := attempts.hedge_after) is not None:
-        return hedged(attempts, lambda each: _answer(each, request), hedge_after)
-    return _answer(attempts, request)
+        return hedged(attempts, lambda each: _attempt(each, request), hedge_after)
+    return _attempt(attempts, request)
 
 
-async def _answer(attempts: Attempts, request: Task) -> AsyncGenerator[Event]:
+async def _attempt(attempts: Attempts, request: Task) -> Answer:
+    """Make attempts until one has its first token: after that, there is no other one."""
     while True:
-        engine = await attempts.begin()
-        opening: list[Event] = []
-        has_output = False
+        answer = Answer(_events(await attempts.begin(), request), attempts)
+        has_begun = False
         try:
-            async with contextlib.aclosing(_events(engine, request)) as events:
-                async for event in events:
-                    if not has_output:
-                        if type(event) in _OPENING_EVENTS:
-                            opening.append(event)
-                            continue
-                        has_output = True
-                        attempts.note_output()
-                        for each in opening:
-                            yield each
-                    yield event
-            attempts.succeed()
-            return
+            async for event in answer.events:
+                answer.opening.append(event)
+                if type(event) not in _OPENING_EVENTS:
+                    attempts.note_output()
+                    break
+            has_begun = True
+            return answer
         except DragomanError as error:
             attempts.fail(error)
         finally:
-            attempts.end()
+            if not has_begun:
+                await answer.abandon()
+
+
+async def _begun(events: AsyncGenerator[Event]) -> Answer:
+    """Return the answer when its first event has arrived."""
+    answer = Answer(events)
+    if (first := await anext(events, None)) is not None:
+        answer.opening.append(first)
+    return answer
+
+
+async def _events_of(opening: Callable[[], Opening]) -> AsyncGenerator[Event]:
+    async with await opening() as answer:
+        for event in answer.opening:
+            yield event
+        async for event in answer.events:
+            yield event
+
+
+def generate(deployment: Deployment, request: Task, observer: AttemptObserver | None = None) -> AsyncGenerator[Event]:
+    """Answer one request as `open_answer` does."""
+    return _events_of(lambda: open_answer(deployment, (request,), observer))
 
 
 def _events(engine: Engine, request: Task) -> AsyncGenerator[Event]:
@@ -142,127 +192,6 @@ def _events(engine: Engine, request: Task) -> AsyncGenerator[Event]:
         return engine.generate(request)
     assert isinstance(engine, Embeds), "the deployment's candidates compute embeddings"
     return engine.embed(request)
-
-
-def fan_out(
-    deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None = None
-) -> AsyncGenerator[Event]:
-    """Merge the events of all requests into those of one: choices renumbered, usages added."""
-    if len(requests) == 1:
-        return generate(deployment, requests[0], observer)
-    return _fan_out_concurrently(deployment, requests, observer)
-
-
-async def _fan_out_concurrently(
-    deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None
-) -> AsyncGenerator[Event]:
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
-    usages: list[Usage] = []
-    running = len(requests)
-
-    async def pump(first_index: int, request: Task) -> None:
-        try:
-            async with contextlib.aclosing(generate(deployment, request, observer)) as events:
-                async for event in events:
-                    await queue.put(_with_index_offset(event, first_index))
-            await queue.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again below, in the task of the request
-            await queue.put(error)
-
-    tasks = [asyncio.create_task(pump(number * _choices(request), request)) for number, request in enumerate(requests)]
-    try:
-        while running:
-            match await queue.get():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case Usage() as usage:
-                    usages.append(usage)
-                case Started():
-                    pass  # The prompts begin at different times.
-                case event:
-                    yield event
-        if len(usages) == len(requests):
-            yield Usage(
-                sum(usage.prompt_tokens for usage in usages),
-                sum(usage.completion_tokens for usage in usages),
-                sum(usage.cached_tokens for usage in usages),
-                sum(usage.reasoning_tokens for usage in usages),
-                max((usage.source for usage in usages), key=_LEAST_EXACT_LAST.index),
-            )
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _choices(request: Task) -> int:
-    return request.n if isinstance(request, GenerationRequest) else len(request.inputs)
-
-
-def _with_index_offset(event: Event, first_index: int) -> Event:
-    if isinstance(event, Started | Usage):
-        return event
-    return msgspec.structs.replace(event, index=first_index + event.index)
-
-
-def candidates_request(request: GenerationRequest) -> GenerationRequest:
-    """Build the request that generates all candidates, with the log-probabilities that they are ranked by."""
-    return msgspec.structs.replace(
-        request, n=request.best_of or request.n, best_of=None, logprobs=request.logprobs or 0
-    )
-
-
-class BestOfSelector:
-    """Buffers the candidates of a request until its end, and then returns the best of each prompt."""
-
-    def __init__(self, n: int, best_of: int, *, include_logprobs: bool) -> None:
-        """Of `best_of` candidates per prompt, `n` are returned, with log-probabilities if they were requested."""
-        self._n = n
-        self._best_of = best_of
-        self._include_logprobs = include_logprobs
-        self._events: dict[int, list[ChoiceEvent]] = {}
-
-    @classmethod
-    def for_requests(cls, requests: Sequence[Task]) -> "BestOfSelector | None":
-        """Build the selector for requests that differ in their prompts only; None: every candidate is returned."""
-        first_request = requests[0]
-        if not isinstance(first_request, GenerationRequest):
-            return None
-        if first_request.best_of is None or first_request.best_of == first_request.n:
-            return None
-        return cls(first_request.n, first_request.best_of, include_logprobs=first_request.logprobs is not None)
-
-    def feed(self, event: Event) -> Iterator[Event]:
-        """Return the events to deliver: none of a choice until the usage, which counts all candidates."""
-        if isinstance(event, Started | Embedding):
-            yield event
-            return
-        if not isinstance(event, Usage):
-            self._events.setdefault(event.index, []).append(event)
-            return
-        for first in range(0, len(self._events), self._best_of):
-            candidates = range(first, first + self._best_of)
-            ranked = sorted(candidates, key=lambda index: -_mean_logprob(self._events[index]))
-            for rank, index in enumerate(ranked[: self._n]):
-                yield from self._reindexed(index, first // self._best_of * self._n + rank)
-        yield event
-
-    def _reindexed(self, index: int, new_index: int) -> Iterator[Event]:
-        for event in self._events[index]:
-            item = msgspec.structs.replace(event, index=new_index)
-            if isinstance(item, Delta) and not self._include_logprobs:
-                item = msgspec.structs.replace(item, logprobs=[])
-            yield item
-
-
-def _mean_logprob(events: Sequence[ChoiceEvent]) -> float:
-    """Return the mean of the tokens returned. An empty candidate ranks last."""
-    # Deltas without sampled tokens repeat the prompt, which does not count for the candidate.
-    deltas = [event for event in events if isinstance(event, Delta) and event.tokens]
-    logprobs = [item.logprob for delta in deltas for item in delta.logprobs if item.logprob is not None]
-    return math.fsum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 class RequestExecution:
@@ -287,7 +216,11 @@ class RequestExecution:
         self._reservation = reservation
         self._timer = timer
         self._started = False
-        self._events = self._generate(deployment, requests)
+        self._events: AsyncGenerator[Event]
+        if ranks_candidates(requests[0]):
+            self._events = best_of(requests, lambda candidates: self._generate(deployment, candidates))
+        else:
+            self._events = self._generate(deployment, requests)
 
     @property
     def allowances(self) -> Allowances:
@@ -307,7 +240,7 @@ class RequestExecution:
 
     def _observe(self, event: Event) -> None:
         """Count an event before it is delivered. Tokens are counted as they come: a request that fails used them."""
-        if isinstance(event, AnyDelta):
+        if isinstance(event, _DELTAS):
             if count := len(event.token_ids) + event.unidentified_tokens:
                 self.generated_tokens += count
                 self._timer.observe_tokens(event.index, count)
@@ -332,36 +265,33 @@ class RequestExecution:
         self._timer.note_failure(failure)
         self._reservation.observe_attempt(failure)
 
-    def _answer(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
-        events = self._answer_or_fall_back(deployment, requests)
-        return events if self._deadline is None else before_deadline(events, self._deadline)
-
-    def _answer_or_fall_back(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
+    def _open(self, deployment: Deployment, requests: Sequence[Task]) -> Opening:
         if self._fallbacks is NO_FALLBACKS:
-            return fan_out(deployment, requests, self)
+            return open_answer(deployment, requests, self)
         return answer_or_fall_back(
             deployment,
             requests,
-            answer=lambda chosen: fan_out(chosen, requests, self),
+            open_answer=lambda chosen: open_answer(chosen, requests, self),
             fallbacks=self._fallbacks,
             reservation=self._reservation,
             observer=self,
         )
 
+    def _open_in_time(self, deployment: Deployment, requests: Sequence[Task]) -> Opening:
+        if self._deadline is None:
+            return self._open(deployment, requests)
+        return _begun(before_deadline(_events_of(lambda: self._open(deployment, requests)), self._deadline))
+
     async def _generate(self, deployment: Deployment, requests: Sequence[Task]) -> AsyncGenerator[Event]:
         self._started = True
-        selector = BestOfSelector.for_requests(requests)
-        if selector is not None:
-            requests = [candidates_request(request) for request in requests if isinstance(request, GenerationRequest)]
         try:
-            async with contextlib.aclosing(self._answer(deployment, requests)) as events:
-                async for event in events:
+            async with await self._open_in_time(deployment, requests) as answer:
+                for event in answer.opening:
                     self._observe(event)
-                    if selector is None:
-                        yield event
-                        continue
-                    for chosen in selector.feed(event):
-                        yield chosen
+                    yield event
+                async for event in answer.events:
+                    self._observe(event)
+                    yield event
         except (asyncio.CancelledError, GeneratorExit):
             self._end("disconnected", "cancelled")
             raise
