@@ -88,6 +88,11 @@ class StopMatcher:
         return held
 
 
+_NO_TOKENS: frozenset[int] = frozenset()
+
+_NO_STOP_STRINGS = StopMatcher(())
+"""Without any, there is nothing to remember: all choices share it."""
+
 _CALL_ID_BYTES = 12
 
 
@@ -187,9 +192,12 @@ class OutputProcessor:
         self._markup = markup
         self._is_plain = parser is None and not sampling.stop
         """Whether all text is content that is shown at once."""
-        self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
-        # An incomplete character stays in the decoder until its last byte; invalid bytes become U+FFFD.
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._end_token_ids = _NO_TOKENS if sampling.ignore_eos else vocabulary.end_token_ids
+        self._ends = self._end_token_ids.union(sampling.stop_token_ids)
+        self._matcher = _NO_STOP_STRINGS
+        if sampling.stop:
+            self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
+        self._partial_character = b""
         self._previous_is_shown_special = False
         self._pending_logprobs = PendingLogprobs()
         self._complete_calls = 0
@@ -218,22 +226,23 @@ class OutputProcessor:
         The order of the checks is that of docs/sampling.md, "When a choice ends".
         """
         self.tokens += 1
-        self.reasoning_tokens += self.in_reasoning
+        may_end = token in self._ends or grammar_complete or self.tokens >= self._limit
+        if self._is_plain and logprobs is None and not may_end:
+            return TokenOutput([Delta(self._index, self._decode(token), [token])], None)
+        if self._parser is not None:
+            self.reasoning_tokens += self._parser.in_reasoning
         sampling = self._sampling
         if self.tokens < self._min_tokens:
             return self._token_output(
                 token, self._process_text(self._decode(token), logprobs, match_stop_strings=False), None
             )
-        is_end = token in self._vocabulary.end_token_ids and not sampling.ignore_eos
+        is_end = token in self._end_token_ids
         if is_end or token in sampling.stop_token_ids:
             last = self._decode(token) if sampling.include_stop_text and not is_end else ""
             shown = self._process_text(last, logprobs, match_stop_strings=False) if last else []
             self.stop_reason = None if is_end else token
             return self._token_output(token, [*shown, *self._flush()], "stop")
-        text = self._decode(token)
-        if self._is_plain and logprobs is None and not grammar_complete and self.tokens < self._limit:
-            return TokenOutput([Delta(self._index, text, [token])], None)
-        deltas = self._process_text(text, logprobs)
+        deltas = self._process_text(self._decode(token), logprobs)
         if self._matcher.stopped_by is not None:
             self.stop_reason = self._matcher.stopped_by
             return self._token_output(token, [*deltas, *self._remaining_logprobs()], "stop")
@@ -322,11 +331,20 @@ class OutputProcessor:
             return ""
         separated = special and self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
         self._previous_is_shown_special = special
-        return (" " if separated else "") + self._decoder.decode(self._vocabulary.piece(token))
+        text = self._decode_bytes(self._vocabulary.piece(token))
+        return f" {text}" if separated else text
+
+    def _decode_bytes(self, piece: bytes, *, is_last: bool = False) -> str:
+        """Return the characters that are complete now. Invalid bytes become U+FFFD."""
+        if self._partial_character:
+            piece = self._partial_character + piece
+        text, decoded = codecs.utf_8_decode(piece, "replace", is_last)
+        self._partial_character = piece[decoded:]
+        return text
 
     def _flush(self) -> list[AnyDelta]:
         """Return the held text at the end of a choice."""
-        parts = self._parse(self._decoder.decode(b"", final=True))
+        parts = self._parse(self._decode_bytes(b"", is_last=True))
         if self._parser is not None:
             parts += self._parser.finish()
         return [*self._deltas(parts), *self._content(self._matcher.flush()), *self._remaining_logprobs()]

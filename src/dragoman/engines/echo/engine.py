@@ -9,7 +9,7 @@ then continues at the usual speed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -40,13 +40,16 @@ END = 256
 VOCABULARY_SIZE = 257
 
 
+_PIECES = (*(bytes((byte,)) for byte in range(END)), b"")
+
+
 class ByteVocabulary:
     """Implements output.processor.DetokenizerVocabulary: token t below 256 is the byte t."""
 
     end_token_ids = frozenset({END})
 
     def piece(self, token: int) -> bytes:
-        return b"" if token == END else bytes((token,))
+        return _PIECES[token]
 
     def is_special(self, token: int) -> bool:
         return token == END
@@ -116,30 +119,21 @@ class EchoEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         prompt, echoed = _prompt_and_answer(request.prompt, self.context_length)
         limit = self._limit(len(prompt), request.sampling)
-        check_token_ids("allowed_token_ids", request.sampling.allowed_token_ids or (), VOCABULARY_SIZE)
-        check_resume_token_ids(
-            request.resume_token_ids,
-            n=request.n,
-            has_logprobs=request.logprobs is not None or request.prompt_logprobs is not None,
-            vocabulary_size=VOCABULARY_SIZE,
-        )
+        if request.sampling.allowed_token_ids is not None:
+            check_token_ids("allowed_token_ids", request.sampling.allowed_token_ids, VOCABULARY_SIZE)
         answers = [self._choice(request, echoed, limit, index) for index in range(request.n)]
-        replayed = [
-            event
-            for answer, resume_token_ids in zip(answers, request.resume_token_ids, strict=False)
-            for event in answer.replay(resume_token_ids)
-        ]
+        opening = _prompt_events(request, prompt)
+        if request.resume_token_ids:
+            opening += _replayed_events(request, answers)
         unfinished = [answer for answer in answers if not answer.finished]
         self._running += len(unfinished)
         try:
             yield Started(len(prompt), cached_tokens=0)
-            for event in _prompt_events(request, prompt):
-                yield event
-            for event in replayed:
+            for event in opening:
                 yield event
             while unfinished:
                 await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds, so that other tasks run
-                for answer in list(unfinished):
+                for answer in unfinished[:]:
                     for event in answer.step():
                         yield event
                     if answer.finished:
@@ -150,7 +144,12 @@ class EchoEngine:
             self._running -= len(unfinished)
 
     def _choice(self, request: GenerationRequest, echoed: bytes, limit: int, index: int) -> "_EchoedChoice":
-        parser = build_parser(_parser_spec(request.prompt, self.tool_format))
+        parser = None
+        if isinstance(request.prompt, ChatPrompt) and request.prompt.tools is not None:
+            # The repeated text may call tools.
+            parser = build_parser(
+                OutputParserSpec(self.tool_format, in_channels=FORMATS[self.tool_format].markup.in_channels)
+            )
         output = OutputProcessor(self._vocabulary, request.sampling, limit, index=index, parser=parser)
         return _EchoedChoice(echoed, output, index, request)
 
@@ -173,12 +172,13 @@ class _EchoedChoice:
         self.output = output
         self.finished = False
         self._tokens: tuple[int, ...] = (*answer, END)
+        if (allowed := request.sampling.allowed_token_ids) is not None:
+            self._tokens = tuple(token for token in self._tokens if token in allowed)
         self._index = index
         self._logprobs = request.logprobs
         self._shows_prompt_only = request.sampling.max_tokens == 0
         self._position = 0
         """Of the next token, counted over all repetitions."""
-        self._allowed = request.sampling.allowed_token_ids
         words = request.sampling.bad_words
         self._bad_words = BadWords(bad_word_tokens(words, lambda text: tuple(text.encode()))) if words else None
 
@@ -192,7 +192,7 @@ class _EchoedChoice:
             events += self._accept(token)
         return events
 
-    def step(self) -> list[Event]:
+    def step(self) -> Sequence[Event]:
         if self._shows_prompt_only:
             self.finished = True
             return [Finished(self._index, "length")]
@@ -203,26 +203,21 @@ class _EchoedChoice:
         for _ in self._tokens:
             token = self._tokens[self._position % len(self._tokens)]
             self._position += 1
-            if not self._is_forbidden(token):
+            if self._bad_words is None or token not in self._bad_words.barred():
                 return token
         raise BadRequest("The echo engine only repeats; nothing of it is allowed", "allowed_token_ids")
 
-    def _is_forbidden(self, token: int) -> bool:
-        if self._allowed is not None and token not in self._allowed:
-            return True
-        return self._bad_words is not None and token in self._bad_words.barred()
-
-    def _accept(self, token: int) -> list[Event]:
+    def _accept(self, token: int) -> Sequence[Event]:
         if self._bad_words is not None:
             self._bad_words.record(token)
-        deltas, reason = self.output.accept(token, self._token_logprobs(token))
+        logprobs = None
+        if self._logprobs is not None and token != END:
+            logprobs = _certain_logprobs(token, self._logprobs)
+        deltas, reason = self.output.accept(token, logprobs)
         if reason is None:
-            return [*deltas]
+            return deltas
         self.finished = True
         return [*deltas, Finished(self._index, reason, self.output.stop_reason)]
-
-    def _token_logprobs(self, token: int) -> TokenLogprobs | None:
-        return None if self._logprobs is None or token == END else _certain_logprobs(token, self._logprobs)
 
 
 def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes]:
@@ -242,27 +237,34 @@ def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes
     return prompt[kept], prompt[kept]
 
 
-def _parser_spec(prompt: Prompt, tool_format: ToolFormatName) -> OutputParserSpec:
-    """Parse tool calls in the repeated text if the request has tools."""
-    if not isinstance(prompt, ChatPrompt) or prompt.tools is None:
-        return OutputParserSpec()
-    return OutputParserSpec(tool_format, in_channels=FORMATS[tool_format].markup.in_channels)
-
-
 def _certain_logprobs(token: int, top: int) -> TokenLogprobs:
     """Return logprob 0 for a byte of text, and for itself as the only candidate if `top` is not 0."""
     piece = bytes((token,))
     return TokenLogprobs(token, piece, 0.0, [TopLogprob(token, piece, 0.0)] if top else [])
 
 
-def _prompt_events(request: GenerationRequest, prompt: bytes) -> Iterator[Event]:
+def _prompt_events(request: GenerationRequest, prompt: bytes) -> list[Event]:
     """Return the prompt as the request wants it before each choice."""
+    events: list[Event] = []
     if request.reports_prompt or request.prompt_logprobs is not None:
         logprobs = _prompt_logprobs(prompt, request.prompt_logprobs, rank=1)
-        yield from (PromptTokens(index, list(prompt), logprobs) for index in range(request.n))
+        events += (PromptTokens(index, list(prompt), logprobs) for index in range(request.n))
     if request.echo:
         logprobs = _prompt_logprobs(prompt, request.logprobs)
-        yield from (Delta(index, prompt.decode(errors="replace"), [], logprobs) for index in range(request.n))
+        events += (Delta(index, prompt.decode(errors="replace"), [], logprobs) for index in range(request.n))
+    return events
+
+
+def _replayed_events(request: GenerationRequest, answers: Sequence[_EchoedChoice]) -> list[Event]:
+    """Return the events of an earlier attempt."""
+    check_resume_token_ids(
+        request.resume_token_ids,
+        n=request.n,
+        has_logprobs=request.logprobs is not None or request.prompt_logprobs is not None,
+        vocabulary_size=VOCABULARY_SIZE,
+    )
+    resumed = zip(answers, request.resume_token_ids, strict=False)
+    return [event for answer, token_ids in resumed for event in answer.replay(token_ids)]
 
 
 def _prompt_logprobs(prompt: bytes, top: int | None, rank: int | None = None) -> list[TokenLogprobs]:
