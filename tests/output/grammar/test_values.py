@@ -90,6 +90,11 @@ def test_generated_values_are_valid(name: ToolFormatName, schema: dict[str, Any]
         check_generated(name, holding(schema), seed, strict=strict)
 
 
+@pytest.mark.parametrize("value", [[1e-07], {"a": 1e-05, "b": [0.1, -2.5e-09]}, [[5e-324, 123456789.125]]], ids=str)
+def test_listed_values_may_have_numbers_that_python_writes_with_an_exponent(value: Any) -> None:
+    assert build("pythonic", holding({"allOf": [{"const": value}]}), strict=False)
+
+
 @settings(max_examples=25)
 @given(schema=json_schemas(), seed=st.integers(0, 2**32))
 def test_generated_calls_are_python_that_means_the_same(schema: dict[str, Any], seed: int) -> None:

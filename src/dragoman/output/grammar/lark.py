@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -141,10 +142,21 @@ def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
 def fitting_values(rule: str, values: Iterable[Value]) -> list[Value]:
     """Return the values whose JSON matches a rule of json_text, with properties in its order."""
     matcher = LLMatcher(_byte_tokenizer(), f"start: {rule}", log_level=0, limits=PARSER_LIMITS)
-    documents = (
-        (value, [*json.dumps(value, ensure_ascii=False).encode(), _ByteVocabulary.eos_token_id]) for value in values
-    )
+    documents = ((value, [*_json_document(value).encode(), _ByteVocabulary.eos_token_id]) for value in values)
     return [value for value, tokens in documents if matcher.validate_tokens(tokens) == len(tokens)]
+
+
+def _json_document(value: object) -> str:
+    """Write a constant as llguidance does: no number has an exponent."""
+    match value:
+        case list():
+            return f"[{', '.join(map(_json_document, value))}]"
+        case dict():
+            members = (f"{_json_document(name)}: {_json_document(member)}" for name, member in value.items())
+            return f"{{{', '.join(members)}}}"
+        case float():
+            return format(Decimal(repr(value)), "f")
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _readable_error(message: str) -> str:
