@@ -4,21 +4,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy.engine import URL
-
-from dragoman.accounts.database.connections import Database, DatabaseUnavailable, InvalidDatabaseUrl
-from dragoman.accounts.database.migrations import (
-    DatabaseOutdated,
-    DatabaseTooNew,
-    migration_status,
-    require_current,
-    upgrade,
-)
 from dragoman.accounts.private_files import create_private_folder, restrict_to_owner
 from dragoman.core import logs
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
+
+# SQLAlchemy is imported where it is used: it takes a tenth of a second, and the engines need not wait for it to start.
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from dragoman.accounts.database.connections import Database
 
 DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE_URL"
 """Passes the URL to workers. It may hold a password, and other users can read a process's arguments."""
@@ -43,6 +39,15 @@ class AccountsLocation(NamedTuple):
 
         What exists already and belongs to this user is closed to others, since it holds prompts and answers.
         """
+        from dragoman.accounts.database.connections import Database, DatabaseUnavailable
+        from dragoman.accounts.database.migrations import (
+            DatabaseOutdated,
+            DatabaseTooNew,
+            migration_status,
+            require_current,
+            upgrade,
+        )
+
         database = Database(self.url)
         try:
             create_database_folder(database)
@@ -62,7 +67,7 @@ class AccountsLocation(NamedTuple):
         finally:
             database.close()
 
-    def _private_paths(self, database: Database) -> Iterator[Path]:
+    def _private_paths(self, database: "Database") -> Iterator[Path]:
         """Yield the existing files and folders of the database and its journals."""
         yield self.journal_dir
         yield from self.journal_dir.iterdir()
@@ -74,7 +79,7 @@ class AccountsLocation(NamedTuple):
                 yield file.parent
 
 
-def create_database_folder(database: Database) -> None:
+def create_database_folder(database: "Database") -> None:
     """Create the directory of SQLite's file if it is missing. Raises OSError."""
     if database.is_sqlite:
         create_private_folder(Path(database.path).parent)
@@ -84,6 +89,8 @@ def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
     """Return the location that the settings give, or None if there are no accounts. Raises AccountsUnavailable."""
     if settings.database is None:
         return None
+    from dragoman.accounts.database.connections import Database, InvalidDatabaseUrl
+
     url = default_location().url if settings.database == DEFAULT_DATABASE else settings.database
     try:
         parsed = Database(url).engine.url
@@ -102,7 +109,7 @@ def default_location() -> AccountsLocation:
     return AccountsLocation(f"sqlite:///{file}", _journal_dir_beside(file))
 
 
-def _default_journal_dir(database: URL) -> Path:
+def _default_journal_dir(database: "URL") -> Path:
     if database.get_backend_name() == "sqlite":
         return _journal_dir_beside(database.database)
     without_password = database.set(password=None).render_as_string()

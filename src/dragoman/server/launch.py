@@ -42,7 +42,13 @@ from dragoman.server.reloading import Reloader, ReloadRefused
 from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError, folders_in_use
 from dragoman.server.server_processes import ServerProcesses
 from dragoman.server.settings import Settings
-from dragoman.server.start_checks import StartupError, check_settings, has_keys, prepare_database
+from dragoman.server.start_checks import (
+    StartupError,
+    check_settings,
+    has_keys,
+    prepare_accounts,
+    prepare_usage_records,
+)
 from dragoman.server.supervisor import ChildCommand, ChildFailed, StartFailure
 from dragoman.server.systemd import ServiceManager
 from dragoman.server.tracing_variables import TracingUnavailable, exports_traces
@@ -86,7 +92,7 @@ def serve(
             read = functools.partial(_read_with_address, given, read)
         check_settings(settings)
         exports_traces(os.environ)
-        accounts = prepare_database(settings)
+        accounts = prepare_accounts(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
         handed_over = threading.Event()
         with given or listen(settings, handed_over.is_set) as listener:
@@ -118,13 +124,14 @@ def _run(
             if engine.plan.adapters:
                 write_registry(registry_path(files.engine_socket(engine.number)), engine.plan.adapters)
         numbers = KeyNumbers()
+        records = functools.cache(lambda: accounts or prepare_usage_records(settings))
 
         def worker(settings: Settings, generation: int) -> ChildCommand:
-            return worker_command(settings, plans, accounts, files, numbers=numbers, generation=generation)
+            return worker_command(settings, plans, records(), files, numbers=numbers, generation=generation)
 
         processes = ServerProcesses(
             engine_commands(settings, plans, files),
-            [worker(settings, 1)] * settings.workers,
+            lambda: [worker(settings, 1)] * settings.workers,
             lazy={engine.number for engine in engines if engine.plan.load == "lazy"},
             wake_fd=wake_read_fd,
             drain_seconds=settings.drain_seconds,

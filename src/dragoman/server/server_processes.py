@@ -32,7 +32,7 @@ class ServerProcesses:
     def __init__(
         self,
         engines: Mapping[int, ChildCommand],
-        workers: Sequence[ChildCommand],
+        workers: Callable[[], Sequence[ChildCommand]],
         *,
         lazy: Collection[int],
         wake_fd: int,
@@ -42,6 +42,7 @@ class ServerProcesses:
     ) -> None:
         """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
 
+        `workers` is called in a thread while the engines start, so that they do not wait for what it prepares.
         The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
         `report` gets the number of an engine that cannot be started again, and None when it is.
         `restore_folder` is called every second.
@@ -50,7 +51,9 @@ class ServerProcesses:
             number: Child(command, functools.partial(report, number)) for number, command in engines.items()
         }
         self._restore_folder = restore_folder
-        self._workers = [Child(command) for command in workers]
+        self._worker_commands = workers
+        self._workers: list[Child] = []
+        self._has_workers = asyncio.Event()
         self._lazy = lazy
         self._wake_fd = wake_fd
         self._drain_seconds = drain_seconds
@@ -79,6 +82,7 @@ class ServerProcesses:
 
         A worker's reply is `ok`, or a reason.
         """
+        await self._has_workers.wait()
         line = command.environment[OPTIONS_VARIABLE].encode() + b"\n"
         self._drain_seconds = drain_seconds
         replies = await asyncio.gather(
@@ -156,7 +160,7 @@ class ServerProcesses:
                 engine.start_inactive()
             else:
                 loading.append(engine)
-        starting = asyncio.gather(*(child.start() for child in [*loading, *self._workers]))
+        starting = asyncio.gather(*(engine.start() for engine in loading), self._start_workers())
         stopping = asyncio.create_task(stop_requested.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if stop_requested.is_set():
@@ -167,6 +171,12 @@ class ServerProcesses:
         stopping.cancel()
         await starting
         return True
+
+    async def _start_workers(self) -> None:
+        commands = await asyncio.to_thread(self._worker_commands)
+        self._workers = [Child(command) for command in commands]
+        self._has_workers.set()
+        await asyncio.gather(*(worker.start() for worker in self._workers))
 
 
 def _has_terminal() -> bool:

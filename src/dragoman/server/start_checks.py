@@ -50,19 +50,21 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def prepare_database(settings: Settings) -> AccountsLocation | None:
-    """Prepare the database of the accounts, or without accounts that of the usage records.
-
-    Returns None if there is neither. Raises AccountsUnavailable if the database of the accounts cannot be used.
-    """
+def prepare_accounts(settings: Settings) -> AccountsLocation | None:
+    """Prepare the database of the accounts; None without accounts. Raises AccountsUnavailable if it cannot be used."""
     location = accounts_location(settings.accounts)
     if location is not None:
         location.prepare()
-        return location
-    return _prepare_usage_database() if settings.record_usage else None
+    return location
 
 
-def _prepare_usage_database() -> AccountsLocation | None:
+def prepare_usage_records(settings: Settings) -> AccountsLocation | None:
+    """Prepare the database of the usage records of a server without accounts; None if nothing is recorded.
+
+    If it cannot be used, that is logged.
+    """
+    if not settings.record_usage:
+        return None
     try:
         location = default_location()
         location.prepare()
