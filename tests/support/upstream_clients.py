@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.secret_text import SecretText
-from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.http_client import IDLE_SECONDS, UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 from dragoman.engines.upstream.transport_errors import (
@@ -27,11 +27,18 @@ CERTIFICATE = Path(__file__).parents[1] / "data" / "receiver.pem"
 
 @contextlib.asynccontextmanager
 async def connected(
-    upstream: ScriptedUpstream, timeouts: UpstreamTimeouts | None = None, max_connections: int = 10
+    upstream: ScriptedUpstream,
+    timeouts: UpstreamTimeouts | None = None,
+    max_connections: int = 10,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> AsyncGenerator[UpstreamClient]:
     async with running_upstream(upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
         client = UpstreamClient(
-            UpstreamAddress.parse(url), key=SecretText(KEY), timeouts=timeouts, max_connections=max_connections
+            UpstreamAddress.parse(url),
+            key=SecretText(KEY),
+            timeouts=timeouts,
+            max_connections=max_connections,
+            idle_seconds=idle_seconds,
         )
         try:
             yield client

@@ -193,6 +193,24 @@ async def test_an_idle_connection_that_was_closed_is_not_used() -> None:
     assert len(upstream.requests) == 3
 
 
+async def test_idle_connections_are_closed_after_their_time() -> None:
+    closed: list[asyncio.Event] = []
+
+    async def answer(request: ScriptedRequest) -> None:
+        closed.append(request.closed)
+        await request.send(HEAD, event(b"1"), LAST_CHUNK)
+
+    async with connected(ScriptedUpstream(answer), idle_seconds=0.05) as client:
+        await asyncio.gather(received(client), received(client))
+        assert client.open_connections == 2
+        await received(client)
+        assert client.open_connections == 2, "the time of one began anew"
+        for each in closed:
+            await each.wait()
+        assert client.open_connections == 0
+        assert await received(client) == [b"1"], "another one is opened"
+
+
 @pytest.mark.parametrize("rest", [b"data", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"])
 async def test_a_connection_with_bytes_behind_its_response_is_not_used_again(rest: bytes) -> None:
     upstream = ScriptedUpstream(sends(response(200, b"[]") + rest), sends(response(200, b"{}")))

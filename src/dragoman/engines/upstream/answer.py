@@ -189,18 +189,20 @@ class UpstreamAnswer:
         self._counted += tokens
         return tokens
 
-    def _events(self, chunk: _Chunk) -> Iterator[Event]:
+    def _events(self, chunk: _Chunk) -> list[Event]:
+        events: list[Event] = []
         new_tokens = self._note_usage(chunk.usage)
         for choice in chunk.choices:
             if choice.index not in self._unfinished:
                 continue
-            deltas = list(_deltas(choice))
-            if deltas or choice.finish_reason is not None:
-                yield from self._start(chunk)
-            yield from self._count(deltas, choice, new_tokens)
+            deltas = _deltas(choice)
+            if not self._has_started and (deltas or choice.finish_reason is not None):
+                events += self._start(chunk)
+            events += self._count(deltas, choice, new_tokens)
             if choice.finish_reason is not None:
                 self._unfinished.discard(choice.index)
-                yield Finished(choice.index, self._finish_reason(choice), choice.stop_reason)
+                events.append(Finished(choice.index, self._finish_reason(choice), choice.stop_reason))
+        return events
 
     def usage(self) -> Usage:
         """Return the usage of the whole answer: the upstream's own, or what was counted."""
@@ -235,21 +237,20 @@ class UpstreamAnswer:
             return None
         return max(0, usage.completion_tokens - self._counted)
 
-    def _start(self, chunk: _Chunk) -> Iterator[Event]:
-        if self._has_started:
-            return
+    def _start(self, chunk: _Chunk) -> list[Event]:
         self._has_started = True
         usage = self._usage
         if usage is not None and usage.prompt_tokens:
             details = usage.prompt_tokens_details
-            yield Started(usage.prompt_tokens, (details and details.cached_tokens) or 0)
+            started = Started(usage.prompt_tokens, (details and details.cached_tokens) or 0)
         else:
-            yield Started(self._prompt_tokens, 0)
-        if self._reports_prompt and chunk.prompt_token_ids is not None:
-            yield from (PromptTokens(index, chunk.prompt_token_ids) for index in range(self._n))
+            started = Started(self._prompt_tokens, 0)
+        if not self._reports_prompt or chunk.prompt_token_ids is None:
+            return [started]
+        return [started, *(PromptTokens(index, chunk.prompt_token_ids) for index in range(self._n))]
 
-    def _count(self, deltas: list[Event], choice: _ChunkChoice, new_tokens: int | None) -> Iterator[Event]:
-        """Yield the deltas, the first of which counts the tokens of the chunk."""
+    def _count(self, deltas: list[Event], choice: _ChunkChoice, new_tokens: int | None) -> list[Event]:
+        """Return the deltas, the first of which counts the tokens of the chunk."""
         token_ids = choice.token_ids
         if token_ids is not None:
             tokens = len(token_ids)
@@ -260,15 +261,13 @@ class UpstreamAnswer:
         if not deltas and tokens:
             deltas = [Delta(choice.index, "")]
         self._counted += tokens
-        for number, delta in enumerate(deltas):
-            if isinstance(delta, ToolCallDelta):
-                self._calling.add(choice.index)
-            if number or not tokens:
-                yield delta
-            elif token_ids is not None:
-                yield msgspec.structs.replace(delta, token_ids=token_ids)
-            else:
-                yield msgspec.structs.replace(delta, unidentified_tokens=tokens)
+        if choice.delta is not None and choice.delta.tool_calls:
+            self._calling.add(choice.index)
+        if tokens and token_ids is not None:
+            deltas[0] = msgspec.structs.replace(deltas[0], token_ids=token_ids)
+        elif tokens:
+            deltas[0] = msgspec.structs.replace(deltas[0], unidentified_tokens=tokens)
+        return deltas
 
 
 def _merged(index: int, texts: Sequence[str], tokens: int) -> Iterator[Event]:
@@ -276,30 +275,33 @@ def _merged(index: int, texts: Sequence[str], tokens: int) -> Iterator[Event]:
         yield Delta(index, "".join(texts), unidentified_tokens=tokens)
 
 
-def _deltas(choice: _ChunkChoice) -> Iterator[Event]:
+def _deltas(choice: _ChunkChoice) -> list[Event]:
     """Return the text, reasoning and calls of a chunk, without counts of tokens."""
     index, delta = choice.index, choice.delta
-    logprobs = _token_logprobs(choice.logprobs)
-    if delta is not None:
-        if reasoning := delta.reasoning or delta.reasoning_content:
-            yield ReasoningDelta(index, reasoning)
-        if delta.content or (logprobs and not reasoning):
-            yield Delta(index, delta.content or "", [], logprobs)
-        for call in delta.tool_calls or ():
-            yield ToolCallDelta(
-                index=index,
-                call_index=call.index,
-                arguments=call.function.arguments or "",
-                id=call.id,
-                name=call.function.name,
-            )
-    elif choice.text or logprobs:
-        yield Delta(index, choice.text or "", [], logprobs)
+    logprobs = [] if choice.logprobs is None else _token_logprobs(choice.logprobs)
+    if delta is None:
+        return [Delta(index, choice.text or "", [], logprobs)] if choice.text or logprobs else []
+    deltas: list[Event] = []
+    if reasoning := delta.reasoning or delta.reasoning_content:
+        deltas.append(ReasoningDelta(index, reasoning))
+    if delta.content or (logprobs and not reasoning):
+        deltas.append(Delta(index, delta.content or "", [], logprobs))
+    if delta.tool_calls:
+        deltas += [_call_delta(index, call) for call in delta.tool_calls]
+    return deltas
 
 
-def _token_logprobs(logprobs: _Logprobs | None) -> list[TokenLogprobs]:
-    if logprobs is None:
-        return []
+def _call_delta(index: int, call: _ToolCall) -> ToolCallDelta:
+    return ToolCallDelta(
+        index=index,
+        call_index=call.index,
+        arguments=call.function.arguments or "",
+        id=call.id,
+        name=call.function.name,
+    )
+
+
+def _token_logprobs(logprobs: _Logprobs) -> list[TokenLogprobs]:
     if logprobs.content is not None:
         return [
             TokenLogprobs(UNKNOWN_TOKEN, _bytes(entry), entry.logprob, list(map(_top, entry.top_logprobs or ())))

@@ -4,7 +4,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html. Lines en
 inference server sends, does not end one.
 """
 
-from typing import NamedTuple
+import msgspec
 
 from dragoman.engines.upstream.transport_errors import BrokenResponse
 
@@ -15,7 +15,7 @@ _DATA = b"data: "
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class ReceivedEvent(NamedTuple):
+class ReceivedEvent(msgspec.Struct, frozen=True):
     """One event of a stream."""
 
     data: bytes

@@ -6,9 +6,11 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Self
 
 from dragoman.core.secret_text import SecretText
 from dragoman.engines.upstream.connection import Connection
@@ -27,6 +29,8 @@ from dragoman.engines.upstream.transport_errors import (
 
 MAX_CONNECTIONS = 100
 
+_EVENT_STREAM = "text/event-stream"
+
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Of a response that is no stream."""
 
@@ -43,16 +47,30 @@ MAX_RETRY_AFTER_SECONDS = 3_600.0
 
 
 class ReceivedStream:
-    """The events of one response, within its time limits."""
+    """The events of one response, within its time limits, in an `async with` block."""
 
-    def __init__(self, connection: Connection, timer: ResponseTimer) -> None:
-        self._connection = connection
-        self._timer = timer
+    note_token: Callable[[], None]
+    """Notes that the last event has a token: until the first one the limit is `first_token`, then the next."""
+
+    def __init__(self, client: "UpstreamClient", request: UpstreamRequest) -> None:
+        self._client = client
+        self._request = request
         self._parser = EventStreamParser(MAX_EVENT_BYTES)
 
-    def note_token(self) -> None:
-        """Note that the last event has a token: until the first one the limit is `first_token`, then the next."""
-        self._timer.note_token()
+    async def __aenter__(self) -> Self:
+        self._connection, self._timer = await self._client.begin(self._request, accept=_EVENT_STREAM)
+        self.note_token = self._timer.note_token
+        try:
+            await self._client.require_events(self._connection)
+        except BaseException:
+            self._client.end(self._connection, self._timer)
+            raise
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._client.end(self._connection, self._timer)
 
     async def read(self) -> list[ReceivedEvent]:
         """Wait for events and return all that have arrived; empty: the response has ended. Raises TransportError."""
@@ -74,10 +92,12 @@ class UpstreamClient:
         timeouts: UpstreamTimeouts | None = None,
         max_connections: int = MAX_CONNECTIONS,
         tls: ssl.SSLContext | None = None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """`key_header`: `authorization`, with `Bearer`, or another header for the key alone.
 
-        `tls` None: trust the system's certificates. Raises ValueError if the key cannot be sent in a header.
+        `tls` None: trust the system's certificates. Connections that are idle for `idle_seconds` are closed. Raises
+        ValueError if the key cannot be sent in a header.
         """
         self._address = address
         self._serializer = RequestSerializer(address, key, key_header)
@@ -86,31 +106,32 @@ class UpstreamClient:
         self._tls = (tls or ssl.create_default_context()) if address.scheme == "https" else None
         self._places = asyncio.Semaphore(max_connections)
         self._connections: set[Connection] = set()
-        self._idle: dict[Connection, asyncio.TimerHandle] = {}
+        self._idle_seconds = idle_seconds
+        self._idle: dict[Connection, float] = {}
+        """Since when, in the event loop's time; the longest first."""
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     @property
     def open_connections(self) -> int:
         """How many connections are open, the idle ones included."""
         return len(self._connections)
 
-    @contextlib.asynccontextmanager
-    async def stream(self, request: UpstreamRequest) -> AsyncGenerator[ReceivedStream]:
+    def stream(self, request: UpstreamRequest) -> ReceivedStream:
         """Send a request whose response is a stream of events. The block's end closes an incomplete one at once.
 
-        Raises TransportError, as the stream does.
+        The block raises TransportError when it begins, as the stream does.
         """
-        connection, timer = await self._begin(request, accept="text/event-stream")
-        try:
-            media_type = connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-            if media_type != b"text/event-stream":
-                raise WrongContentType(await self._read_error(connection))
-            yield ReceivedStream(connection, timer)
-        finally:
-            self._end(connection, timer)
+        return ReceivedStream(self, request)
+
+    async def require_events(self, connection: Connection) -> None:
+        """Raise WrongContentType, with the beginning of the body, unless the response is a stream of events."""
+        media_type = connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media_type != b"text/event-stream":
+            raise WrongContentType(await self._read_error(connection))
 
     async def fetch(self, request: UpstreamRequest, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
         """Send a request and return the body of the response. Raises TransportError."""
-        connection, timer = await self._begin(request, accept="application/json")
+        connection, timer = await self.begin(request, accept="application/json")
         try:
             body = bytearray()
             while chunk := await connection.read():
@@ -119,18 +140,24 @@ class UpstreamClient:
                     raise BrokenResponse(f"the body of the response has more than {max_bytes} bytes")
             return bytes(body)
         finally:
-            self._end(connection, timer)
+            self.end(connection, timer)
 
     def close(self) -> None:
         """Close all connections at once, those in use included."""
         for connection in list(self._connections):
             connection.close()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
-    async def _begin(self, request: UpstreamRequest, *, accept: str) -> tuple[Connection, ResponseTimer]:
-        """Send a request and wait for the head of a response with status 2xx. `_end` must follow."""
+    async def begin(self, request: UpstreamRequest, *, accept: str) -> tuple[Connection, ResponseTimer]:
+        """Send a request and wait for the head of a response with status 2xx. `end` must follow."""
         message = self._serializer.serialize(request, accept)
-        timer = ResponseTimer(self._timeouts, request.deadline, is_stream=accept == "text/event-stream")
-        await self._take_place(timer)
+        timer = ResponseTimer(self._timeouts, request.deadline, is_stream=accept == _EVENT_STREAM)
+        if self._places.locked():
+            await self._wait_for_place(timer)
+        else:
+            await self._places.acquire()
         connection: Connection | None = None
         try:
             connection = self._take_idle() or await self._connect(timer)
@@ -147,21 +174,19 @@ class UpstreamClient:
             if connection.status // 100 != 2:
                 raise await self._status_error(connection)
         except BaseException:
-            self._end(connection, timer)
+            self.end(connection, timer)
             raise
         return connection, timer
 
-    def _end(self, connection: Connection | None, timer: ResponseTimer) -> None:
+    def end(self, connection: Connection | None, timer: ResponseTimer) -> None:
+        """End an exchange. The connection is kept if its response is complete, or else closed at once."""
         timer.stop()
         if connection is not None:
             self._put_back(connection)
         self._places.release()
 
-    async def _take_place(self, timer: ResponseTimer) -> None:
+    async def _wait_for_place(self, timer: ResponseTimer) -> None:
         """Wait for the right to use a connection."""
-        if not self._places.locked():
-            await self._places.acquire()
-            return
         try:
             async with asyncio.timeout(timer.connect_seconds()):
                 await self._places.acquire()
@@ -194,20 +219,33 @@ class UpstreamClient:
         """Return the idle connection that was used last: the upstream will close it last."""
         if not self._idle:
             return None
-        connection, timer = self._idle.popitem()
-        timer.cancel()
+        connection, _ = self._idle.popitem()
         return connection
 
     def _put_back(self, connection: Connection) -> None:
-        if connection.can_be_reused:
-            self._idle[connection] = asyncio.get_running_loop().call_later(IDLE_SECONDS, connection.close)
-        else:
+        if not connection.can_be_reused:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = loop.call_later(self._idle_seconds, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Close the connections that are idle for too long, and look again when the next one may be."""
+        loop = asyncio.get_running_loop()
+        self._idle_timer = None
+        while self._idle:
+            connection, since = next(iter(self._idle.items()))
+            if loop.time() < since + self._idle_seconds:
+                self._idle_timer = loop.call_at(since + self._idle_seconds, self._close_idle)
+                return
+            del self._idle[connection]
             connection.close()
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        if (timer := self._idle.pop(connection, None)) is not None:
-            timer.cancel()
+        self._idle.pop(connection, None)
 
     async def _status_error(self, connection: Connection) -> UpstreamStatus:
         return UpstreamStatus(

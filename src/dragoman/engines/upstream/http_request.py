@@ -1,5 +1,6 @@
 """Requests to upstreams: where they go, and what is sent."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ _PASSED_ON = re.compile(r"x-request-id|traceparent|tracestate|anthropic-(version
 
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,8192}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~%:@!$&'()*+,;=-]*)+(\?[A-Za-z0-9._~%:@!$&'()*+,;=/?-]*)?")
+
+_MAX_REMEMBERED = 256
+"""Paths, and names of headers, that are not looked at again: all of them are the program's own."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -80,6 +84,16 @@ def identifying_headers(request_id: str, trace: str) -> Mapping[str, str]:
     return {name: value for name, value in headers.items() if value}
 
 
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
+def _is_path(path: str) -> bool:
+    return _PATH.fullmatch(path) is not None
+
+
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
+def _is_passed_on(name: str) -> bool:
+    return _PASSED_ON.fullmatch(name) is not None
+
+
 class RequestSerializer:
     """Writes the requests to one upstream. No header of a client gets into them but the ones that may."""
 
@@ -100,12 +114,12 @@ class RequestSerializer:
         A value that no header can have is left out. Raises ValueError for a header that is never sent to an upstream.
         """
         path = self._root_path + request.path
-        if not _PATH.fullmatch(path):
+        if not _is_path(path):
             raise ValueError("the path of a request to an upstream has characters that must be encoded")
         method = "GET" if request.body is None else "POST"
         lines = [f"{method} {path} HTTP/1.1", self._common, f"accept: {accept}"]
         for name, value in request.headers.items():
-            if not _PASSED_ON.fullmatch(name):
+            if not _is_passed_on(name):
                 raise ValueError(f"the header {name!r} is not sent to upstreams")
             if _HEADER_VALUE.fullmatch(value):
                 lines.append(f"{name}: {value}")

@@ -1,5 +1,8 @@
 """Translate a request to the body that an upstream of a kind takes: OpenAI's routes, with the kind's own fields."""
 
+import functools
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from dragoman.core.request import (
@@ -73,12 +76,20 @@ def _max_tokens(field: str, max_tokens: int | None) -> Body:
 
 def _sampling_fields(sampling: SamplingParams, kind: UpstreamKind) -> Body:
     """Return what differs from the off values. The temperature is always sent: servers' defaults differ."""
-    fields: Body = {}
-    for field, name in kind.fields.items():
-        value = getattr(sampling, field)
-        if value != getattr(_OFF, field):
-            fields[name] = {str(token): bias for token, bias in value.items()} if field == "logit_bias" else value
-    return {"temperature": sampling.temperature, **fields}
+    fields: Body = {"temperature": sampling.temperature}
+    values, off_values = _values_of(tuple(kind.fields))
+    if (given := values(sampling)) != off_values:
+        for (field, name), value, off_value in zip(kind.fields.items(), given, off_values, strict=True):
+            if value != off_value:
+                fields[name] = {str(token): bias for token, bias in value.items()} if field == "logit_bias" else value
+    return fields
+
+
+@functools.cache
+def _values_of(fields: tuple[str, ...]) -> tuple[Callable[[SamplingParams], tuple[Any, ...]], tuple[Any, ...]]:
+    """Return what reads several fields at once, and their off values."""
+    values = attrgetter(*fields)
+    return values, values(_OFF)
 
 
 def chat_fields(prompt: ChatPrompt, kind: UpstreamKind) -> Body:

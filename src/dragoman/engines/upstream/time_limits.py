@@ -44,10 +44,7 @@ class ResponseTimer:
 
     def note_token(self) -> None:
         """Note that a token has arrived."""
-        is_first = self._last_token_at is None
         self._last_token_at = self._loop.time()
-        if is_first:
-            self._check()  # The next limit may come sooner than the one before.
 
     def connect_seconds(self) -> float:
         """Return how long a connection may take now."""
@@ -68,17 +65,22 @@ class ResponseTimer:
         if limit != "total" and connection.waits_for_reader:
             # The reader is slow, not the upstream.
             ends_at = max(ends_at, self._loop.time() + self._timeouts.between_tokens)
-        if self._loop.time() < ends_at:
-            self._timer = self._loop.call_at(ends_at, self._check)
-        else:
+        if (now := self._loop.time()) >= ends_at:
             connection.fail(UpstreamTimeout(limit))
+            return
+        if self._last_token_at is None:
+            # The first token may arrive meanwhile, and the limit behind it is sooner.
+            ends_at = min(ends_at, now + self._timeouts.between_tokens)
+        self._timer = self._loop.call_at(ends_at, self._check)
 
     def _next_limit(self, connection: Connection) -> tuple[float, TimeLimit]:
-        limits: list[tuple[float, TimeLimit]] = [(self._end_at, "total")]
-        if self._is_stream and self._last_token_at is None:
-            limits.append((self._started_at + self._timeouts.first_token, "first_token"))
-        elif self._last_token_at is not None:
+        limit: TimeLimit
+        if self._last_token_at is not None:
             last_data_at = max(connection.last_data_at, self._last_token_at)
             silence = last_data_at + self._timeouts.between_tokens
-            limits.append((min(silence, self._last_token_at + self._timeouts.first_token), "between_tokens"))
-        return min(limits)
+            ends_at, limit = min(silence, self._last_token_at + self._timeouts.first_token), "between_tokens"
+        elif self._is_stream:
+            ends_at, limit = self._started_at + self._timeouts.first_token, "first_token"
+        else:
+            return self._end_at, "total"
+        return (ends_at, limit) if ends_at <= self._end_at else (self._end_at, "total")

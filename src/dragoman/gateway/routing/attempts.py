@@ -156,9 +156,10 @@ class RoutedAttempts:
         if (metrics := self._router.metrics) is not None:
             seconds = asyncio.get_running_loop().time() - self._began_at
             metrics.observe_first_token(self._deployment, replica.name, seconds, self._matched_blocks)
-        blocks = self._request.blocks_for(separates_owners=replica.separates_owners)
-        if blocks and self._router.health.knows(replica.name):
-            self._router.prefixes.record(replica.name, blocks)
+        if self._request.blocks or self._request.shared_blocks:
+            blocks = self._request.blocks_for(separates_owners=replica.separates_owners)
+            if blocks and self._router.health.knows(replica.name):
+                self._router.prefixes.record(replica.name, blocks)
         if attempt.is_trial:
             # A replica that has returned must not wait for the end of a long answer.
             attempt.succeed()
@@ -195,7 +196,7 @@ class RoutedAttempts:
         choice = self._router.choose(able, self._request, self._tried)
         if choice is None:
             return None
-        self.replica = next(replica for replica in able if replica.name == choice.id)
+        self.replica = able[0] if len(able) == 1 else next(each for each in able if each.name == choice.id)
         self._matched_blocks = choice.matched_blocks
         # In the same step as the lease: nobody else may begin the one attempt that a half-open replica allows.
         self._attempt = self._router.health.begin(choice.id)

@@ -65,6 +65,8 @@ def _conversation_text(prompt: ChatPrompt) -> str:
 
 
 def _message_text(message: Message) -> str:
+    if isinstance(message.content, str) and not message.tool_calls:
+        return f"{message.role}\0{message.content}"
     images = (hashlib.blake2b(image.url.encode(errors="replace")).hexdigest() for image in message.images)
     calls = (f"{call.name}{call.arguments}" for call in message.tool_calls)
     return "\0".join((message.role, message.text, *images, *calls))

@@ -85,7 +85,7 @@ class Router:
         """Choose one that has a free place now. None: there is none."""
         if len(replicas) == 1 and not request.blocks:
             [only] = replicas
-            return Choice(only.name) if self._may_attempt(only.name) and self._load(only).has_free_place else None
+            return Choice(only.name) if self._may_attempt(only.name) and self._has_free_place(only) else None
         loads = [self._load(replica) for replica in self._usable(replicas, tried)]
         choice = choose(self.options.policy, loads, request, prefixes=self.prefixes, source=self._source, tried=tried)
         if choice is not None and choice.is_cold:
@@ -96,7 +96,7 @@ class Router:
         """Whether one of the others may be asked now besides. If so, the retry budget is charged with it."""
         if self.leases.waiting or self._load_share(replicas) > MAX_HEDGED_LOAD:
             return False
-        is_free = any(self._load(replica).has_free_place for replica in self._usable(others, ()))
+        is_free = any(map(self._has_free_place, self._usable(others, ())))
         return is_free and self.budget.try_spend()
 
     def _load_share(self, replicas: Sequence[Replica]) -> float:
@@ -168,6 +168,11 @@ class Router:
             # Long ejections keep requests at better replicas. Without any, an outage must not outlast its cause.
             delay = min(delay, max(0.0, FIRST_EJECTION_SECONDS - self.health.ejected_for(replica)))
         return max(delay, self._paused_until.get(replica, 0.0) - self._clock())
+
+    def _has_free_place(self, replica: Replica) -> bool:
+        if (concurrency := replica.concurrency) is None:
+            return True
+        return self.leases.in_flight(replica.name).requests < self.health.allowed_concurrency(replica.name, concurrency)
 
     def _load(self, replica: Replica) -> ReplicaLoad:
         in_flight = self.leases.in_flight(replica.name)
