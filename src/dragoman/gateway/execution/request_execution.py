@@ -60,14 +60,18 @@ class _AbleReplicas:
     def __init__(self, deployment: Deployment, request: Task) -> None:
         self._deployment = deployment
         self._request = request
-        self._seen: list[tuple[Engine, frozenset[Capability]]] = []
+        # The adapters of other servers come and go.
+        self._has_adapter = isinstance(request, GenerationRequest) and request.adapter is not None
+        self._replicas: tuple[Replica, ...] = ()
+        self._capabilities: list[frozenset[Capability]] = []
         self._able: list[Replica] = []
 
     def __call__(self) -> Sequence[Replica]:
-        seen = [(engine, engine.capabilities) for engine in self._deployment.engines]
-        # The adapters of other servers come and go.
-        if seen != self._seen or (isinstance(self._request, GenerationRequest) and self._request.adapter is not None):
-            self._seen, self._able = seen, self._deployment.able_replicas(self._request)
+        replicas = self._deployment.replicas
+        capabilities = [engine.capabilities for engine in self._deployment.engines]
+        if self._has_adapter or replicas is not self._replicas or capabilities != self._capabilities:
+            self._replicas, self._capabilities = replicas, capabilities
+            self._able = self._deployment.able_replicas(self._request)
         return self._able
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from dragoman.core import logs
@@ -80,8 +80,10 @@ class RoutedAttempts:
         self._able = able
         self._max_attempts = max_attempts
         replicas = able()
-        hashed = replicas if router.needs_blocks and len(replicas) > 1 else ()
-        self._request, self._tokens = describe(request, separations={each.separates_owners for each in hashed})
+        separations: Collection[bool] = ()
+        if len(replicas) > 1 and router.needs_blocks:
+            separations = {each.separates_owners for each in replicas}
+        self._request, self._tokens = describe(request, separations=separations)
         self._tried: set[str] = set()
         self._wait_left = router.options.wait_seconds
         self._error: DragomanError | None = None

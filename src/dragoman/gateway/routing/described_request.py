@@ -8,13 +8,17 @@ from dragoman.core.limits import input_characters
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt, TokenPrompt
 from dragoman.core.tasks import Task
 from dragoman.gateway.routing.policies import RoutingRequest
-from dragoman.gateway.routing.prefix_tree import hash_text, hash_tokens
+from dragoman.gateway.routing.prefix_tree import Blocks, hash_text, hash_tokens
 
 CHARACTERS_PER_TOKEN = 4
 """Of an ordinary text. Loads are compared with it, nothing is charged by it."""
 
 EXPECTED_ANSWER_TOKENS = 256
 """Of an answer that its request does not bound more closely."""
+
+
+_ANY = RoutingRequest()
+"""Of which no replica has anything yet, as far as is compared."""
 
 
 class DescribedRequest(NamedTuple):
@@ -33,34 +37,47 @@ def describe(request: Task, *, separations: Collection[bool] = ()) -> DescribedR
     """
     if not isinstance(request, GenerationRequest):
         return DescribedRequest(RoutingRequest(), sum(map(input_characters, request.inputs)) // CHARACTERS_PER_TOKEN)
-    prompt, adapter = request.prompt, request.adapter or ""
-    owner = f"{len(request.owner)}:{request.owner}"
-    salts = {separated: f"{owner}{request.cache_salt}" if separated else "" for separated in separations}
+    prompt = request.prompt
+    text = ""
     if isinstance(prompt, TokenPrompt):
-        prompt_tokens, token_ids = len(prompt.token_ids), prompt.token_ids
-        blocks = {key: hash_tokens(token_ids, adapter=adapter, cache_salt=salt) for key, salt in salts.items()}
+        prompt_tokens = len(prompt.token_ids)
     else:
         text = prompt.text if isinstance(prompt, TextPrompt) else _conversation_text(prompt)
         prompt_tokens = len(text) // CHARACTERS_PER_TOKEN
-        blocks = {key: hash_text(text, adapter=adapter, cache_salt=salt) for key, salt in salts.items()}
     answer_tokens = EXPECTED_ANSWER_TOKENS
     if request.sampling.max_tokens is not None:
         answer_tokens = min(answer_tokens, request.sampling.max_tokens)
     tokens = prompt_tokens + (request.best_of or request.n) * answer_tokens
-    routing = RoutingRequest(
+    if not separations and not request.affinity and request.adapter is None:
+        return DescribedRequest(_ANY, tokens)
+    return DescribedRequest(_routing_request(request, text, separations), tokens)
+
+
+def _routing_request(request: GenerationRequest, text: str, separations: Collection[bool]) -> RoutingRequest:
+    """Describe what distinguishes the request. `text` is that of a prompt that is none of token ids."""
+    adapter = request.adapter or ""
+    owner = f"{len(request.owner)}:{request.owner}"
+    blocks: dict[bool, Blocks] = {}
+    for separated in separations:
+        salt = f"{owner}{request.cache_salt}" if separated else ""
+        if isinstance(request.prompt, TokenPrompt):
+            blocks[separated] = hash_tokens(request.prompt.token_ids, adapter=adapter, cache_salt=salt)
+        else:
+            blocks[separated] = hash_text(text, adapter=adapter, cache_salt=salt)
+    return RoutingRequest(
         blocks=blocks.get(True, ()),
         shared_blocks=blocks.get(False, ()),
         adapter=adapter,
         affinity=f"{owner}{request.affinity}" if request.affinity else "",
     )
-    return DescribedRequest(routing, tokens)
 
 
 def _conversation_text(prompt: ChatPrompt) -> str:
     """Return a text that begins like another conversation's exactly if the conversations begin alike."""
+    if prompt.tools is None:
+        return "\1".join(map(_message_text, prompt.messages))
     # Templates render tools into the first message, or before it.
-    tools = () if prompt.tools is None else prompt.tools.tools
-    described_tools = (f"{tool.name}\0{tool.description}\0{tool.parameters}" for tool in tools)
+    described_tools = (f"{tool.name}\0{tool.description}\0{tool.parameters}" for tool in prompt.tools.tools)
     return "\1".join((*described_tools, *map(_message_text, prompt.messages)))
 
 

@@ -38,11 +38,11 @@ State = Literal["closed", "ejected", "half_open", "draining"]
 class Attempt:
     """One attempt at a replica, from its start to its result. Report one result; further ones are ignored."""
 
-    def __init__(self, health: "DeploymentHealth", replica: "_ReplicaHealth") -> None:
+    def __init__(self, health: "DeploymentHealth", replica: "_ReplicaHealth", *, is_trial: bool) -> None:
         self._health: DeploymentHealth | None = health
         self._replica = replica
         self._ejections = replica.ejections
-        self.is_trial = replica.state == "half_open"
+        self.is_trial = is_trial
         """Whether it tries a replica that was ejected, alone."""
 
     def succeed(self) -> None:
@@ -132,10 +132,11 @@ class DeploymentHealth:
 
     def begin(self, replica: str) -> Attempt:
         """Begin an attempt, which `may_attempt` allows."""
-        assert self.may_attempt(replica), "may_attempt"
         health = self._replicas[replica]
-        health.has_trial = health.state == "half_open"
-        return Attempt(self, health)
+        state = health.state
+        assert state == "closed" or (state == "half_open" and not health.has_trial), "may_attempt"
+        health.has_trial = is_trial = state == "half_open"
+        return Attempt(self, health, is_trial=is_trial)
 
     def returns_in(self, replica: str) -> float | None:
         """Return the seconds until a replica is half-open; 0: it is not ejected. None: it is draining."""

@@ -24,6 +24,9 @@ class InFlight(NamedTuple):
     """Prompt tokens and expected answers."""
 
 
+_NOTHING = (0, 0)
+
+
 class ReplicaLease:
     """A place at a replica. Use it in a `with` block, whose end releases it however it ends."""
 
@@ -52,7 +55,8 @@ class ReplicaLeases:
 
     def __init__(self, max_waiting: int = DEFAULT_MAX_WAITING) -> None:
         self._max_waiting = max_waiting
-        self._in_flight: dict[str, InFlight] = {}
+        self._in_flight: dict[str, list[int]] = {}
+        """Requests and tokens of each replica that has any."""
         self._waiting: OrderedDict[asyncio.Future[ReplicaLease], tuple[Choose, int]] = OrderedDict()
 
     @property
@@ -62,7 +66,7 @@ class ReplicaLeases:
 
     def in_flight(self, replica: str) -> InFlight:
         """Return what is in flight to a replica."""
-        return self._in_flight.get(replica, InFlight(0, 0))
+        return InFlight(*self._in_flight.get(replica, _NOTHING))
 
     def try_acquire(self, choose: Choose, tokens: int) -> ReplicaLease | None:
         """Take a place at the replica that `choose` returns. None: others wait, or it returns none."""
@@ -113,15 +117,16 @@ class ReplicaLeases:
         return True
 
     def _take(self, replica: str, tokens: int) -> ReplicaLease:
-        requests, in_flight_tokens = self.in_flight(replica)
-        self._in_flight[replica] = InFlight(requests + 1, in_flight_tokens + tokens)
+        in_flight = self._in_flight.setdefault(replica, [0, 0])
+        in_flight[0] += 1
+        in_flight[1] += tokens
         return ReplicaLease(self, replica, tokens)
 
     def _return(self, lease: ReplicaLease) -> None:
-        requests, tokens = self._in_flight[lease.replica]
-        if requests > 1:
-            self._in_flight[lease.replica] = InFlight(requests - 1, tokens - lease.tokens)
-        else:
+        in_flight = self._in_flight[lease.replica]
+        in_flight[0] -= 1
+        in_flight[1] -= lease.tokens
+        if not in_flight[0]:
             del self._in_flight[lease.replica]
         # One place is free, and perhaps more: a replica that has just returned has more of them by and by.
         has_served = False

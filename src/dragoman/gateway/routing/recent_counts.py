@@ -21,8 +21,9 @@ class RecentCounts:
 
     def add(self, first: int = 0, second: int = 0) -> None:
         """Count events of the two kinds now."""
-        now = self._forget_old()
+        now = int(self._clock())
         if not self._buckets or self._buckets[-1][0] != now:
+            self._forget_old()
             self._buckets.append((now, [0, 0]))
         for totals in (self._buckets[-1][1], self._totals):
             totals[0] += first
@@ -38,10 +39,9 @@ class RecentCounts:
         self._buckets.clear()
         self._totals = [0, 0]
 
-    def _forget_old(self) -> int:
-        now = int(self._clock())
-        while self._buckets and self._buckets[0][0] < now - self._seconds:
+    def _forget_old(self) -> None:
+        oldest = int(self._clock()) - self._seconds
+        while self._buckets and self._buckets[0][0] < oldest:
             _, (first, second) = self._buckets.popleft()
             self._totals[0] -= first
             self._totals[1] -= second
-        return now
