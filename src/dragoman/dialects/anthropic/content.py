@@ -43,12 +43,13 @@ def parse_conversation(
     open_calls: tuple[ToolCall, ...] = ()
     numbered = enumerate(messages)
     for role, turn in itertools.groupby(numbered, lambda entry: _ROLES[entry[1].role]):
-        contents = [list(_places(message.content, ("messages", index, "content"))) for index, message in turn]
+        contents = [_places(message.content, ("messages", index, "content")) for index, message in turn]
         match role:
             case "system":
                 converted += [Message(role="system", content=text) for text in map(_system_text, contents) if text]
             case "assistant":
-                converted += _missing_results(open_calls)
+                if open_calls:
+                    converted += _missing_results(open_calls)
                 answer = _assistant_message(contents, violations)
                 open_calls = answer.tool_calls
                 if answer.text or answer.tool_calls or answer.reasoning:
@@ -56,15 +57,16 @@ def parse_conversation(
             case _:
                 converted += _user_messages(contents, open_calls, violations, fetches_images=fetches_images)
                 open_calls = ()
-    return (*converted, *_missing_results(open_calls))
+    if open_calls:
+        converted += _missing_results(open_calls)
+    return tuple(converted)
 
 
-def _places(content: Content, path: FieldPath) -> Iterator[Place]:
-    """Yield the blocks of a content, each with its path."""
+def _places(content: Content, path: FieldPath) -> list[Place]:
+    """Return the blocks of a content, each with its path."""
     if isinstance(content, str):
-        yield ContentBlock(type="text", text=content), path
-    else:
-        yield from ((block, (*path, index)) for index, block in enumerate(content))
+        return [(ContentBlock(type="text", text=content), path)]
+    return [(block, (*path, index)) for index, block in enumerate(content)]
 
 
 def _system_text(places: Iterable[Place]) -> str:
@@ -113,9 +115,10 @@ def _user_messages(
 ) -> Iterator[Message]:
     blocks = [place for content in contents for place in content]
     results = [_tool_result(*place, violations) for place in blocks if place[0].type == "tool_result"]
-    answered = {result.tool_call_id for result in results}
-    yield from results
-    yield from _missing_results(call for call in open_calls if call.id not in answered)
+    if results or open_calls:
+        answered = {result.tool_call_id for result in results}
+        yield from results
+        yield from _missing_results(call for call in open_calls if call.id not in answered)
     parts = [_parts(content, violations, fetches_images=fetches_images) for content in contents]
     content = _joined_parts([each for each in parts if each])
     if content or not (results or open_calls):

@@ -27,6 +27,8 @@ def parse_tools(
 
     The vendor's own tools, which run on its servers or which only its models know, are skipped.
     """
+    if not sent and choice is None:
+        return None
     tools = {tool.name: tool for tool in _custom_tools(sent, violations) if tool.name is not None}
     if choice is None:
         choice = ToolChoiceParam("auto")
