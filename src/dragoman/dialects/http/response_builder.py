@@ -124,7 +124,7 @@ class BaseResponseBuilder:
         """Add the event to the answer."""
         if type(event) is Delta:
             if event.text or event.logprobs:
-                choice = self._choice_state(event.index)
+                choice = self._choices.get(event.index) or self._choice_state(event.index)
                 choice.text_parts.append(event.text)
                 if event.logprobs:
                     choice.logprobs += event.logprobs
