@@ -114,6 +114,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Prefixes from disk",
+            "short",
+            (
+                ("sum by (model) (rate(dragoman_saved_prefix_hits_total{$s}[$r]))", "{{model}} requests"),
+                ("sum by (model) (rate(dragoman_saved_prefix_tokens_total{$s}[$r]))", "{{model}} tokens"),
+                ("sum by (model) (rate(dragoman_saved_prefix_evictions_total{$s}[$r]))", "{{model}} evicted"),
+            ),
+        ),
+        Panel("Prefixes on disk", "bytes", (("dragoman_saved_prefix_bytes{$s}", "{{model}}"),)),
+        Panel(
             "State",
             "short",
             (("dragoman_engine_up{$s}", "{{model}} answers"), ("dragoman_engine_failed{$s}", "{{model}} cannot load")),

@@ -2,14 +2,16 @@ import socket
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.engines.llama.weights.sources import BUNDLED_ID
-from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
 from dragoman.gateway.routing.router_options import RouterOptions
+from dragoman.server.accounts_location import AccountsLocation
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import plan_deployments
-from dragoman.server.settings import DeploymentSettings, Settings
+from dragoman.server.settings import AccountsSettings, DeploymentSettings, EngineSettings, KeySettings, Settings
 from dragoman.server.upstream_settings import UpstreamSettings
 from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, UpstreamOptions, WorkerOptions
 
@@ -87,3 +89,53 @@ def test_an_upstreams_key_reaches_the_workers_and_nobody_else(tmp_path: Path) ->
     )
     assert not options.settings.deployments
     assert "sk-upstream" not in str((worker.arguments, engine.arguments, engine.environment))
+
+
+def saved_prefix_options(settings: Settings, accounts: AccountsLocation | None = None) -> SavedPrefixOptions | None:
+    with socket.socket() as listener:
+        files = ServerFiles(listener, Path("/unused"), 0)
+        commands = engine_commands(settings, plan_deployments(settings), files, accounts=accounts)
+    [engine] = commands.values()
+    assert engine.environment is not None
+    return msgspec.json.decode(engine.environment[OPTIONS_VARIABLE], type=EngineOptions).saved_prefixes
+
+
+def test_prefixes_are_saved_only_if_the_settings_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saved_prefix_options(Settings()) is None
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    saved = saved_prefix_options(Settings(engine=EngineSettings(max_saved_prefix_bytes=1000)))
+    assert saved is not None
+    assert (saved.folder, saved.max_bytes) == (str(tmp_path / "dragoman" / "prefixes"), 1000)
+    assert saved.owners == {"": ""}
+    embeddings = EngineSettings(max_saved_prefix_bytes=1000, embeddings=True)
+    assert saved_prefix_options(Settings(engine=embeddings)) is None
+
+
+def test_a_key_has_the_same_name_for_its_prefixes_whatever_its_number_is(tmp_path: Path) -> None:
+    engine = EngineSettings(max_saved_prefix_bytes=1000, saved_prefix_dir=str(tmp_path))
+    alice, bob = (KeySettings(name=name, key=f"secret-of-{name}-0123456789") for name in ("alice", "bob"))
+    team = KeySettings(name="team", key="secret-of-a-team-0123456789", group="red")
+    both, turned = (
+        saved_prefix_options(Settings(keys=keys, engine=engine)) for keys in ((alice, bob, team), (bob, alice))
+    )
+    assert both is not None
+    assert turned is not None
+    assert both.owners["key 1"] == turned.owners["key 2"] != both.owners["key 2"] == turned.owners["key 1"]
+    assert both.owners["key group red"] == "key group red"
+    assert len(both.owners) == 3
+
+
+def test_accounts_have_prefixes_of_their_database(tmp_path: Path) -> None:
+    def saved(url: str) -> SavedPrefixOptions:
+        engine = EngineSettings(max_saved_prefix_bytes=1000, saved_prefix_dir=str(tmp_path))
+        settings = Settings(accounts=AccountsSettings(database=url), engine=engine)
+        options = saved_prefix_options(settings, AccountsLocation(url, tmp_path))
+        assert options is not None
+        assert options.owners == {}
+        return options
+
+    first, same, other = (
+        saved(f"postgresql://user:{password}@host/{name}")
+        for password, name in (("a", "books"), ("b", "books"), ("a", "others"))
+    )
+    assert first.accounts == same.accounts != other.accounts

@@ -12,7 +12,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.cli.main import app
 from dragoman.server.doctor import Finding, examine
-from dragoman.server.settings import AccountsSettings, DeploymentSettings, HttpSettings, Settings
+from dragoman.server.settings import AccountsSettings, DeploymentSettings, EngineSettings, HttpSettings, Settings
 from dragoman.server.tls import certificate_expiry
 from tests.support.certificates import make_certificate
 
@@ -32,6 +32,13 @@ def test_a_machine_that_has_all_passes_and_nothing_is_created(tmp_path: Path) ->
     assert {finding.state for finding in findings} <= {"ok", "warning"}
     assert found("database", Settings(model="echo")).message == "reachable; the first start creates the tables"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_disk_of_saved_prefixes_is_looked_at(tmp_path: Path) -> None:
+    engine = EngineSettings(max_saved_prefix_bytes=1000, saved_prefix_dir=str(tmp_path / "prefixes"))
+    assert found("disk of saved prefixes", Settings(model="echo", engine=engine)).state in ("ok", "warning")
+    unset = [finding.subject for finding in examine(Settings(model="echo"))]
+    assert "disk of saved prefixes" not in unset
 
 
 def test_settings_that_exclude_each_other_are_found() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput, SegmentSaver
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS
 from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, SEQUENCE_IDS, SPARE_SEQUENCE_IDS
@@ -50,6 +50,7 @@ class BatcherHarness:
         divisible_tokens: int = ALL_TOKENS,
         model: Callable[[Iterable[int]], int] = next_token,
         max_draft_tokens: int = MAX_DRAFT_TOKENS,
+        saver: SegmentSaver | None = None,
     ) -> None:
         """`separate_lora_backend`: another backend computes sequences with an adapter.
 
@@ -72,6 +73,7 @@ class BatcherHarness:
             max_batched_tokens=max_batched_tokens,
             host_cache_tokens=host_cache_tokens,
             max_draft_tokens=max_draft_tokens,
+            saver=saver,
             clock=lambda: 0.0,
         )
         self.answers: dict[RequestKey, PublishedAnswer] = {}

@@ -131,11 +131,11 @@ class SimulatedBackend:
 
     def save(self, sequence_id: int) -> SequenceState:
         pairs = [(position, stored) for position, (_, stored) in self._contexts[sequence_id].items()]
-        return np.array(pairs, dtype=np.int32).view(np.uint8)
+        return np.array(pairs, dtype=np.int32).reshape(-1).view(np.uint8)
 
     def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:
         assert not self._contexts.get(sequence_id), "only an empty sequence is restored"
-        pairs = state.view(np.int32).tolist()
+        pairs = state.view(np.int32).reshape(-1, 2).tolist()
         if self.used_cells + self.spent + len(pairs) > self.cells:
             return False
         self._contexts[sequence_id] = {position: (self._allocate_cell(), stored) for position, stored in pairs}

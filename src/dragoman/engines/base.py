@@ -15,6 +15,19 @@ from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
 
 
+class SavedPrefixStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The prefixes that an engine keeps on disk."""
+
+    hits: int = 0
+    """Requests for which some were read since the engine started."""
+    tokens: int = 0
+    """Tokens that these requests needed not compute."""
+    evictions: int = 0
+    """Files that were deleted for others since the engine started."""
+    bytes: int = 0
+    """Of all files in the folder."""
+
+
 class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The load of an engine at one moment."""
 
@@ -31,6 +44,7 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
     """Tokens that were drafted (speculative decoding) since the engine started."""
     accepted_draft_tokens: int = 0
     """Those of them that the model generated, too."""
+    saved_prefixes: SavedPrefixStatistics = SavedPrefixStatistics()
 
 
 class AdapterFile(msgspec.Struct, frozen=True):

@@ -34,6 +34,14 @@ class AccountsLocation(NamedTuple):
     journal_dir: Path
     """Directory of the journals of running requests, on a local disk."""
 
+    @property
+    def database_digest(self) -> str:
+        """What distinguishes the database from others. The password is no part of it."""
+        from sqlalchemy.engine import make_url
+
+        url = make_url(self.url).set(password=None)
+        return hashlib.sha256(url.render_as_string().encode()).hexdigest()[:16]
+
     def prepare(self) -> None:
         """Create missing directories, and the tables of a new database. Raises AccountsUnavailable.
 
@@ -105,7 +113,7 @@ def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
 
 def default_location() -> AccountsLocation:
     """Return a SQLite file in the user's data directory. Raises AccountsUnavailable if there is none."""
-    file = _data_folder() / "accounts.db"
+    file = data_folder() / "accounts.db"
     return AccountsLocation(f"sqlite:///{file}", _journal_dir_beside(file))
 
 
@@ -113,14 +121,14 @@ def _default_journal_dir(database: "URL") -> Path:
     if database.get_backend_name() == "sqlite":
         return _journal_dir_beside(database.database)
     without_password = database.set(password=None).render_as_string()
-    return _data_folder() / "journals" / hashlib.sha256(without_password.encode()).hexdigest()[:16]
+    return data_folder() / "journals" / hashlib.sha256(without_password.encode()).hexdigest()[:16]
 
 
 def _journal_dir_beside(file: Path | str | None) -> Path:
     return Path(f"{file}.journals")
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
     """Return the data directory of the XDG base directory specification."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     try:

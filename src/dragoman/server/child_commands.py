@@ -14,8 +14,9 @@ import msgspec
 
 from dragoman.core.context import key_digest
 from dragoman.core.process_options import options_environment
-from dragoman.engines.llama.wire.options import EngineOptions
-from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation
+from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation, data_folder
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
@@ -68,8 +69,18 @@ def numbered_engines(plans: Sequence[DeploymentPlan]) -> list[NumberedEngine]:
     return [NumberedEngine(number, name, plan) for number, (name, plan) in engines if isinstance(plan, LlamaPlan)]
 
 
-def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: ServerFiles) -> dict[int, ChildCommand]:
-    """Return the command of each engine process, by its number."""
+def engine_commands(
+    settings: Settings,
+    plans: Sequence[DeploymentPlan],
+    files: ServerFiles,
+    *,
+    accounts: AccountsLocation | None = None,
+    numbers: "KeyNumbers | None" = None,
+) -> dict[int, ChildCommand]:
+    """Return the command of each engine process, by its number.
+
+    Raises AccountsUnavailable if there is no data directory for what they save.
+    """
     # OpenMP's threads wait for each other many times a token, and spin for long by default. If another process needs
     # a core, as HTTP workers do, a spinning thread keeps it from the thread that the others wait for.
     environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
@@ -78,7 +89,15 @@ def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: 
             name=f"engine {name}",
             # The path is there for people who look at processes; the options have it too.
             arguments=[*_module_arguments("dragoman.engines.llama.process"), str(plan.model.path)],
-            environment=environment | options_environment(_engine_options(settings, plan, files.engine_socket(number))),
+            environment=environment
+            | options_environment(
+                _engine_options(
+                    settings,
+                    plan,
+                    files.engine_socket(number),
+                    _saved_prefix_options(settings, plan, accounts, numbers or KeyNumbers()),
+                )
+            ),
             on_demand=plan.on_demand,
             heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
             max_retry_seconds=settings.supervision.max_retry_seconds,
@@ -133,7 +152,9 @@ def worker_command(
     )
 
 
-def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> EngineOptions:
+def _engine_options(
+    settings: Settings, plan: LlamaPlan, socket_path: Path, saved_prefixes: SavedPrefixOptions | None
+) -> EngineOptions:
     engine = plan.engine
     return EngineOptions(
         model_path=str(plan.model.path),
@@ -155,9 +176,46 @@ def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> E
         chat_template=plan.model.chat_template,
         tool_format=plan.tool_format,
         shared_prefixes=plan.shared_prefixes,
+        saved_prefixes=saved_prefixes,
         kind=plan.kind,
         dimensions=plan.dimensions,
     )
+
+
+def _saved_prefix_options(
+    settings: Settings, plan: LlamaPlan, accounts: AccountsLocation | None, numbers: KeyNumbers
+) -> SavedPrefixOptions | None:
+    """Return where and for whom an engine saves prefixes. None: it saves none. Raises AccountsUnavailable."""
+    engine = plan.engine
+    if not engine.max_saved_prefix_bytes or plan.kind != "generation":
+        return None
+    return SavedPrefixOptions(
+        folder=str(saved_prefix_folder(engine)),
+        max_bytes=engine.max_saved_prefix_bytes,
+        owners=_lasting_owners(settings, numbers),
+        accounts="" if accounts is None else accounts.database_digest,
+    )
+
+
+def saved_prefix_folder(engine: EngineSettings) -> Path:
+    """Return the directory of saved prefixes. Raises AccountsUnavailable if there is no data directory."""
+    folder = data_folder() / "prefixes" if engine.saved_prefix_dir is None else Path(engine.saved_prefix_dir)
+    return folder.expanduser().absolute()
+
+
+def _lasting_owners(settings: Settings, numbers: KeyNumbers) -> dict[str, str]:
+    """Return the owners of the settings' keys, by a name that no other key has in another start of the server.
+
+    A key that is added by a reload has none before the next start.
+    """
+    if settings.accounts.database is not None:
+        return {}
+    groups = {key_digest(entry.key): entry.group for entry in settings.client_keys if entry.group is not None}
+    digests = [key_digest(entry.key) for entry in settings.client_keys]
+    keys = StaticKeyAuthenticator(digests, groups, numbers.of(digests))
+    names = {digest: keys.owner_of_key(digest) for digest in digests}
+    lasting = {name: name if digest in groups else f"key {key_digest(digest)[:16]}" for digest, name in names.items()}
+    return lasting or {"": ""}
 
 
 def _deployment_options(plans: Sequence[DeploymentPlan], files: ServerFiles) -> tuple[DeploymentOptions, ...]:

@@ -1,5 +1,6 @@
 """Checks of everything that a server with these settings needs, without starting one and without changing anything."""
 
+import contextlib
 import importlib.util
 import os
 import resource
@@ -17,6 +18,7 @@ from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooN
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID, HUB_REFERENCE, bundled
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location, default_location
+from dragoman.server.child_commands import saved_prefix_folder
 from dragoman.server.control import server_process
 from dragoman.server.http_protocol import RESERVED_DESCRIPTORS
 from dragoman.server.planning import ECHO
@@ -138,6 +140,9 @@ def _disks(settings: Settings) -> Iterator[Finding]:
         folders["journals"] = location.journal_dir
         if location.url.startswith("sqlite"):
             folders["database file"] = Path(location.url.partition("///")[2]).parent
+    if settings.engine.max_saved_prefix_bytes:
+        with contextlib.suppress(AccountsUnavailable):  # The finding about the database says so.
+            folders["saved prefixes"] = saved_prefix_folder(settings.engine)
     for name, folder in folders.items():
         yield _guarded(f"disk of {name}", lambda folder=folder: _disk(folder))  # type: ignore[misc]
 

@@ -130,7 +130,7 @@ def _run(
             return worker_command(settings, plans, records(), files, numbers=numbers, generation=generation)
 
         processes = ServerProcesses(
-            engine_commands(settings, plans, files),
+            engine_commands(settings, plans, files, accounts=accounts, numbers=numbers),
             lambda: [worker(settings, 1)] * settings.workers,
             lazy={engine.number for engine in engines if engine.plan.load == "lazy"},
             wake_fd=wake_read_fd,

@@ -267,11 +267,27 @@ _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_kv_cache_used_cells": ("KV cells of running sequences", lambda state: state.kv_cells_used),
     "dragoman_kv_cache_prefix_cells": ("KV cells of finished sequences", lambda state: state.kv_cells_cached),
     "dragoman_kv_cache_capacity_cells": ("All KV cells", lambda state: state.kv_cells_total),
+    "dragoman_saved_prefix_bytes": (
+        "Size of the prefixes on disk, of all models in the folder",
+        lambda state: state.saved_prefixes.bytes,
+    ),
 }
 
 _ENGINE_COUNTERS: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_drafted_tokens": ("Tokens that speculation drafted", lambda state: state.drafted_tokens),
     "dragoman_accepted_draft_tokens": ("Drafted tokens that were generated", lambda state: state.accepted_draft_tokens),
+    "dragoman_saved_prefix_hits": (
+        "Requests for which a prefix was read from disk",
+        lambda state: state.saved_prefixes.hits,
+    ),
+    "dragoman_saved_prefix_tokens": (
+        "Prompt tokens that were read from disk instead of being computed",
+        lambda state: state.saved_prefixes.tokens,
+    ),
+    "dragoman_saved_prefix_evictions": (
+        "Prefixes that were deleted from disk to make room for others",
+        lambda state: state.saved_prefixes.evictions,
+    ),
 }
 
 

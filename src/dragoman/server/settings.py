@@ -52,6 +52,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host_cache_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
     """Tokens of finished requests kept in main memory, for later requests with the same prefix. Not set: as many as
     `kv_cache_tokens`."""
+    max_saved_prefix_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Size of all prefixes of finished requests kept on disk, to be found again after a restart. They are what clients
+    sent, so that none is kept without this setting. 0: none."""
+    saved_prefix_dir: Text | None = None
+    """Directory of the prefixes on disk, which no other user can read. Not set: `prefixes` in the user's data
+    directory."""
     step_timeout_seconds: PositiveSeconds = 300.0
     """Time that one step may take. Beyond it, the engine is taken for hung and replaced. A long prompt takes several
     steps, of `max_batched_tokens` each."""

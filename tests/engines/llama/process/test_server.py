@@ -23,12 +23,13 @@ from dragoman.core.request import (
     Message,
     SamplingParams,
     TextPrompt,
+    TokenPrompt,
     Tool,
     ToolOptions,
 )
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.wire.adapter_registry import registry_path
-from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
 from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.chat_templates import HERMES
 from tests.support.gguf_files import write_tiny_model
@@ -312,3 +313,39 @@ def writer_of(pipe: Path) -> Iterator[None]:
             time.sleep(0.01)
     yield
     os.close(writer)
+
+
+async def test_a_prefix_on_disk_gives_the_answer_that_computing_it_gives(
+    options: EngineOptions, tmp_path: Path
+) -> None:
+    # Only a process can be started again, and only llama.cpp reads its own cells.
+    model = write_tiny_model(tmp_path / "long.gguf", vocabulary={"llama.context_length": 4096})
+    options = msgspec.structs.replace(
+        options,
+        model_path=str(model),
+        kv_cache_tokens=2048,
+        host_cache_tokens=2048,
+        reproducible=True,
+        saved_prefixes=SavedPrefixOptions(folder=str(tmp_path / "prefixes"), max_bytes=2**30, owners={"": ""}),
+    )
+
+    async def ask(engine: LlamaEngine, tokens: tuple[int, ...], cache_salt: str = "") -> tuple[tuple[int, ...], int]:
+        sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        request = GenerationRequest(model="tiny", prompt=TokenPrompt(tokens), sampling=sampling, cache_salt=cache_salt)
+        events = [event async for event in engine.generate(request)]
+        [usage] = [event for event in events if isinstance(event, Usage)]
+        answered = [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+        return tuple(answered), usage.cached_tokens
+
+    document = tuple(3 + number % 50 for number in range(600))
+    async with running(options) as engine:
+        answered, _ = await ask(engine, document)
+        continued = (*document, *answered, 5, 6)
+        computed, shared = await ask(engine, continued, "another salt")
+        assert shared == 0
+    async with running(options) as engine:
+        restored, shared = await ask(engine, continued)
+        assert shared == len(document) + len(answered) - 1
+        assert restored == computed
+        statistics = (await engine.statistics()).saved_prefixes
+        assert (statistics.hits, statistics.tokens) == (1, shared)

@@ -1,9 +1,9 @@
 """The loop of steps: schedule, decode, sample, publish. It has no thread and no socket."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, 
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.cache import ScheduledChunk, open_cache
+from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
@@ -30,6 +31,14 @@ class RequestOutput(NamedTuple):
     event: Event | BadRequest | EngineFailed | Overloaded
 
 
+class SegmentSaver(Protocol):
+    """Saves segments of host memory beyond the process's end."""
+
+    def offer(self, chain: Sequence[HostSegment]) -> bool:
+        """Take the segments of one sequence, in order, to be saved later. False: it has no room for them now."""
+        ...
+
+
 class Batcher:
     """All requests of one model. Every method is called from the thread that owns the backend."""
 
@@ -42,14 +51,18 @@ class Batcher:
         max_batched_tokens: int,
         host_cache_tokens: int,
         max_draft_tokens: int = MAX_DRAFT_TOKENS,
+        saver: SegmentSaver | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`max_draft_tokens`: the most tokens that are drafted for a sequence in a step; 0 turns speculation off.
+
+        `saver` is offered what host memory has while nothing else is to do.
 
         `clock` returns seconds. By the durations of steps it is decided how many drafted tokens pay.
         """
         self._backend = backend
         self._clock = clock
+        self._saver = saver
         self._vocabulary = vocabulary
         self._masks = MaskWorker()
         self.cache = open_cache(backend, host_cache_tokens)
@@ -131,7 +144,19 @@ class Batcher:
 
     def use_idle_time(self) -> bool:
         """Do one piece of optional work while nothing else is to do. False if there is none."""
-        return self.cache.offload_one()
+        return self.cache.offload_one() or (self._saver is not None and self._offer_segments(self._saver))
+
+    def restore_segments(self, segments: Iterable[HostSegment]) -> None:
+        """Put what was saved back into host memory, for the requests after it."""
+        for segment in segments:
+            self.cache.host_cache.insert(segment)
+
+    def _offer_segments(self, saver: SegmentSaver) -> bool:
+        chain = self.cache.host_cache.unoffered_chain()
+        if not chain or not saver.offer(chain):
+            return False
+        chain[-1].was_offered = True
+        return True
 
     def _unload_unused_adapters(self) -> None:
         used = {sequences[0].adapter for sequences in self._sequences.values()} if self._adapters_to_unload else set()

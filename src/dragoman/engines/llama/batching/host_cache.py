@@ -58,6 +58,8 @@ class HostSegment:
         self.start = start
         self.state = state
         self.last_used = last_used
+        self.was_offered = False
+        """Whether it was offered to what saves segments on disk, or comes from there."""
 
     @property
     def length(self) -> int:
@@ -81,7 +83,7 @@ class HostKVCache:
 
     def __init__(self, limit: int, min_charge: int = 0) -> None:
         """`limit`: the most tokens whose cells are kept. A segment counts as at least `min_charge` tokens."""
-        self._limit = limit
+        self.limit = limit
         self._min_charge = min_charge
         self._segments: list[HostSegment] = []
         self._clock = 0
@@ -112,15 +114,31 @@ class HostKVCache:
 
     def store(self, scope: SharingScope, tokens: TokenArray, start: int, state: SequenceState) -> None:
         """Store the cells of `tokens` from `start` on, and drop other segments if there is no room."""
-        if len(tokens) - start > self._limit:
+        self.insert(HostSegment(scope, tokens, start, state, 0))
+
+    def insert(self, segment: HostSegment) -> None:
+        """Store a segment, and drop others if there is no room."""
+        if segment.length > self.limit:
             return
-        segment = HostSegment(scope, tokens, start, state, 0)
         self.mark_used(segment)
         self._segments.append(segment)
         self.tokens += self._charge(segment)
-        while self.tokens > self._limit:
+        while self.tokens > self.limit:
             oldest = min(self._segments, key=lambda segment: segment.last_used)
             self._remove(oldest)
+
+    def unoffered_chain(self) -> list[HostSegment]:
+        """Return the segments of the sequence used last that was not offered yet, in order. Empty: there is none.
+
+        A sequence whose beginning is not in host memory is left out.
+        """
+        for last in sorted(self._segments, key=lambda segment: -segment.last_used):
+            if not last.was_offered:
+                spans = self.match(last.scope, last.tokens[: last.start], 0)
+                if (spans[-1].end if spans else 0) == last.start:
+                    return [*(span.segment for span in spans), last]
+                last.was_offered = True
+        return []
 
     def forget_adapter(self, adapter: int) -> None:
         """Drop everything that was computed with this adapter."""

@@ -30,6 +30,7 @@ class AdapterManager:
         self._max_adapters_per_owner = max_adapters_per_owner
         self._records: dict[str, AdapterRecord] = {}
         self._numbers: dict[str, int] = {}
+        self._contents: dict[int, str] = {NO_ADAPTER: ""}
         self._lock = asyncio.Lock()
 
     def restore(self, backend: Backend) -> None:
@@ -63,6 +64,10 @@ class AdapterManager:
         except KeyError:
             raise ModelNotFound(name) from None
 
+    def content_of(self, number: int) -> str | None:
+        """Return what determines what an adapter computes: its file and its scale. None: it is no longer served."""
+        return self._contents.get(number)
+
     async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
         """Load an adapter and return its record. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
         path = Path(wanted.path)
@@ -89,6 +94,7 @@ class AdapterManager:
             number = self.number_of(name)
             record = self._records.pop(name)
             del self._numbers[name]
+            self._contents.pop(number, None)
             stepper.unload_adapter(number)
             self.write_registry()
             return record
@@ -113,6 +119,7 @@ class AdapterManager:
         adapter = msgspec.structs.replace(record.adapter, digest=digest)
         registered = self._records[adapter.qualified_name] = AdapterRecord(adapter, record.path)
         self._numbers[adapter.qualified_name] = number
+        self._contents[number] = f"{digest} {adapter.scale}"
         return registered
 
     def write_registry(self) -> None:

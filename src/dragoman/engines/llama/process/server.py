@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -18,23 +18,31 @@ from dragoman.core.events import Unenforced, Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
-from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.batcher import RequestOutput
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.image_projector import ImageProjector
-from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
-from dragoman.engines.llama.process.embedding_preprocessor import EmbeddingPreprocessor
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
+from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper
-from dragoman.engines.llama.process.workloads import PreparedRequest, Workload, embedding_workload, image_tokenizer
+from dragoman.engines.llama.process.workloads import (
+    PreparedRequest,
+    Workload,
+    embedding_workload,
+    generation_stepper,
+    image_tokenizer,
+    no_embeddings,
+    require_tool_format,
+    tokenized,
+)
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
-from dragoman.prompt.template import check_tool_format
 
 _log = logs.get_logger(__name__)
 
@@ -68,7 +76,7 @@ class EngineServer:
         self._options = options
         self._projector = projector
         self._chat_template = options.chat_template or model.chat_template
-        self._check_tool_format()
+        require_tool_format(self._chat_template, options)
         self._digest_computation = digest_computation
         self._fingerprint: str | None = None
         if isinstance(backend, ParallelContexts):
@@ -76,9 +84,11 @@ class EngineServer:
         else:
             self._workload = self._generation_workload(backend)
         self._stepper = self._workload.stepper
+        self._saved = self._workload.saved_prefixes
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._image_encoder = ThreadPoolExecutor(1, "image encoder")
-        self._image_requests: set[asyncio.Task[None]] = set()
+        self._detached: set[asyncio.Task[None]] = set()
+        """The tasks that describe images or read saved prefixes."""
         self._connections: dict[int, _WorkerConnection] = {}
         self._last_activity = time.monotonic()
         self._is_unloading = asyncio.Event()
@@ -89,33 +99,17 @@ class EngineServer:
         """Whether the current step has not taken too long. May be read from any thread."""
         return self._stepper.busy_seconds < self._options.step_timeout_seconds
 
-    def _check_tool_format(self) -> None:
-        """Raise ModelError if the model cannot call tools in the format that the options set."""
-        if self._options.tool_format is not None:
-            try:
-                check_tool_format(self._chat_template, self._options.tool_format)
-            except ValueError as error:
-                raise ModelError(f"{self._options.model_path} cannot be served: {error}") from error
-
     def _generation_workload(self, backend: Backend) -> Workload:
         options = self._options
         images = image_tokenizer(self._model, self._projector, options)
         prefixes = public_prefixes(self._model.vocabulary, self._chat_template, options)
         preprocessor = RequestPreprocessor(self._model, backend.cells, prefixes, images)
-        batcher = Batcher(
-            backend,
-            self._model.vocabulary,
-            max_sequences=options.max_sequences,
-            max_batched_tokens=options.max_batched_tokens,
-            host_cache_tokens=options.host_cache_tokens,
-            max_draft_tokens=options.max_draft_tokens,
-        )
-        publish, waiting = self._publish_from_thread, options.max_waiting
-        stepper = Stepper(batcher, max_sequences=options.max_sequences, max_waiting=waiting, publish=publish)
+        saved = saved_prefixes(options, self._adapters, backend)
+        stepper = generation_stepper(self._model, backend, options, saved, self._publish_from_thread)
 
         def prepare(key: RequestKey, command: messages.GenerateCommand | messages.EmbedCommand) -> PreparedRequest:
             if isinstance(command, messages.EmbedCommand):
-                raise _no_embeddings()
+                raise no_embeddings()
             request = preprocessor.preprocess(key, command)
 
             def start() -> None:
@@ -125,9 +119,10 @@ class EngineServer:
                 seed = command.sampling.seed
                 stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
 
-            return PreparedRequest(start, request.unenforced)
+            prefix = None if saved is None else saved.query(request, command.adapter)
+            return PreparedRequest(start, request.unenforced, prefix)
 
-        return Workload(preprocessor, stepper, prepare)
+        return Workload(preprocessor, stepper, prepare, saved_prefixes=saved)
 
     def unload(self) -> None:
         """End `run` as soon as no request runs, as if the idle time were over."""
@@ -158,7 +153,7 @@ class EngineServer:
                 task.cancel()
             await asyncio.wait(background_tasks)
             await self._close_connections(step_task)
-        await step_task
+        await (step_task if self._saved is None else self._saved.finish(step_task))
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_unix_server(self._serve_connection, self._options.socket_path)
@@ -186,9 +181,9 @@ class EngineServer:
         """Close the connections and wait for the last step, but not for workers that do not read."""
         for connection in self._connections.values():
             connection.writer.close()
-        for task in (*self._adapter_changes, *self._image_requests):
+        for task in (*self._adapter_changes, *self._detached):
             task.cancel()
-        await asyncio.wait((step_task, *self._adapter_changes, *self._image_requests))
+        await asyncio.wait((step_task, *self._adapter_changes, *self._detached))
         for connection in self._connections.values():
             connection.writer.transport.abort()
 
@@ -198,6 +193,8 @@ class EngineServer:
             digests = await self._digest_computation.digests()
         except OSError as error:
             _log.warning("fingerprint_not_computed", reason=str(error))
+            if self._saved is not None:
+                await self._saved.open(None)
             return
         options = self._options
         self._fingerprint = fingerprint(
@@ -205,6 +202,8 @@ class EngineServer:
         )
         for connection in self._connections.values():
             connection.send([messages.FingerprintReply(self._fingerprint)])
+        if self._saved is not None:
+            await self._saved.open(cells_fingerprint(digests, options))
 
     async def _wait_until_ended_or_idle(self, ended: asyncio.Event) -> None:
         """Wait until `ended` is set, or no request has arrived for the idle time, or none runs when it is unloaded."""
@@ -266,7 +265,7 @@ class EngineServer:
             case messages.GenerateCommand() | messages.EmbedCommand():
                 self._last_activity = time.monotonic()
                 if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
-                    self._start_image_request(connection, command)
+                    self._start_detached(self._submit(connection, command, self._image_encoder))
                 else:
                     await self._submit(connection, command, self._tokenizer)
             case messages.CancelCommand():
@@ -304,32 +303,10 @@ class EngineServer:
 
     async def _tokenize(self, connection: "_WorkerConnection", command: messages.TokenizingCommand) -> None:
         try:
-            reply = await self._loop.run_in_executor(self._tokenizer, self._tokenized, command)
+            reply = await self._loop.run_in_executor(self._tokenizer, tokenized, self._workload.tokenizer, command)
         except BadRequest as error:
             reply = messages.error_reply(command.number, error)
         connection.send([reply])
-
-    def _tokenized(self, command: messages.TokenizingCommand) -> messages.EngineReply:
-        """Return the reply. Raises BadRequest. Runs on the preprocessor's thread."""
-        tokenizer = self._workload.tokenizer
-        match command:
-            case messages.CountTokensCommand(number, prompt):
-                return messages.TokenCountReply(number, len(tokenizer.tokenize_prompt(prompt)[0]))
-            case messages.CountInputTokensCommand(number, inputs, parameter):
-                if not isinstance(tokenizer, EmbeddingPreprocessor):
-                    raise _no_embeddings()
-                total = sum(map(len, tokenizer.tokenize_inputs(inputs, parameter)))
-                return messages.TokenCountReply(number, total)
-            case messages.TokenizeCommand(number, prompt):
-                return messages.TokenizedPromptReply(number, tokenizer.prompt_tokens(prompt))
-            case messages.DetokenizeCommand(number, token_ids):
-                return messages.TextReply(number, tokenizer.detokenize(token_ids))
-
-    def _start_image_request(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
-        """Submit a request with images in a task of its own: describing them takes long."""
-        task = asyncio.create_task(self._submit(connection, command, self._image_encoder))
-        self._image_requests.add(task)
-        task.add_done_callback(self._image_requests.discard)
 
     async def _submit(
         self,
@@ -343,13 +320,34 @@ class EngineServer:
             prepared = await self._loop.run_in_executor(executor, self._workload.prepare, key, command)
             if command.number not in connection.open_requests:
                 return  # It was cancelled meanwhile.
-            prepared.start()
+            if prepared.prefix is None:
+                prepared.start()
+            else:
+                self._start_detached(self._start_restored(connection, command.number, prepared))
         except (BadRequest, ModelNotFound) as error:
             connection.open_requests.discard(command.number)
             connection.send([messages.error_reply(command.number, error)])
             return
         if prepared.unenforced:
             connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
+
+    async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
+        """Start a request once the prefix that was saved for it is in host memory."""
+        assert self._saved is not None
+        assert prepared.prefix is not None
+        await self._saved.restore(prepared.prefix)
+        if number in connection.open_requests:
+            try:
+                prepared.start()
+            except ModelNotFound as error:
+                connection.open_requests.discard(number)
+                connection.send([messages.error_reply(number, error)])
+
+    def _start_detached(self, work: Coroutine[None, None, None]) -> None:
+        """Run what would delay the other commands of its connection in a task of its own."""
+        task = asyncio.create_task(work)
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
 
     def _publish_from_thread(self, published: list[RequestOutput]) -> None:
         self._loop.call_soon_threadsafe(self._publish, published)
@@ -391,7 +389,3 @@ class _WorkerConnection:
         self.writer.write(messages.encode(replies))
         if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.writer.transport.abort()
-
-
-def _no_embeddings() -> BadRequest:
-    return BadRequest("The model has no embeddings; it is for text generation", "model")

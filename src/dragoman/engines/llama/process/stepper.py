@@ -13,8 +13,9 @@ from typing import Protocol
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
-from dragoman.engines.base import EngineStatistics
+from dragoman.engines.base import EngineStatistics, SavedPrefixStatistics
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 
@@ -148,10 +149,17 @@ class Stepper(CommandThread):
     """Owns a Batcher."""
 
     def __init__(
-        self, batcher: Batcher, *, max_sequences: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
+        self,
+        batcher: Batcher,
+        *,
+        max_sequences: int,
+        max_waiting: int,
+        publish: Callable[[list[RequestOutput]], None],
+        saved_statistics: Callable[[], SavedPrefixStatistics] = SavedPrefixStatistics,
     ) -> None:
         """`publish` is called from the working thread, once for each step with output."""
         super().__init__(batcher, publish=publish)
+        self._saved_statistics = saved_statistics
         self._batcher = batcher
         self._max_sequences = max_sequences
         self._max_waiting = max_waiting
@@ -170,6 +178,14 @@ class Stepper(CommandThread):
     def unload_adapter(self, adapter: int) -> None:
         """Free an adapter when the requests for it that were added so far have ended."""
         self._put(partial(self._batcher.unload_adapter, adapter))
+
+    def restore_segments(self, segments: Sequence[HostSegment]) -> None:
+        """Put segments into host memory before the next step, for the requests added after it."""
+        self._put(partial(self._batcher.restore_segments, segments))
+
+    def wake(self) -> None:
+        """Let the thread look for optional work again."""
+        self._put(lambda: None)
 
     def _add(self, request: EngineRequest, n: int, seed: int) -> None:
         try:
@@ -215,6 +231,7 @@ class Stepper(CommandThread):
             kv_cells_total=cache.allocator.total,
             drafted_tokens=self._batcher.drafted_tokens,
             accepted_draft_tokens=self._batcher.accepted_draft_tokens,
+            saved_prefixes=self._saved_statistics(),
         )
 
 

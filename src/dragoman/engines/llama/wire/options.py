@@ -8,6 +8,18 @@ from dragoman.core.embedding import ModelKind
 from dragoman.output.markup import ToolFormatName
 
 
+class SavedPrefixOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and for whom prefixes are saved on disk."""
+
+    folder: str
+    max_bytes: int
+    """Of all files in the folder."""
+    owners: dict[str, str] = {}
+    """Owner of requests → a name of it that no other owner gets. The prefixes of owners without one are not saved."""
+    accounts: str = ""
+    """Distinguishes the accounts of this server's database from those of others, which have the same numbers."""
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Passed as JSON in the argument of the process."""
 
@@ -44,6 +56,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None means the one that the chat template shows."""
     shared_prefixes: tuple[str, ...] = ()
     """Texts at the beginning of prompts whose cells all owners share."""
+    saved_prefixes: SavedPrefixOptions | None = None
+    """None: none are saved."""
     kind: ModelKind = "generation"
     dimensions: tuple[int, ...] = ()
     """The lengths to which the vectors of a model for embeddings may be cut."""

@@ -73,10 +73,10 @@ def load_library(build: str) -> Library:
 
 
 def _runs_ik_llama_cpp() -> bool:
-    return package_folder("ik_llama_cpp") is not None and _cpu_flags() >= _REQUIRED_CPU_FLAGS
+    return package_folder("ik_llama_cpp") is not None and cpu_flags() >= _REQUIRED_CPU_FLAGS
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """Return the flags of this processor on Linux. Empty on other systems."""
     if platform.machine() != "x86_64":
         return set()
