@@ -67,7 +67,7 @@ def main(wanted: Sequence[str]) -> None:
         return not wanted or any(name.startswith(each) for each in wanted)
 
     with open_browser() as browser, tempfile.TemporaryDirectory() as folder:
-        if any(map(is_wanted, ("login", "request-detail", *OPERATOR_PAGES, *HOLDER_PAGES))):
+        if any(map(is_wanted, ("login", "request-detail", "job", *OPERATOR_PAGES, *HOLDER_PAGES))):
             _picture_records(browser, Path(folder), is_wanted)
         if is_wanted("first-hour") or is_wanted("playground"):
             _picture_first_hour(browser, Path(folder))
@@ -84,14 +84,21 @@ def _picture_records(browser: Browser, folder: Path, is_wanted: Callable[[str], 
     key = record_a_month(database, clock)
     database.close()
     database = Database(database.url)  # From now on with the machine's clock.
-    engines = {name: EchoEngine(tokens_per_second=4) for name in MODELS if name != "coder"}
+    engines = {name: EchoEngine(tokens_per_second=3) for name in MODELS if name != "coder"}
     # The refusing one first: it is tried, and left out after five failures.
     coder = upstream_deployment(
         "coder", RefusingEngine("connection refused"), *(ProbedEcho("qwen3-coder", "qwen3-embed") for _ in range(2))
     )
     console = ConsoleSettings(keep_bodies=True)
     app = console_app(
-        database, folder / "journals", engines=engines, deployments=[coder], lazy=["small"], console=console
+        database,
+        folder / "journals",
+        engines=engines,
+        deployments=[coder],
+        lazy=["small"],
+        console=console,
+        origins={"deployments": "dragoman.toml", "console.keep_bodies": "environment: DRAGOMAN_CONSOLE_KEEP_BODIES"},
+        concurrent_jobs=3,
     )
     with served(app) as url:
         _queue_jobs(url, key)
@@ -107,7 +114,14 @@ def _picture_records(browser: Browser, folder: Path, is_wanted: Callable[[str], 
                     for name, path in pages.items():
                         if is_wanted(name):
                             page.goto(f"/console{path}")
+                            if name == "overview":
+                                _wait_for_first_tokens(page, url, key)
                             _take(page, f"{name}-{suffix}")
+                    if pages is OPERATOR_PAGES and is_wanted("job"):
+                        page.goto("/console/queue?state=queued")
+                        page.locator("tbody th a").first.click()
+                        page.wait_for_url("**/queue/job_*")
+                        _take(page, f"job-{suffix}")
                     if pages is OPERATOR_PAGES and is_wanted("request-detail"):
                         page.goto("/console/requests?model=coder")
                         page.locator("#live-rows a").first.click()
@@ -122,11 +136,21 @@ def _picture_records(browser: Browser, folder: Path, is_wanted: Callable[[str], 
 def _queue_jobs(url: str, key: str) -> None:
     headers = {"authorization": f"Bearer {key}", "prefer": "respond-async"}
     for number in range(9):
-        text = f"Summarize report {number}: revenue, costs and what changed since the last quarter."
+        # Long enough that some still wait at the last picture.
+        text = f"Summarize report {number}: revenue, costs and what changed since the last quarter. " * 6
         body = {"model": "assistant", "messages": [{"role": "user", "content": text}]}
         response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
         if number == 5:
             httpx.delete(f"{url}{response.headers['location']}", headers=headers)
+
+
+def _wait_for_first_tokens(page: Page, url: str, key: str) -> None:
+    """Send requests while somebody looks, and wait until the page has counted them."""
+    for number in range(3):
+        body = {"model": "assistant", "max_tokens": 2, "messages": [{"role": "user", "content": f"Report {number}"}]}
+        headers = {"authorization": f"Bearer {key}"}
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
+    page.wait_for_function("document.getElementById('gauge-first').textContent.includes('p95')")
 
 
 def _use_upstreams(database: Database, url: str, key: str) -> None:

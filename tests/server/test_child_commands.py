@@ -38,6 +38,16 @@ def test_each_engine_gets_the_tool_format_of_its_deployment(tmp_path: Path) -> N
     assert echo.tool_format == "llama3"
 
 
+def test_a_worker_knows_where_the_settings_were_set(tmp_path: Path) -> None:
+    settings = Settings(deployments=(DeploymentSettings(name="echo", model="echo"),))
+    with socket.socket() as listener:
+        files = ServerFiles(listener, tmp_path, 0)
+        origins = {"deployments": "dragoman.toml"}
+        worker = worker_command(settings, plan_deployments(settings), None, files, origins=origins)
+    options = msgspec.json.decode(worker.environment[OPTIONS_VARIABLE], type=WorkerOptions)
+    assert options.setting_origins == origins
+
+
 def test_each_replica_has_a_process_and_a_socket_of_its_own(tmp_path: Path) -> None:
     settings = Settings(
         deployments=(

@@ -27,9 +27,10 @@ from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App, build_app
-from dragoman.server.console import ConsoleOptions
+from dragoman.server.console import ConsoleOptions, ShownSettings
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.settings import DeploymentSettings, Settings
@@ -54,6 +55,9 @@ def console_app(
     deployments: Sequence[Deployment] = (),
     lazy: Sequence[str] = (),
     console: ConsoleSettings | None = None,
+    origins: Mapping[str, str] | None = None,
+    concurrent_jobs: int = 16,
+    webhooks: WebhookOptions = NO_WEBHOOKS,
     proxies: tuple[str, ...] = (),
     root_path: str = "",
     host: str = "127.0.0.1",
@@ -88,9 +92,9 @@ def console_app(
         admission=UsageRecordingAdmission(options) if options is not None and is_recorded else UNMETERED_ADMISSION,
         accounting=accounting,
         admin_keys=admin,
-        queue=None if database is None else JobQueue(database, QueueOptions(), 0),
+        queue=None if database is None else JobQueue(database, QueueOptions(concurrency=concurrent_jobs), 0, webhooks),
         origin_policy=OriginPolicy(needs_key=has_accounts or bool(keys)),
-        console=ConsoleOptions(settings, database),
+        console=ConsoleOptions(ShownSettings(settings, origins or {}), database),
         connect_upstream=connect_to_echo,
     )
 

@@ -31,17 +31,37 @@ class ThinkingEcho(EchoEngine):
 class ProbedEcho(EchoEngine, Probed):
     """Repeats, and is another server whose models have these names."""
 
+    probes = 0
+
     def __init__(self, *models: str) -> None:
         super().__init__()
-        self.last_probe = ProbeReport(is_well=True, problem="", at=time.monotonic(), kind="vllm", models=models)
+        self._models = models
+        self.last_probe = self._report()
+
+    async def probe(self) -> None:
+        self.probes += 1
+        self.last_probe = self._report()
+
+    def _report(self) -> ProbeReport:
+        return ProbeReport(is_well=True, problem="", at=time.monotonic(), kind="vllm", models=self._models)
 
 
 class RefusingEngine(EchoEngine, Probed):
     """Cannot be reached."""
 
+    probes = 0
+
     def __init__(self, problem: str) -> None:
         super().__init__()
-        self.last_probe = ProbeReport(is_well=False, problem=problem, at=time.monotonic(), kind=None, models=())
+        self._problem = problem
+        self.last_probe = self._report()
+
+    async def probe(self) -> None:
+        self.probes += 1
+        self.last_probe = self._report()
+
+    def _report(self) -> ProbeReport:
+        return ProbeReport(is_well=False, problem=self._problem, at=time.monotonic(), kind=None, models=())
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.n:

@@ -22,4 +22,4 @@ def serve(
     """Run the server. Options override DRAGOMAN_ variables, which override the settings file."""
     from dragoman.server.launch import serve as launch
 
-    raise typer.Exit(launch(loaded.settings, loaded.deprecated, loaded.read_again, take_over))
+    raise typer.Exit(launch(loaded.settings, loaded.deprecated, loaded.read_again, take_over, origins=loaded.origins))

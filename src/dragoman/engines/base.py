@@ -44,6 +44,9 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
     """Tokens that were drafted (speculative decoding) since the engine started."""
     accepted_draft_tokens: int = 0
     """Those of them that the model generated, too."""
+    resident_bytes: int = 0
+    """Memory of its process, with the pages of the model's file that are in memory. 0: not known, or another server's
+    engine."""
     saved_prefixes: SavedPrefixStatistics = SavedPrefixStatistics()
 
 
@@ -198,11 +201,15 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What it serves, as it was listed last."""
 
 
-class Probed:
+class Probed(ABC):
     """What an engine has besides that is another server, whose health is probed."""
 
     last_probe: ProbeReport | None = None
     """None: it was not probed yet."""
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Ask for the health now, besides the regular probes, and report it as `last_probe`."""
 
 
 class Embeds(ABC):

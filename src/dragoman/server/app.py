@@ -36,7 +36,7 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
-from dragoman.server.console import Console, ConsoleOptions
+from dragoman.server.console import Console, ConsoleOptions, ShownSettings
 from dragoman.server.console.services import ConsoleServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, HOST_ROUTES, documented_operations, v1_routes
 from dragoman.server.middleware import (
@@ -50,7 +50,6 @@ from dragoman.server.middleware import (
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.replica_loads import read_loads
-from dragoman.server.settings import Settings
 from dragoman.server.tracing import Tracing
 from dragoman.server.upstream_changes import Connect, UpstreamChanges
 
@@ -71,8 +70,8 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None: there are no reloads."""
     vllm_metrics: bool = False
     """Whether metrics are exported under vLLM's names too."""
-    console: Settings | None = None
-    """The settings in effect, without secrets, which the console shows. None: there is no console."""
+    console: ShownSettings | None = None
+    """The settings in effect, which the console shows. None: there is no console."""
 
 
 def build_app(
@@ -116,7 +115,7 @@ def build_app(
         origin_policy=origin_policy,
         registration_rules=registration_rules,
         ready_timeout_seconds=ready_timeout_seconds,
-        console=None if console is None else console.settings,
+        console=None if console is None else console.shown,
     )
     services = AppServices(
         catalog,
@@ -242,7 +241,8 @@ class AppServices:
             has_accounts=self._accounting is not None,
             metrics=sources,
             readiness=readiness,
-            settings=live.console,
+            settings=live.console.settings,
+            setting_origins=live.console.origins,
         )
         return Console(services)
 
@@ -277,7 +277,7 @@ class ReloadableApp(NewestApp["App"]):
 def _body_store(console: ConsoleOptions | None) -> DatabaseBodyStore | None:
     if console is None or console.database is None:
         return None
-    return DatabaseBodyStore(console.database, console.settings.console.body_rules)
+    return DatabaseBodyStore(console.database, console.shown.settings.console.body_rules)
 
 
 def _queue_opener(

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -125,11 +126,13 @@ def worker_command(
     *,
     numbers: KeyNumbers | None = None,
     generation: int = 1,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> ChildCommand:
     """Return the command of an HTTP worker. All workers have the same, and get another one with a reload."""
     key_labels = {key_digest(entry.key): entry.name for entry in settings.client_keys}
     options = WorkerOptions(
         settings=_without_secrets(settings),
+        setting_origins=dict(origins),
         key_labels=key_labels,
         key_numbers=None if numbers is None else numbers.of(key_labels),
         generation=generation,

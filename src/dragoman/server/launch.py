@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dragoman.core import logs
@@ -73,12 +74,14 @@ def serve(
     deprecated: Mapping[str, str],
     read: Callable[[], Settings] | None = None,
     take_over: int | None = None,
+    *,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Serve until SIGTERM or Ctrl-C. Return the exit status: 0, or 2 after one line on standard error.
 
     `deprecated` are the old spellings of settings that were used → the current ones. `read` reads the settings again,
     for reloads; None: they stay what they are. `take_over` is the process of a server whose socket is used, and which
-    is stopped once this one is ready.
+    is stopped once this one is ready. `origins` are keys of settings → where they were set, for the console.
     """
     read = read or (lambda: settings)
     logs.configure(settings.log_level, settings.log_format)
@@ -96,7 +99,7 @@ def serve(
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
         handed_over = threading.Event()
         with given or listen(settings, handed_over.is_set) as listener:
-            _run(settings, plans, accounts, _Listening(listener, predecessor, handed_over), read)
+            _run(settings, plans, accounts, _Listening(listener, predecessor, handed_over), read, origins=origins)
     except (
         *(ModelSourceError, ChildFailed, DeploymentError),
         *(AccountsUnavailable, StartupError, RuntimeFolderError, TakeOverFailed, TracingUnavailable),
@@ -112,6 +115,8 @@ def _run(
     accounts: AccountsLocation | None,
     listening: _Listening,
     read: Callable[[], Settings],
+    *,
+    origins: Mapping[str, str],
 ) -> None:
     manager = ServiceManager.take(os.environ)
     with (
@@ -127,7 +132,9 @@ def _run(
         records = functools.cache(lambda: accounts or prepare_usage_records(settings))
 
         def worker(settings: Settings, generation: int) -> ChildCommand:
-            return worker_command(settings, plans, records(), files, numbers=numbers, generation=generation)
+            return worker_command(
+                settings, plans, records(), files, numbers=numbers, generation=generation, origins=origins
+            )
 
         processes = ServerProcesses(
             engine_commands(settings, plans, files, accounts=accounts, numbers=numbers),

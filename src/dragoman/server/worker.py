@@ -37,6 +37,7 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
+from dragoman.server.console import ShownSettings
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.http_server import HttpServer
 from dragoman.server.image_settings import ImageSettings
@@ -157,7 +158,7 @@ def _live_options(options: WorkerOptions) -> LiveOptions:
             options.generation, None if settings.ssl_certfile is None else certificate_expiry(settings)
         ),
         vllm_metrics=settings.metrics.vllm_names,
-        console=settings if settings.console.enabled else None,
+        console=ShownSettings(settings, options.setting_origins) if settings.console.enabled else None,
     )
 
 

@@ -72,6 +72,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: Settings
     """Without keys, database and webhook secret: what is not needed is not passed on."""
+    setting_origins: dict[str, str] = {}
+    """Keys of settings → where they were set at the start, for the console."""
     key_labels: dict[str, str]
     """Digests of the settings' keys → their names."""
     key_groups: dict[str, str]

@@ -355,6 +355,17 @@ async def test_owners_are_told_apart_by_a_digest() -> None:
     assert "account" not in str(salts)
 
 
+async def test_an_operator_can_probe_between_two_probes() -> None:
+    async with engine_of(Server()) as engine:
+        await engine.probe()
+        listed = engine.last_probe
+        await engine.probe()
+        refused = engine.last_probe
+    assert listed is not None
+    assert refused is not None
+    assert (listed.is_well, listed.kind, refused.is_well) == (True, "vllm", False), "it has no path for its health"
+
+
 def test_an_upstream_that_wavers_keeps_its_state() -> None:
     health = ProbedHealth()
     assert health.note(is_well=True), "the first probe decides alone"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.statements import Statement
@@ -64,6 +64,18 @@ class FairQueueMachine(RuleBasedStateMachine):
             expected = self.reference.submit(row.number, owner, priority, due)
             assert (row.due, row.round) == (due, expected.round)
 
+    @precondition(lambda self: self.reference.next())
+    @rule(chosen=st.integers(0, 9), priority=st.integers(0, 2))
+    def prioritize(self, chosen: int, priority: int) -> None:
+        waiting = [job for job in self.reference.jobs if job.is_waiting]
+        job = waiting[chosen % len(waiting)]
+        row = self.row_of(jobs.c.number == job.number)
+        self.store.prioritize(row.id, priority)
+        due = due_at(row.submitted_at, priority, self.aging)
+        expected = job if job.priority == priority else self.reference.move(job, priority, due)
+        moved = self.row_of(jobs.c.number == job.number)
+        assert (moved.priority, moved.due, moved.round) == (priority, due, expected.round)
+
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         for job in self.store.claim([MODEL], limit):
@@ -96,8 +108,11 @@ class FairQueueMachine(RuleBasedStateMachine):
         return number, self.leases.pop(number)
 
     def row(self, job_id: str) -> Any:
+        return self.row_of(jobs.c.id == job_id)
+
+    def row_of(self, condition: ColumnElement[bool]) -> Any:
         with self.database.read() as connection:
-            return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+            return connection.execute(select(jobs).where(condition)).one()
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

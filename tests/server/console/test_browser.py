@@ -75,6 +75,9 @@ def test_no_page_is_wider_than_a_small_phone(open_page: OpenPage, server: Consol
             for path in paths:
                 page.goto(f"/console{path}")
                 assert not is_scrollable_sideways(page), path
+                tables = page.locator(".table-wrap")
+                is_cut = tables.evaluate_all("all => all.some((one) => one.scrollWidth > one.clientWidth)")
+                assert not is_cut, f"a table of {path} is cut"
             page.get_by_role("button", name="Menu").click()
             page.get_by_role("link", name="Usage").click()
             expect(page).to_have_url(re.compile("/usage"))
@@ -163,6 +166,14 @@ def test_charts_have_the_figures_of_the_table(open_page: OpenPage, server: Conso
         drawn = sum(sum(values) for values in data["requests"])
         page.locator("[data-chart=tokens]").hover(position={"x": 300, "y": 100})
         expect(page.locator("[data-chart=tokens] ~ .chart-note")).to_contain_text(":")
+        page.mouse.move(0, 0)
+        note = page.locator("[data-chart=requests] ~ .chart-note")
+        expect(note).to_have_text("")
+        page.locator("[data-chart=requests]").focus()
+        page.keyboard.press("ArrowLeft")
+        expect(note).to_contain_text("acme")
+        page.keyboard.press("Home")
+        expect(note).to_contain_text("none")
         with page.expect_download() as download:
             page.get_by_role("link", name="CSV").click()
     assert int(cells[0].replace("\u202f", "")) == drawn > 0

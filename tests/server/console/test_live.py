@@ -105,6 +105,17 @@ def test_a_stream_continues_after_the_last_request_that_the_page_has(live: LiveS
     assert first not in rows
 
 
+def test_first_tokens_are_those_of_the_requests_since_somebody_looks(live: LiveServer) -> None:
+    key = live.account.new_key()
+    live.ask(key)
+    with live.signed_in(ADMIN_KEY) as operator, operator.stream("GET", "/console/events?after=0") as response:
+        stream = (tick["gauges"] for tick in ticks(response.iter_lines()))
+        assert next(stream)["first_token_p50"] is None, "nothing began since"
+        live.ask(key)
+        begun = next(gauges for gauges in stream if gauges["first_token_p50"] is not None)
+    assert 0 < begun["first_token_p50"] <= begun["first_token_p95"]
+
+
 def test_a_stream_ends_with_its_key(live: LiveServer) -> None:
     with live.signed_in(live.account.new_key()) as holder, holder.stream("GET", "/console/events") as response:
         stream = ticks(response.iter_lines())

@@ -118,6 +118,12 @@ async def test_a_holder_sees_its_own_account_only(account: AccountFixture, app: 
         other_key = re.search(r'id="secret">([^<]+)<', created.text)
         assert other_key is not None
         assert request_id in (await client.get("/requests")).text
+        assert request_id in (await client.get("/requests", account="owl")).text, "a holder chooses no account"
+        for account_name, is_listed in (("acme", True), ("1", True), ("owl", False), ("2", False)):
+            for page, text in (("/requests", request_id), ("/usage.csv", "echo")):
+                listed = (await operator.get(page, account=account_name)).text
+                assert (text in listed) is is_listed, (page, account_name)
+        assert (await operator.get("/requests", account="nobody")).status_code == 404
         async with another_client(app, key=other_key[1]) as other:
             assert request_id not in (await other.get("/requests")).text
             assert (await other.get(f"/requests/{request_id}")).status_code == 404
@@ -217,6 +223,19 @@ async def test_money_and_prices_are_changed_through_the_audit_log(account: Accou
         assert "prompt 0.50, shared 0.50, answer 2.00" in (await client.get("/models")).text
         audit = (await client.get("/audit")).text
     assert ("set price" in audit, "invoice-1" in audit) == (True, True)
+    assert "completion 2.00 valid from" in plain(audit)
+    assert re.search(r"valid from <b><time datetime=", audit)
+
+
+async def test_settings_show_where_they_were_set(account: AccountFixture, tmp_path: Path) -> None:
+    console = ConsoleSettings(keep_bodies=True, keep_bodies_days=3)
+    origins = {"console.keep_bodies": "dragoman.toml"}
+    app = console_app(account.database, tmp_path / "journals", console=console, origins=origins)
+    async with console_client(app, key=ADMIN_KEY) as client:
+        given, _, defaults = (await client.get("/health")).text.partition("have their defaults")
+    assert "console.keep_bodies true dragoman.toml" in plain(given)
+    assert "console.keep_bodies_days 3 reloaded" in plain(given), "it is in no file that was read at the start"
+    assert ("max_waiting_requests" in given, "max_waiting_requests" in defaults) == (False, True)
 
 
 async def test_without_keys_everybody_on_the_machine_is_an_operator(tmp_path: Path) -> None:

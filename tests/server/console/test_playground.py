@@ -29,9 +29,12 @@ def test_an_answer_grows_and_can_be_stopped(open_page: OpenPage, server: Console
             "(before) => document.querySelector('.message.assistant .bubble').innerText.length > before", arg=first
         )
         assert server.running_sequences() == 1
+        for change in ("Edit", "Retry"):
+            expect(page.get_by_role("button", name=change)).to_be_disabled()
         page.get_by_role("button", name="Stop").click()
         expect(page.locator(".message.assistant .badge")).to_have_text("stopped")
-        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        for change in ("Send", "Edit", "Retry"):
+            expect(page.get_by_role("button", name=change)).to_be_enabled()
         page.wait_for_function("() => document.querySelector('.bubble.pending') === null")
         assert server.running_sequences() == 0
 
@@ -117,7 +120,7 @@ def test_every_dialect_answers_and_is_shown_as_code(open_page: OpenPage, server:
             page.goto("/console/playground")
             page.get_by_label("Dialect").select_option(dialect)
             page.locator("summary", has_text="Sampling").click()
-            page.get_by_label("Most tokens").fill("60")
+            page.get_by_label("Max tokens").fill("60")
             say(page, "don't")
             expect(page.locator(".message.assistant .bubble")).to_contain_text("don't")
             expect(page.locator(".message.assistant .figures")).to_contain_text("answer")

@@ -15,7 +15,8 @@ from tests.support.talkative_engines import ProbedEcho, RefusingEngine
 
 
 async def test_upstreams_are_shown_added_drained_and_removed(account: AccountFixture, tmp_path: Path) -> None:
-    pool = upstream_deployment("pool", RefusingEngine("connection refused"), ProbedEcho("llama", "qwen"))
+    refusing = RefusingEngine("connection refused")
+    pool = upstream_deployment("pool", refusing, ProbedEcho("llama", "qwen"))
     app = console_app(account.database, tmp_path / "journals", deployments=[pool])
     async with console_client(app, key=ADMIN_KEY) as operator, another_client(app, key=account.new_key()) as holder:
         await ask(holder, model="pool")
@@ -28,6 +29,9 @@ async def test_upstreams_are_shown_added_drained_and_removed(account: AccountFix
             True,
             True,
         )
+        assert (await operator.submit("/upstreams", "/upstreams/probe", upstream="pool/0")).status_code == 303
+        assert refusing.probes == 1
+        assert (await operator.submit("/upstreams", "/upstreams/probe", upstream="pool/7")).status_code == 404
         assert (await operator.submit("/upstreams", "/upstreams/drain", upstream="pool/1")).status_code == 303
         assert "Undrain" in (await operator.get("/upstreams")).text
         assert (await operator.submit("/upstreams", "/upstreams/undrain", upstream="pool/1")).status_code == 303

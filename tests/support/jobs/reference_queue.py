@@ -35,6 +35,11 @@ class ReferenceQueue:
         self.jobs.append(job)
         return job
 
+    def move(self, job: ReferenceJob, priority: int, due: int) -> ReferenceJob:
+        """Give a waiting job another priority: it stands there as if it were submitted now."""
+        self.jobs.remove(job)
+        return self.submit(job.number, job.owner, priority, due)
+
     def next(self) -> ReferenceJob | None:
         """Return the job to claim next."""
         waiting = [job for job in self.jobs if job.is_waiting]

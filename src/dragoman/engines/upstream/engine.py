@@ -204,7 +204,7 @@ class UpstreamEngine(Probed):
     async def _find_kind(self) -> UpstreamKind:
         """Return the upstream's kind, which is probed if it is not known yet. Raises UpstreamUnavailable."""
         if self._kind is None:
-            await self._probe()
+            await self.probe()
         if self._kind is None:
             raise UpstreamUnavailable("The upstream cannot be reached", "refused")
         return self._kind
@@ -247,7 +247,7 @@ class UpstreamEngine(Probed):
 
     async def _keep_probing(self) -> None:
         while True:
-            await self._probe()
+            await self.probe()
             await asyncio.sleep(_varied(PROBE_SECONDS))
 
     async def _keep_reading_load(self) -> None:
@@ -275,7 +275,7 @@ class UpstreamEngine(Probed):
             self.load_reports.report(load)
         return load is not None
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
         """Ask for the health, and now and then for the list of models. No token is ever generated for it."""
         try:
             async with asyncio.timeout(self._reply_seconds):

@@ -20,6 +20,7 @@ from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.payloads import unpack_error, unpack_stored_request
 from dragoman.jobs.values.rows import Submission
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
+from dragoman.jobs.webhooks.store import send_again
 from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.jobs.worker.runner import JobRunner
 
@@ -28,6 +29,10 @@ _MAX_PENDING_READS = 10_000
 
 _MAX_SWEEPS = 100
 """Transactions per sweep. Other writers get their turn in between."""
+
+
+class WebhooksOff(ValueError):
+    """No webhook is sent by this server."""
 
 
 class JobQueue:
@@ -152,6 +157,16 @@ class JobQueue:
         await self._write_thread.run(self._store.retry, job_id, hold_cap=hold_cap)
         if self._runner is not None:
             self._runner.wake()
+
+    async def prioritize(self, job_id: str, priority: int) -> None:
+        """Give a waiting job another priority. Raises what JobStore.prioritize raises."""
+        await self._write_thread.run(self._store.prioritize, job_id, priority)
+
+    async def send_webhook_again(self, job_id: str) -> None:
+        """Make the webhook of an ended job due again. Raises WebhooksOff and what `send_again` raises."""
+        if self._webhooks.secret is None:
+            raise WebhooksOff("This server sends no webhooks: set queue.webhook_secret to let it")
+        await self._write_thread.run(send_again, self._database, job_id)
 
     async def follow(self, job_id: str, owner: str) -> JobStream:
         """Return the stream of events of the owner's job. Raises JobNotFound."""

@@ -42,6 +42,10 @@ class JobEntry(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int | None
     attempts: int
     """Attempts since its last progress."""
+    process_id: int | None
+    """The worker that ran it last, by its number in the database. None: none has."""
+    lease_until: int | None
+    """Until when the worker has the right to run it, unless it renews it. None: it does not run."""
     prompt_tokens: int
     completion_tokens: int
     error: bytes | None

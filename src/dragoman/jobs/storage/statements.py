@@ -10,7 +10,7 @@ from dragoman.accounts.database.idempotency_keys import IdempotencyRow
 from dragoman.accounts.database.statements import Statement, compile_statement, compiled_once, in_list, insert
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs, processes
 from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING, ZERO, FairQueue, at_most
-from dragoman.jobs.values.rows import EndedJobRow, NewJobRow, OpenJobRow
+from dragoman.jobs.values.rows import EndedJobRow, MovableJobRow, NewJobRow, OpenJobRow
 
 Timestamp = int | ColumnElement[int]
 """Milliseconds since 1970, or a bind parameter for them."""
@@ -52,6 +52,8 @@ class JobStatements:
         self.end = _update_job(dialect, *END_COLUMNS)
         self.retryable = _retryable(dialect)
         self.retry = _update_job(dialect, *RETRY_COLUMNS)
+        self.movable = _movable(dialect)
+        self.move = _update_job(dialect, "priority", "round", "due")
 
 
 IDEMPOTENT_COLUMNS = ("id", "fingerprint", "token", "process_id", "claimed_at", "job_id")
@@ -143,6 +145,13 @@ def _retryable(dialect: Dialect) -> Statement:
     columns = (job_requests.c[name] if name == "base_model" else jobs.c[name] for name in EndedJobRow._fields)
     query = select(*columns).join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
     return compile_statement(query.where(jobs.c.id == bindparam("given")).with_for_update(), dialect, ("given",))
+
+
+def _movable(dialect: Dialect) -> Statement:
+    """Lock the job with this id."""
+    columns = (jobs.c[name] for name in MovableJobRow._fields)
+    query = select(*columns).where(jobs.c.id == bindparam("given"))
+    return compile_statement(query.with_for_update(), dialect, ("given",))
 
 
 def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:

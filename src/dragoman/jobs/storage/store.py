@@ -9,15 +9,25 @@ from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.core import logs
+from dragoman.core.errors import JobNotFound
+from dragoman.core.jobs import JobState
+from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import job_statements
 from dragoman.jobs.storage.transactions.accept import AcceptResult, AcceptTransaction
 from dragoman.jobs.storage.transactions.finalize import delete_events
 from dragoman.jobs.storage.transactions.report import CancelTransaction, ReapTransaction, ReportTransaction
 from dragoman.jobs.storage.transactions.retry import RetryTransaction
 from dragoman.jobs.values.options import LEASE_SECONDS, QueueOptions
-from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, OpenJobRow, Submission
+from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, MovableJobRow, OpenJobRow, Submission
 
 _log = logs.get_logger(__name__)
+
+
+class NotWaiting(ValueError):
+    """The job is not in the queue any more."""
+
+    def __init__(self, job_id: str, state: JobState) -> None:
+        super().__init__(f"Job {job_id} is {state}; only a job that waits has a place in the queue")
 
 
 class JobStore:
@@ -127,6 +137,27 @@ class JobStore:
         aging = self._options.priority_aging_seconds
         self._ledger.run_script(RetryTransaction(self._statements, job_id, aging_seconds=aging, hold_cap=hold_cap))
         self._ledger.sync()
+
+    def prioritize(self, job_id: str, priority: int) -> None:
+        """Give a waiting job another priority, with the place of one that its owner submits now in it.
+
+        It keeps what it has waited: it is due as if it had been submitted with this priority. Raises JobNotFound and
+        NotWaiting.
+        """
+
+        def write(session: Session, _now: Instant) -> None:
+            rows = session.rows(self._statements.movable, job_id)
+            if not rows:
+                raise JobNotFound(job_id)
+            row = MovableJobRow._make(rows[0])
+            if row.state != "queued":
+                raise NotWaiting(job_id, row.state)
+            if row.priority != priority:
+                place = self._statements.fair_queue.next_round(session, row.model, priority, row.owner)
+                due = due_at(row.submitted_at, priority, self._options.priority_aging_seconds)
+                session.write(self._statements.move, priority, place, due, row.number)
+
+        self._ledger.transaction(write)
 
     def reap(self) -> list[int]:
         """Requeue or fail jobs of dead processes, and fail overdue jobs. Returns the numbers of all of them."""

@@ -46,6 +46,17 @@ class EndedJobRow(NamedTuple):
     base_model: str | None
 
 
+class MovableJobRow(NamedTuple):
+    """A locked job that may get another place in the queue. The fields are columns."""
+
+    number: int
+    owner: str
+    model: str
+    priority: int
+    state: JobState
+    submitted_at: int
+
+
 class NewJobRow(NamedTuple):
     """A job to insert. The fields are columns, in the order of the table; other columns get their defaults."""
 

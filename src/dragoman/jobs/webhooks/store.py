@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, u
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import jobs
+from dragoman.core.errors import JobNotFound
 from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, ended_message
 from dragoman.jobs.webhooks.options import DELIVERY_LEASE_SECONDS, DeliveryLimits, RetrySchedule
 
@@ -44,6 +45,13 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """From 1 on."""
     lease_until: int
     """No other process repeats the attempt before this time, in milliseconds since 1970."""
+
+
+class NothingToSend(ValueError):
+    """The job has no webhook, or has not ended yet."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job {job_id} has no webhook to send: it was submitted without one, or has not ended")
 
 
 class WebhookStore:
@@ -141,6 +149,19 @@ class WebhookStore:
         """Whether the message is due later than any new delay allows, because the clock was set back."""
         longest_delay = max(self._schedule.max_seconds, DELIVERY_LEASE_SECONDS)
         return jobs.c.webhook_at > now + round(longest_delay * 1000)
+
+
+def send_again(database: Database, job_id: str) -> None:
+    """Make the message of an ended job due again, with all its attempts. Raises JobNotFound and NothingToSend."""
+    with database.write() as connection:
+        query = select(jobs.c.number, jobs.c.webhook_state).where(jobs.c.id == job_id).with_for_update()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise JobNotFound(job_id)
+        if row.webhook_state is None:
+            raise NothingToSend(job_id)
+        again = {"webhook_state": "due", "webhook_attempts": 0, "webhook_at": database.now(connection).wall}
+        connection.execute(update(jobs).where(jobs.c.number == row.number).values(**again))
 
 
 def _is_due(now: int) -> ColumnElement[bool]:

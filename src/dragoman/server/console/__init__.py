@@ -3,7 +3,7 @@
 Its code, its templates and Jinja2 are loaded by the first request for a page: no server starts more slowly for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -17,11 +17,19 @@ from dragoman.server.origins import parse_host
 from dragoman.server.settings import Settings
 
 
+class ShownSettings(NamedTuple):
+    """The settings in effect, as operators see them."""
+
+    settings: Settings
+    """Without secrets."""
+    origins: Mapping[str, str]
+    """Their keys → where they were set."""
+
+
 class ConsoleOptions(NamedTuple):
     """The console of an app."""
 
-    settings: Settings
-    """All that are in effect, without secrets."""
+    shown: ShownSettings
     database: Database | None
     """Of the accounts, or of the usage records. None: nothing is recorded."""
 

@@ -11,13 +11,16 @@ _SPARKLINE = (
     '<polygon points="0,{height} {line} {width},{height}"></polygon><polyline points="{line}"></polyline></svg>'
 )
 
+_FLAT_LINE = (
+    '<svg class="sparkline" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="{label}">'
+    '<polyline class="none" points="0,{bottom} {width},{bottom}"></polyline></svg>'
+)
+
 
 def sparkline(values: Sequence[float], label: str) -> Markup:
     """Draw values of equal intervals as a line over its area. `label` says what it shows."""
     if not any(values):
-        return Markup('<svg class="sparkline" viewBox="0 0 {} {}" role="img" aria-label="{}"></svg>').format(
-            _WIDTH, _HEIGHT, f"{label}: none"
-        )
+        return Markup(_FLAT_LINE).format(width=_WIDTH, height=_HEIGHT, bottom=_HEIGHT - 3, label=f"{label}: none")
     highest = max(values)
     step = _WIDTH / max(1, len(values) - 1)
     points = [

@@ -1,7 +1,7 @@
 """What the metrics say about each upstream and each model since the server's start."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -19,18 +19,28 @@ class UpstreamCounts(msgspec.Struct, kw_only=True):
     """Upper bounds in seconds, and how many answers began within them."""
 
     def first_token_ms(self, fraction: float) -> float | None:
-        """Estimate a percentile of the times to the first token, by linear interpolation within its class."""
-        total = max((count for _, count in self.first_tokens), default=0.0)
-        lower = below = 0.0
-        for upper, count in sorted(self.first_tokens):
-            if total and count >= fraction * total:
-                share = (fraction * total - below) / (count - below) if count > below else 1.0
-                return 1000 * (lower if math.isinf(upper) else lower + (upper - lower) * share)
-            lower, below = upper, count
-        return None
+        """Estimate a percentile of the times to the first token."""
+        return percentile_ms(self.first_tokens, fraction)
 
 
 NO_COUNTS = UpstreamCounts()
+
+
+def percentile_ms(buckets: Iterable[tuple[float, float]], fraction: float) -> float | None:
+    """Estimate a percentile, in milliseconds, by linear interpolation within its class. None: nothing was counted.
+
+    `buckets` are those of a histogram: upper bounds in seconds, and how many were within each.
+    """
+    ordered = sorted(buckets)
+    total = max((count for _, count in ordered), default=0.0)
+    lower = below = 0.0
+    for upper, count in ordered:
+        if total and count >= fraction * total:
+            share = (fraction * total - below) / (count - below) if count > below else 1.0
+            return 1000 * (lower if math.isinf(upper) else lower + (upper - lower) * share)
+        lower, below = upper, count
+    return None
+
 
 _FIRST_TOKEN = "dragoman_upstream_first_token_seconds_bucket"
 

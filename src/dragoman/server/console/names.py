@@ -8,6 +8,7 @@ from sqlalchemy import literal, select, union_all
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import accounts, keys
+from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -20,12 +21,23 @@ class Names(msgspec.Struct, frozen=True):
         """Return the account's name; empty without an account."""
         return self.accounts.get(number, f"account {number}") if number else ""
 
+    def owner(self, owner: str) -> str:
+        """Return whose a job or a response is."""
+        account = owner_account(owner)
+        return self.account(account) if account is not None else "a key of the settings" if owner else "anybody"
+
     def key(self, number: int | None) -> str:
         """Return the key's label, or else its number; empty without a key."""
         return self.keys.get(number, f"key {number}") if number else ""
 
 
 NO_NAMES = Names({}, {})
+
+
+def owner_account(owner: str) -> int | None:
+    """Return the number of the account that is the owner. None: it is none."""
+    number = owner.removeprefix(ACCOUNT_OWNER_PREFIX)
+    return int(number) if owner.startswith(ACCOUNT_OWNER_PREFIX) and number.isdecimal() else None
 
 
 class _HasOwner(Protocol):
@@ -42,6 +54,11 @@ def read_names(database: Database, rows: Iterable[_HasOwner]) -> Names:
     return names_of(
         database, {row.account_id for row in rows if row.account_id}, {row.key_id for row in rows if row.key_id}
     )
+
+
+def names_of_owners(database: Database, owners: Iterable[str]) -> Names:
+    """Return the names of the accounts among the owners, by one query."""
+    return names_of(database, filter(None, map(owner_account, owners)), ())
 
 
 def names_of(database: Database, account_ids: Iterable[int], key_ids: Iterable[int]) -> Names:

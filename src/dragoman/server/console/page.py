@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from dragoman.accounts.administration.accounts import find_account
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.database.connections import Database
 from dragoman.core.context import Caller, new_request_id
@@ -111,6 +112,18 @@ class PageRequest:
         if thread is None or not self.services.has_accounts:
             raise NO_ACCOUNTS
         return await thread.run_slow(call, Administrator(thread.database, self.viewer.name), *args, **kwargs)
+
+    async def wanted_account(self) -> int | None:
+        """Return the account whose records the viewer asks for: a holder its own, an operator that of the query.
+
+        None: all. Raises AccountNotFound for a name that no account has.
+        """
+        wanted = self.query.text("account")
+        if not self.viewer.is_operator or wanted is None:
+            return self.viewer.account_id
+        if wanted.isascii() and wanted.isdecimal():
+            return self.query.integer("account")
+        return (await self.read(find_account, wanted)).id
 
     async def visible_models(self) -> list[ServedModel]:
         """Return the models that the viewer's key may use, or all for an operator."""

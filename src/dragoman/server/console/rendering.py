@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
@@ -23,6 +23,9 @@ _FOLDER = Path(__file__).parent
 
 NOTHING = "\N{EN DASH}"
 """Stands where there is no figure."""
+
+_PRICE_PLACES = 5
+"""Digits after the point of the price of a request that is not smaller."""
 
 _MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -54,6 +57,8 @@ class Renderer:
         environment.filters.update(
             amount=format_amount,
             money=short_amount,
+            price=price_amount,
+            aligned=align_amount,
             per_million=format_price_per_million,
             number=format_number,
             compact=compact_number,
@@ -141,12 +146,26 @@ def format_size(size: int) -> str:
 
 def short_amount(amount: int) -> str:
     """Format an amount of nano-units with as many digits as people compare: two, or more for small ones."""
-    text = format_amount(amount)
-    units, fraction = text.split(".")
-    if abs(amount) >= 10**9 or not amount:
-        return f"{int(units):,}".replace(",", "\u202f") + f".{fraction[:2]}"
+    units, _, fraction = format_amount(abs(amount)).partition(".")
     leading = len(fraction) - len(fraction.lstrip("0"))
-    return f"{units}.{fraction[: max(2, leading + 2)]}"
+    digits = 2 if abs(amount) >= 10**9 or not amount else max(2, leading + 2)
+    return f"{'-' if amount < 0 else ''}{format_number(int(units))}.{fraction[:digits]:0<{digits}}"
+
+
+def price_amount(amount: int) -> str:
+    """Format what one request cost: in a column most points stand below each other."""
+    units, _, fraction = short_amount(amount).partition(".")
+    if not amount or len(fraction) >= _PRICE_PLACES:
+        return f"{units}.{fraction}"
+    exact = format_amount(amount).partition(".")[2]
+    return f"{units}.{exact[:_PRICE_PLACES]:0<{_PRICE_PLACES}}"
+
+
+def align_amount(amount: int, column: Iterable[int]) -> str:
+    """Format an amount exactly, with as many digits after the point as the longest of its column needs."""
+    places = max((len(format_amount(each).partition(".")[2]) for each in column), default=2)
+    units, _, fraction = format_amount(amount).partition(".")
+    return f"{units}.{fraction:0<{places}}"
 
 
 def format_duration(milliseconds: float | None) -> str:

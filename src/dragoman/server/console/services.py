@@ -1,6 +1,7 @@
 """What the console shows and changes: the parts of the worker that it works with."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.dialects.http.context import HttpOptions
@@ -29,6 +30,8 @@ class ConsoleServices:
     readiness: ReadinessCheck
     settings: Settings
     """Without secrets."""
+    setting_origins: Mapping[str, str]
+    """Their keys → where they were set."""
 
     @property
     def catalog(self) -> Catalog:

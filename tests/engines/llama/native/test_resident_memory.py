@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dragoman.engines.llama.native.resident_memory import holds_only_zeros, release_zeros
+from dragoman.engines.llama.native.resident_memory import resident_bytes as resident_bytes_of_all
 
 MAPPING_BYTES = 64 * 2**20
 CHUNK_BYTES = 2 * 2**20
@@ -34,6 +35,16 @@ def test_memory_of_zeros_is_given_back_and_everything_else_stays() -> None:
         assert CHUNK_BYTES <= resident_bytes(memory) <= 2 * CHUNK_BYTES
         assert memory[5 * CHUNK_BYTES + 17] == 3
         assert np.count_nonzero(memory) == 1
+        del memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for")
+def test_the_memory_of_a_process_grows_by_what_it_writes() -> None:
+    before = resident_bytes_of_all()
+    with mmap.mmap(-1, MAPPING_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
+        memory = np.frombuffer(mapping, dtype=np.uint8)
+        memory[:] = 1
+        assert resident_bytes_of_all() - before > MAPPING_BYTES // 2
         del memory
 
 

@@ -1,4 +1,4 @@
-"""Give memory that holds only zeros back to the system.
+"""Measure this process's memory, and give what holds only zeros back to the system.
 
 llama.cpp writes zeros over a new KV cache and its compute buffers, so that all their pages are resident from the start.
 A page that is given back reads as zeros, and becomes resident again when a token needs it.
@@ -24,6 +24,14 @@ _IS_PRESENT = np.uint64(1 << 63)
 
 _MADV_DONTNEED = 4
 """From <linux/mman.h>."""
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process, with the pages of files that it maps; 0 on a system without /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 def release_zeros() -> int:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics, SavedPrefixStatistics
@@ -18,6 +20,7 @@ from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
+from dragoman.engines.llama.native.resident_memory import resident_bytes
 
 MAX_QUEUED_COMMANDS = 4096
 """The most commands that may wait for the next step."""
@@ -71,7 +74,7 @@ class CommandThread(ABC):
 
     def request_statistics(self, on_result: Callable[[EngineStatistics], None]) -> None:
         """Call `on_result` from the working thread before the next step."""
-        self._put(lambda: on_result(self._statistics()))
+        self._put(lambda: on_result(msgspec.structs.replace(self._statistics(), resident_bytes=resident_bytes())))
 
     def stop(self) -> None:
         """Let `run` return after the current step."""

@@ -5,6 +5,7 @@ import platform
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping
 
 import msgspec
 from starlette.responses import Response
@@ -18,6 +19,9 @@ from dragoman.server.settings_report import report_values
 
 _MAX_CLOCK_DIFFERENCE_MS = 2_000
 _LEAST_FREE_SHARE = 0.05
+
+_RELOADED = "reloaded"
+"""Where a setting was set that had its default at the start: by a reload, from the same places."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +37,8 @@ class SettingLine(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     value: str
-    is_default: bool
+    origin: str
+    """Where it was set. Empty: it has its default."""
 
 
 async def show(page: PageRequest) -> Response:
@@ -66,18 +71,18 @@ async def show(page: PageRequest) -> Response:
             "Settings": _generation(page),
             "Worker": f"process {os.getpid()}, {len(sys.modules)} modules",
         },
-        settings=setting_lines(page.services.settings),
+        settings=setting_lines(page.services.settings, page.services.setting_origins),
     )
 
 
-def setting_lines(settings: Settings) -> list[SettingLine]:
+def setting_lines(settings: Settings, origins: Mapping[str, str]) -> list[SettingLine]:
     """Return all settings in effect by their names in the file, without secrets."""
     default = dict(report_values(Settings()))
     return [
         SettingLine(
             name=key,
             value="not set" if value is None else msgspec.json.encode(value).decode(),
-            is_default=value == default[key],
+            origin="" if value == default[key] else origins.get(key, _RELOADED),
         )
         for key, value in report_values(settings)
     ]

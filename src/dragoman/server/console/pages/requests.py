@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from dragoman.accounts.administration.movements import movements_of
-from dragoman.accounts.administration.prices import get_price
+from dragoman.accounts.administration.prices import Price, get_price
 from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.administration.usage_reports import RequestFilter, RequestPage, find_request, list_requests
 from dragoman.accounts.database.connections import Database
@@ -23,10 +23,24 @@ from dragoman.server.dialects import DIALECTS
 _PAGE = 50
 
 
+class ChargedTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one kind and what they cost. Amounts are in nano-units."""
+
+    title: str
+    tokens: int
+    price: int
+    """Of one token."""
+
+    @property
+    def amount(self) -> int:
+        """What all of them cost."""
+        return self.tokens * self.price
+
+
 async def show(page: PageRequest) -> Response:
     """Show a page of requests. A script gets the rows behind a cursor alone."""
     query = page.query
-    shown = _filter(query, page.viewer)
+    shown = _filter(query, await page.wanted_account())
     if query.text("id") is not None:
         return page.redirect(f"/requests/{query.required('id')}")
     cursor = query.text("cursor")
@@ -63,7 +77,14 @@ async def show_request(page: PageRequest) -> Response:
         raise PageError(404, "There is no such request", "It may still run: requests are listed once they have ended.")
     movements = await page.read(movements_of, row) if page.services.has_accounts else []
     has_kept_body = await page.read(has_body, row.request_id)
-    return page.render("request.html", row=row, names=names, price=price, movements=movements, has_body=has_kept_body)
+    return page.render(
+        "request.html",
+        row=row,
+        names=names,
+        charged=[] if price is None else _charged(row, price),
+        movements=movements,
+        has_body=has_kept_body,
+    )
 
 
 async def show_charge(page: PageRequest) -> Response:
@@ -99,8 +120,16 @@ def decode_cursor(text: str) -> int:
     return int.from_bytes(decoded, "big")
 
 
-def _filter(query: Fields, viewer: ConsoleViewer) -> RequestFilter:
-    account = query.integer("account") if viewer.is_operator else viewer.account_id
+def _charged(row: UsageRecord, price: Price) -> list[ChargedTokens]:
+    computed = row.prompt_tokens - row.cached_tokens
+    return [
+        ChargedTokens(title="Prompt, computed", tokens=computed, price=price.prompt),
+        ChargedTokens(title="Prompt, shared", tokens=row.cached_tokens, price=price.cached),
+        ChargedTokens(title="Answer", tokens=row.completion_tokens, price=price.completion),
+    ]
+
+
+def _filter(query: Fields, account: int | None) -> RequestFilter:
     return RequestFilter(
         account_id=account,
         key_id=query.integer("key"),
@@ -116,7 +145,9 @@ def _read_page(database: Database, shown: RequestFilter, before: int | None) -> 
     return found, read_names(database, found.rows)
 
 
-def _read_request(database: Database, request_id: str, viewer: ConsoleViewer) -> tuple[UsageRecord | None, Names, Any]:
+def _read_request(
+    database: Database, request_id: str, viewer: ConsoleViewer
+) -> tuple[UsageRecord | None, Names, Price | None]:
     if not viewer.sees_usage:
         return None, read_names(database, ()), None
     row = find_request(database, request_id, viewer.account_id)

@@ -6,9 +6,9 @@ from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.responses import StoredResponseEntry, delete_response, list_responses
 from dragoman.accounts.times import DAY_MILLISECONDS
-from dragoman.core.context import ACCOUNT_OWNER_PREFIX, account_owner, key_digest
+from dragoman.core.context import account_owner, key_digest
 from dragoman.core.responses import ResponseNotFound
-from dragoman.server.console.names import Names, names_of
+from dragoman.server.console.names import Names, names_of_owners
 from dragoman.server.console.page import NO_OWN_RECORDS, PageRequest
 from dragoman.server.console.viewers import ConsoleViewer
 
@@ -24,7 +24,7 @@ async def show(page: PageRequest) -> Response:
         more = page.renderer.url("/responses", before=f"{shown[-1].stored_at}-{shown[-1].id}")
     return page.render(
         "responses.html",
-        entries=[(each, _name(each.owner, names)) for each in shown],
+        entries=[(each, names.owner(each.owner)) for each in shown],
         more=more,
         lifetime=round(page.services.settings.responses.retention_days * DAY_MILLISECONDS),
     )
@@ -68,14 +68,4 @@ def _read(
     database: Database, owner: str | None, before: tuple[int, str] | None
 ) -> tuple[list[StoredResponseEntry], Names]:
     entries = list_responses(database, owner, before=before, limit=_SHOWN + 1)
-    return entries, names_of(database, filter(None, (_account(each.owner) for each in entries)), ())
-
-
-def _account(owner: str) -> int | None:
-    number = owner.removeprefix(ACCOUNT_OWNER_PREFIX)
-    return int(number) if owner.startswith(ACCOUNT_OWNER_PREFIX) and number.isdecimal() else None
-
-
-def _name(owner: str, names: Names) -> str:
-    account = _account(owner)
-    return names.account(account) if account is not None else "a key of the settings" if owner else "anybody"
+    return entries, names_of_owners(database, (each.owner for each in entries))

@@ -17,7 +17,7 @@ from dragoman.server.admin import upstream_handlers, wire
 from dragoman.server.admin.handlers import AdminRequest
 from dragoman.server.console.counts import NO_COUNTS, UpstreamCounts, upstream_counts
 from dragoman.server.console.gauges import ReplicaGauges
-from dragoman.server.console.page import NO_ACCOUNTS, PageRequest
+from dragoman.server.console.page import NO_ACCOUNTS, PageError, PageRequest
 from dragoman.server.upstream_settings import UpstreamKindName
 
 
@@ -90,6 +90,17 @@ async def drain(page: PageRequest) -> Response:
 async def undrain(page: PageRequest) -> Response:
     """Send an upstream requests again."""
     return await _change(page, upstream_handlers.undrain, await _named(page))
+
+
+async def probe(page: PageRequest) -> Response:
+    """Probe an upstream now, from the worker that shows the page."""
+    name = (await page.fields()).required("upstream")
+    replicas = (replica for each in page.services.catalog.deployments for replica in each.replicas)
+    for replica in replicas:
+        if replica.name == name and isinstance(replica.engine, Probed):
+            await replica.engine.probe()
+            return page.redirect("/upstreams")
+    raise PageError(404, f"This worker knows no upstream {name}", "An upstream joins within a second.")
 
 
 async def remove(page: PageRequest) -> Response:

@@ -124,7 +124,7 @@ async def _report(page: PageRequest) -> tuple[str, Grouping | None, UsageReport]
     if not page.viewer.sees_usage:
         raise NO_OWN_RECORDS
     group = _grouping(query, page.viewer, PERIODS[period].unit)
-    return period, group, await page.read(_read, PERIODS[period], group, _filter(query, page.viewer))
+    return period, group, await page.read(_read, PERIODS[period], group, _filter(query, await page.wanted_account()))
 
 
 def _grouping(query: Fields, viewer: ConsoleViewer, unit: str) -> Grouping | None:
@@ -144,8 +144,7 @@ def _groupings(viewer: ConsoleViewer, unit: str) -> dict[str, str]:
     return {**names, "none": "Nothing"}
 
 
-def _filter(query: Fields, viewer: ConsoleViewer) -> RequestFilter:
-    account = query.integer("account") if viewer.is_operator else viewer.account_id
+def _filter(query: Fields, account: int | None) -> RequestFilter:
     return RequestFilter(account_id=account, key_id=query.integer("key"), model=query.text("model"))
 
 

@@ -26,6 +26,7 @@ function compact(value) {
 }
 
 function duration(milliseconds) {
+  if (!milliseconds) return "0";
   return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${+(milliseconds / 1000).toPrecision(3)} s`;
 }
 
@@ -44,8 +45,8 @@ function axes(format) {
   const grid = { stroke: colour("--line"), width: 1 };
   const shared = { stroke: colour("--ink-soft"), grid, ticks: grid, font: `12px ${getComputedStyle(document.body).fontFamily}` };
   return [
-    { ...shared, grid: { show: false }, values: dateLabels, space: 70 },
-    { ...shared, values: (_, ticks) => ticks.map(format), size: 62 },
+    { ...shared, grid: { show: false }, values: dateLabels, space: 70, size: 30, gap: 6 },
+    { ...shared, ticks: { show: false }, values: (_, ticks) => ticks.map(format), size: 56, gap: 8 },
   ];
 }
 
@@ -59,20 +60,27 @@ function dateLabels(_, ticks) {
   });
 }
 
-function bars(series) {
+function bar(label, fill, share) {
+  const paths = uPlot.paths.bars({ size: [share, 48 * share], radius: 0.12 });
+  return { label, fill, stroke: fill, width: 0, paths, points: { show: false } };
+}
+
+/** Draw a stack of bars. `marks` are of all groups together: narrow bars in front. */
+function bars(series, marks) {
   const sums = stacked(series);
   const order = sums.map((_, index) => index).reverse();
+  const front = marks?.values.some((value) => value) ? [marks] : [];
   return {
-    values: [data.times, ...order.map((index) => sums[index])],
-    series: order.map((index) => ({
-      label: data.groups[index],
-      fill: seriesColour(index),
-      stroke: seriesColour(index),
-      width: 0,
-      paths: uPlot.paths.bars({ size: [0.72, 48], radius: 0.12 }),
-      points: { show: false },
-    })),
-    describe: (at) => order.toReversed().map((index) => [data.groups[index], series[index][at]]).filter(([, value]) => value),
+    values: [data.times, ...order.map((index) => sums[index]), ...front.map(({ values }) => values)],
+    series: [
+      ...order.map((index) => bar(data.groups[index], seriesColour(index), 0.72)),
+      ...front.map(({ label }) => bar(label, colour("--bad"), 0.3)),
+    ],
+    describe: (at) =>
+      [
+        ...order.toReversed().map((index) => [data.groups[index], series[index][at]]),
+        ...front.map(({ label, values }) => [label, values[at]]),
+      ].filter(([, value]) => value),
   };
 }
 
@@ -93,7 +101,7 @@ function lines() {
 
 const KINDS = {
   tokens: [() => bars(data.tokens), compact],
-  requests: [() => bars(data.requests), compact],
+  requests: [() => bars(data.requests, { label: "errors", values: data.errors }), compact],
   money: [() => bars(data.money), compact],
   first: [lines, duration],
 };
@@ -102,17 +110,17 @@ function draw(holder) {
   const [build, format] = KINDS[holder.dataset.chart];
   const { values, series, describe } = build();
   const note = holder.parentElement.querySelector(".chart-note");
-  const resting = holder.dataset.chart === "first" ? "" : data.groups.length > 1 ? "Colours as in the table below." : "";
-  note.textContent = resting;
+  note.textContent = "";
   const step = data.seconds;
   const options = {
     width: holder.clientWidth,
     height: 220,
+    padding: [8, 12, 0, 0],
     cursor: { y: false, points: { show: false } },
     legend: { show: false },
     scales: {
       x: { range: (_, low, high) => [low - step / 2, high + step / 2] },
-      y: { range: (_, _low, high) => [0, high > 0 ? high * 1.08 : 1] },
+      y: { range: (_, _low, high) => [0, high > 0 ? high * 1.04 : 1] },
     },
     axes: axes(format),
     series: [{}, ...series],
@@ -121,7 +129,7 @@ function draw(holder) {
         (plot) => {
           const at = plot.cursor.idx;
           if (at === null || at === undefined || plot.cursor.left < 0) {
-            note.textContent = resting;
+            note.textContent = "";
             return;
           }
           const moment = new Date(data.times[at] * 1000);
@@ -135,11 +143,28 @@ function draw(holder) {
   plots.push([holder, new uPlot(options, values, holder)]);
 }
 
+/** Move the cursor of the chart that has the focus by the arrow keys. */
+function moveCursor(event) {
+  const plot = plots.find(([holder]) => holder === event.currentTarget)?.[1];
+  const last = data.times.length - 1;
+  const at = plot.cursor.idx;
+  const to = {
+    ArrowLeft: at == null ? last : Math.max(0, at - 1),
+    ArrowRight: at == null ? 0 : Math.min(last, at + 1),
+    Home: 0,
+    End: last,
+  }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  plot.setCursor({ left: plot.valToPos(data.times[to], "x"), top: 0 });
+}
+
 function drawAll() {
   for (const [, plot] of plots.splice(0)) plot.destroy();
   for (const holder of document.querySelectorAll("[data-chart]")) draw(holder);
 }
 
+for (const holder of document.querySelectorAll("[data-chart]")) holder.addEventListener("keydown", moveCursor);
 drawAll();
 document.addEventListener("theme-changed", drawAll);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -23,6 +23,16 @@ function compact(value) {
   return Number.isInteger(value) ? String(value) : value.toFixed(1);
 }
 
+function duration(milliseconds) {
+  if (milliseconds === null) return "–";
+  if (milliseconds < 1000) return `${Math.round(milliseconds)}\u202fms`;
+  return `${(milliseconds / 1000).toFixed(milliseconds < 10000 ? 2 : 1)}\u202fs`;
+}
+
+function firstNote(p95) {
+  return p95 === null ? "no answer yet" : `p95 ${duration(p95)}`;
+}
+
 function setGauge(id, value, note) {
   const element = document.getElementById(id);
   if (element === null) return;
@@ -71,6 +81,7 @@ function open() {
     if (gauges === null) return;
     setGauge("gauge-running", gauges.running);
     setGauge("gauge-waiting", gauges.waiting);
+    setGauge("gauge-first", duration(gauges.first_token_p50), firstNote(gauges.first_token_p95));
     setGauge("gauge-speed", compact(gauges.tokens_per_second));
     for (const model of gauges.models) showState(model.name, model.state);
     const up = gauges.models.filter((model) => model.state === "ready" || model.state === "idle").length;

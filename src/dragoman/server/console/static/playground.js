@@ -94,6 +94,12 @@ async function generate(turn, settings) {
 function setBusy(isBusy) {
   stopButton.hidden = !isBusy;
   sendButton.disabled = isBusy;
+  holdChanges(isBusy);
+}
+
+/** Let nobody change a conversation whose answer is still coming. */
+function holdChanges(isHeld) {
+  for (const button of list.querySelectorAll("[data-changes]")) button.disabled = isHeld;
 }
 
 /** Read what the request cost, once it is settled: a moment after its end. */
@@ -118,7 +124,7 @@ function drawTurn(turn) {
   const sent = turn.sent.map((message) =>
     make("article", { class: `message ${message.role}` },
       make("div", { class: "message-head" }, message.role === "tool" ? "result of the tool" : "you",
-        make("span", { class: "actions" }, make("button", { class: "quiet", type: "button", onclick: () => edit(turn) }, "Edit"))),
+        make("span", { class: "actions" }, make("button", { class: "quiet", type: "button", "data-changes": "", onclick: () => edit(turn) }, "Edit"))),
       make("div", { class: "bubble" }, message.role === "tool" ? make("pre", { class: "code", tabindex: "0" }, message.content) : renderMarkdown(message.content))));
   const answers = make("div", { class: "answers" });
   turn.node = make("section", { class: "stack" }, ...sent, answers);
@@ -149,7 +155,7 @@ function drawAnswer(turn, answer) {
     make("div", { class: "message-head" }, answer.model,
       answer.finish && answer.finish !== "stop" ? make("span", { class: "badge" }, answer.finish) : "",
       make("span", { class: "actions" },
-        make("button", { class: "quiet", type: "button", disabled: !answer.isDone, onclick: () => retry(turn) }, "Retry"),
+        make("button", { class: "quiet", type: "button", "data-changes": "", onclick: () => retry(turn) }, "Retry"),
         make("button", { class: "quiet", type: "button", onclick: (event) => copyText(answer.text, event.currentTarget) }, "Copy"))),
   ];
   const bubble = make("div", { class: `bubble${answer.isDone ? "" : " pending"}` });
@@ -163,6 +169,7 @@ function drawAnswer(turn, answer) {
   for (const call of answer.calls.filter(Boolean)) bubble.append(drawCall(turn, answer, call));
   parts.push(bubble, figuresOf(answer));
   answer.node.replaceChildren(...parts);
+  holdChanges(running !== null);
 }
 
 function drawCall(turn, answer, call) {

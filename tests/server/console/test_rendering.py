@@ -1,0 +1,32 @@
+"""Amounts as the console writes them."""
+
+import pytest
+
+from dragoman.server.console.rendering import align_amount, price_amount, short_amount
+
+NANO = 10**9
+
+
+@pytest.mark.parametrize(
+    ("amount", "short", "price"),
+    [
+        (0, "0.00", "0.00"),
+        (720_000, "0.00072", "0.00072"),
+        (700_000, "0.00070", "0.00070"),
+        (7_200, "0.0000072", "0.0000072"),
+        (6_834_000, "0.0068", "0.00683"),
+        (12_020_000, "0.012", "0.01202"),
+        (500_000_000, "0.50", "0.50000"),
+        (-500_000_000, "-0.50", "-0.50000"),
+        (1_234_567_890_000, "1\u202f234.56", "1\u202f234.56789"),
+    ],
+)
+def test_a_small_amount_has_two_digits_that_count_and_a_price_five_places(amount: int, short: str, price: str) -> None:
+    assert (short_amount(amount), price_amount(amount)) == (short, price)
+
+
+def test_the_points_of_a_column_stand_below_each_other_and_no_digit_is_lost() -> None:
+    column = [514_512_400, 45_292_480, 3 * NANO, -1]
+    texts = [align_amount(amount, column) for amount in column]
+    assert texts == ["0.514512400", "0.045292480", "3.000000000", "-0.000000001"]
+    assert align_amount(NANO, [NANO]) == "1.00"
