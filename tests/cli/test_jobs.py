@@ -11,7 +11,10 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.cli.main import app
 from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import WebhookOptions
 from tests.support.jobs.queue_harness import QueueHarness, QueueServer, queue_server, text_of
+from tests.support.jobs.webhook_receivers import SECRET
 from tests.support.metered import MODEL
 
 
@@ -84,7 +87,28 @@ async def test_cancelling_a_running_job_stops_it_in_its_server(harness: QueueHar
     harness.assert_settled()
 
 
-@pytest.mark.parametrize("command", ["show", "cancel", "retry"])
+async def test_a_waiting_job_is_moved_before_the_others(idle_server: QueueServer) -> None:
+    first, second = [await idle_server.submit(text) for text in ("one", "two")]
+    assert run("prioritize", second.id, "7").stdout == f"{second.id} has priority 7\n"
+    assert [(await idle_server.job(each.id)).position for each in (first, second)] == [2, 1]
+    run("prioritize", second.id, "256", status=2)
+    run("cancel", second.id)
+    assert run("prioritize", second.id, "8", status=1).stderr.startswith(f"dragoman: Job {second.id} is cancelled")
+
+
+async def test_a_webhook_is_due_again(harness: QueueHarness, tmp_path: Path) -> None:
+    webhooks = WebhookOptions(secret=parse_secret(SECRET), poll_seconds=3600)
+    async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0), webhooks=webhooks) as one:
+        job = await one.submit("Hello", webhook="https://receiver.test/token")
+        assert run("send-webhook", job.id, status=1).stderr.startswith(f"dragoman: Job {job.id} has no webhook to send")
+        run("cancel", job.id)
+    harness.update_job(job.id, webhook_state="failed", webhook_at=None, webhook_attempts=8)
+    assert run("send-webhook", job.id).stdout == f"the webhook of {job.id} is due\n"
+    row = harness.job_row(job.id)
+    assert (row.webhook_state, row.webhook_attempts, row.webhook_at is None) == ("due", 0, False)
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "retry", "send-webhook"])
 @pytest.mark.usefixtures("harness")
 def test_an_unknown_job_is_reported_in_one_line(command: str) -> None:
     assert run(command, "job_7", status=1).stderr == "dragoman: Job 'job_7' not found\n"

@@ -1,4 +1,4 @@
-"""`dragoman jobs`: show queued requests, cancel them and run them again."""
+"""`dragoman jobs`: show queued requests, cancel them, run them again and move them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragoman.jobs.storage.store import JobStore
     from dragoman.server.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Show queued requests, cancel them and run them again.")
+app = typer.Typer(no_args_is_help=True, help="Show queued requests, cancel them, run them again and move them.")
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, such as job_0199…")]
 
@@ -136,6 +136,34 @@ def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOptio
     with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
         store.retry(job, hold_cap=settings.accounts.max_hold_tokens)
     typer.echo(f"{job} is queued")
+
+
+@app.command()
+def prioritize(
+    job: JobArgument,
+    priority: Annotated[int, typer.Argument(help="From 0, which is first, to 255; 128 is what jobs have by default.")],
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give a waiting job another priority, on any server."""
+    from dragoman.core.jobs import LOWEST_PRIORITY
+
+    if not 0 <= priority <= LOWEST_PRIORITY:
+        raise typer.BadParameter(f"{priority} is not from 0 to {LOWEST_PRIORITY}", param_hint="PRIORITY")
+    settings = load_settings_with_database(database, config)
+    with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
+        store.prioritize(job, priority)
+    typer.echo(f"{job} has priority {priority}")
+
+
+@app.command()
+def send_webhook(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Let a server send the webhook of an ended job again, with all its attempts."""
+    from dragoman.jobs.webhooks.store import send_again
+
+    with open_database(database, config) as db, _exit_on_refusal():
+        send_again(db, job)
+    typer.echo(f"the webhook of {job} is due")
 
 
 @contextlib.contextmanager
