@@ -5,14 +5,29 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import msgspec
 import pytest
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
-from opentelemetry.trace import StatusCode
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
+    StaticSampler,
+)
+from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace.span import TraceState
+from opentelemetry.util.types import Attributes
 from prometheus_client import CollectorRegistry
 
+from dragoman.core.embedding import EmbeddingRequest, TextPair
 from dragoman.core.errors import ReplicaFailed
+from dragoman.core.request import JsonObjectFormat, SamplingParams, TextPrompt
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
@@ -60,6 +75,12 @@ def sampler() -> Sampler:
 
 
 @pytest.fixture
+def ids() -> IdGenerator:
+    """Makes the ids of traces and spans."""
+    return RandomIdGenerator()
+
+
+@pytest.fixture
 def failures() -> list[FailurePoint]:
     """How the first attempts end."""
     return []
@@ -70,8 +91,9 @@ def _upstreams(engine: Engine) -> tuple[Replica, ...]:
 
 
 @pytest.fixture
-async def server(sampler: Sampler, failures: list[FailurePoint]) -> AsyncIterator[TracedServer]:
-    exporter, provider = InMemorySpanExporter(), TracerProvider(sampler, shutdown_on_exit=False)
+async def server(sampler: Sampler, ids: IdGenerator, failures: list[FailurePoint]) -> AsyncIterator[TracedServer]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracing, engine = Tracing(provider), BreakingEcho(*failures)
     services = AppServices(
@@ -167,13 +189,67 @@ async def test_failures_are_marked_and_probes_are_not_traced(server: TracedServe
     assert all(span.end_time is not None for span in server.spans)
 
 
-@pytest.mark.parametrize("sampler", [ALWAYS_OFF])
-async def test_what_is_not_sampled_is_answered_and_measured_without_a_span(server: TracedServer) -> None:
+class CountingSampler(StaticSampler):
+    """Counts its decisions. It is not one of OpenTelemetry's, so that requests are not decided about without it."""
+
+    def __init__(self) -> None:
+        super().__init__(Decision.DROP)
+        self.decisions = 0
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        self.decisions += 1
+        return super().should_sample(parent_context, trace_id, name, attributes=attributes)
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, CountingSampler()])
+async def test_what_is_not_sampled_is_answered_and_measured_without_a_span(
+    server: TracedServer, sampler: Sampler
+) -> None:
     assert (await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))).status_code == 200
     assert len(server.spans) == 0
     assert 'dragoman_requests_total{model="echo",result="ok"} 1.0' in (await server.client.get("/metrics")).text
     [trace] = server.traces_of_generations
     assert not int(trace.split("-")[3], 16) & SAMPLED, "whoever continues it does not sample it either"
+    assert not isinstance(sampler, CountingSampler) or sampler.decisions == 1
+
+
+class AlternatingIds(RandomIdGenerator):
+    """Makes ids of traces of which every other is in the lower half, which is sampled."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def generate_trace_id(self) -> int:
+        self.made.append(len(self.made) % 2 << 63 | 1 + len(self.made))
+        return self.made[-1]
+
+
+@pytest.mark.parametrize("sampler", [ParentBasedTraceIdRatio(0.5)])
+@pytest.mark.parametrize("ids", [AlternatingIds()])
+async def test_the_share_of_requests_that_is_asked_for_is_recorded(server: TracedServer, ids: AlternatingIds) -> None:
+    for _ in range(4):
+        await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))
+    recorded = {span.context.trace_id for span in server.spans if span.context is not None}
+    assert recorded == {1, 3}
+    assert [int(trace.split("-")[1], 16) for trace in server.traces_of_generations] == ids.made[:4]
+
+
+@pytest.mark.parametrize("sampler", [ParentBasedTraceIdRatio(1.0)])
+async def test_what_its_client_does_not_record_is_continued_without_a_span(server: TracedServer) -> None:
+    place = f"00-{TRACE}-{PARENT}-00"
+    body = chat_body("hi", model="echo")
+    await server.client.post("/v1/chat/completions", json=body, headers={"traceparent": place})
+    assert len(server.spans) == 0
+    assert server.traces_of_generations == [place]
 
 
 def test_a_job_has_a_trace_of_its_own_that_links_to_its_submitters() -> None:
@@ -188,6 +264,29 @@ def test_a_job_has_a_trace_of_its_own_that_links_to_its_submitters() -> None:
     [link] = generation.links
     assert generation.parent is None
     assert f"{link.context.trace_id:032x}-{link.context.span_id:016x}" == f"{TRACE}-{PARENT}"
+    provider.shutdown()
+
+
+def test_a_generations_span_says_what_was_asked_for_and_can_be_encoded_whatever_that_is() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    metrics = TracingMetrics(CollectorRegistry(), provider.get_tracer("test"))
+    sampling = SamplingParams(seed=2**64 - 1, top_k=3, presence_penalty=-0.5)
+    [chat] = draft("Hello").requests
+    chat = msgspec.structs.replace(chat, sampling=sampling, response_format=JsonObjectFormat())
+    embedding = EmbeddingRequest(model="echo", inputs=(TextPrompt("a"),), dimensions=64)
+    pair = EmbeddingRequest(model="echo", inputs=(TextPair("a", "b"),))
+    for task in (chat, embedding, pair):
+        metrics.start_timer("echo", task, is_queued=True).end("ok")
+    spans = exporter.get_finished_spans()
+    encode_spans(spans)
+    generation, embeddings, rerank = (dict(span.attributes or {}) for span in spans if span.name.endswith(" echo"))
+    assert generation["gen_ai.request.top_k"] == 3
+    assert generation["gen_ai.request.presence_penalty"] == -0.5
+    assert generation["gen_ai.output.type"] == "json"
+    assert not {"gen_ai.request.seed", "gen_ai.request.frequency_penalty"} & generation.keys()
+    assert embeddings["gen_ai.embeddings.dimension.count"] == 64
+    assert [each["gen_ai.operation.name"] for each in (embeddings, rerank)] == ["embeddings", "rerank"]
     provider.shutdown()
 
 

@@ -25,9 +25,9 @@ from opentelemetry.util.types import AttributeValue
 from prometheus_client import CollectorRegistry
 
 from dragoman.core.answered_by import AnsweredBy, FailedAttempt
-from dragoman.core.embedding import EmbeddingRequest
+from dragoman.core.embedding import EmbeddingRequest, TextPair
 from dragoman.core.events import FinishReason, Usage
-from dragoman.core.request import GenerationRequest, TextPrompt, TokenPrompt
+from dragoman.core.request import GenerationRequest, JsonObjectFormat, JsonSchemaFormat, TextPrompt, TokenPrompt
 from dragoman.core.tasks import Task
 from dragoman.gateway.execution.metrics import RequestMetrics, RequestResult, RequestTimer
 
@@ -41,8 +41,12 @@ REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 FINISH_REASONS = "gen_ai.response.finish_reasons"
 REPLICA, ATTEMPTS = "dragoman.upstream", "dragoman.attempts"
 ERROR_TYPE = "error.type"
+DIMENSIONS = "gen_ai.embeddings.dimension.count"
 
 _PROVIDER_NAME = "dragoman"
+
+_MAX_INTEGER = 2**63 - 1
+"""The largest integer in OTLP."""
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -60,8 +64,8 @@ class TracingMetrics(RequestMetrics):
         A queued job has a trace of its own, which links to that of the request that submitted it.
         """
         timer = super().start_timer(model, task)
-        if not is_queued and _is_sampled_out(get_current_span()):
-            return timer  # Starting a span to learn the same costs more than all else here.
+        if not is_queued and not get_current_span().is_recording():
+            return timer  # Nothing is recorded below an HTTP request that is not.
         operation = _operation(task)
         span = self._tracer.start_span(
             f"{operation} {model}",
@@ -158,11 +162,6 @@ def traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def _is_sampled_out(parent: Span) -> bool:
-    """Whether no span below `parent` is recorded, since it is not."""
-    return parent.get_span_context().is_valid and not parent.is_recording()
-
-
 def _links(task: Task | None) -> Sequence[Link]:
     """Return the link to the request that submitted a job."""
     if task is None or not task.trace:
@@ -174,6 +173,8 @@ def _links(task: Task | None) -> Sequence[Link]:
 
 def _operation(task: Task | None) -> str:
     match task:
+        case EmbeddingRequest(inputs=(TextPair(), *_)):
+            return "rerank"
         case EmbeddingRequest():
             return "embeddings"
         case GenerationRequest(prompt=TextPrompt() | TokenPrompt()):
@@ -184,17 +185,30 @@ def _operation(task: Task | None) -> str:
 def _requested(task: Task | None) -> Mapping[str, AttributeValue]:
     """Return what was asked for, as far as it was set."""
     if not isinstance(task, GenerationRequest):
-        return {} if task is None else {REQUEST_MODEL: task.model}
+        return {} if task is None else {REQUEST_MODEL: task.model, **_set({DIMENSIONS: task.dimensions})}
     sampling = task.sampling
     attributes: dict[str, AttributeValue] = {
         REQUEST_MODEL: task.model,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
     }
-    optional: dict[str, AttributeValue | None] = {
+    optional = {
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.seed": sampling.seed,
         "gen_ai.request.choice.count": task.n if task.n != 1 else None,
         "gen_ai.request.stop_sequences": sampling.stop or None,
+        "gen_ai.request.top_k": sampling.top_k if sampling.top_k > 0 else None,
+        "gen_ai.request.presence_penalty": sampling.presence_penalty or None,
+        "gen_ai.request.frequency_penalty": sampling.frequency_penalty or None,
+        "gen_ai.output.type": "json" if isinstance(task.response_format, JsonObjectFormat | JsonSchemaFormat) else None,
     }
-    return attributes | {name: value for name, value in optional.items() if value is not None}
+    return attributes | _set(optional)
+
+
+def _set(optional: Mapping[str, AttributeValue | None]) -> dict[str, AttributeValue]:
+    """Return what is not None, and no integer that OTLP cannot carry: it would cost all spans that are sent with it."""
+    return {
+        name: value
+        for name, value in optional.items()
+        if value is not None and not (isinstance(value, int) and value > _MAX_INTEGER)
+    }
