@@ -15,8 +15,11 @@ BOARD = Path(__file__).parent.parent / "deploy" / "grafana" / "dragoman.json"
 
 _SOURCE = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
 _SELECTOR = 'job=~"$job", instance=~"$instance", model=~"$model"'
+_SERVERS = '{job=~"$job", instance=~"$instance"}'
 _WIDTH, _HEIGHT = 8, 8
-"""Of a panel; a row has 24 columns."""
+"""Of a panel."""
+_COLUMNS = 24
+"""Of the board."""
 
 
 class Panel(NamedTuple):
@@ -206,12 +209,58 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
     ),
+    "Ledger": (
+        Panel(
+            "Time to an answer",
+            "s",
+            tuple(
+                (
+                    f"histogram_quantile({q}, sum by (instance, le)"
+                    f" (rate(dragoman_ledger_answer_seconds_bucket{_SERVERS}[$r])))",
+                    f"{{{{instance}}}} p{q * 100:g}",
+                )
+                for q in (0.5, 0.95, 0.99)
+            ),
+        ),
+        Panel(
+            "Operations and failures",
+            "short",
+            (
+                (f"dragoman_ledger_pending_operations{_SERVERS}", "{{instance}} pending"),
+                (
+                    f"sum by (instance, reason) (rate(dragoman_ledger_failures_total{_SERVERS}[$r]))",
+                    "{{instance}} {{reason}} failed",
+                ),
+            ),
+        ),
+        Panel(
+            "State of the database",
+            "short",
+            (
+                (f"dragoman_database_up{_SERVERS}", "{{instance}} answers"),
+                (
+                    f"time() - dragoman_ledger_last_answer_timestamp_seconds{_SERVERS}",
+                    "{{instance}} seconds since an answer",
+                ),
+            ),
+        ),
+    ),
     "Process": (
         Panel("Reloads of the settings", "short", (('dragoman_settings_generation{job=~"$job"}', "{{instance}}"),)),
         Panel(
             "Time until the certificate expires",
             "s",
             (('dragoman_certificate_expiry_timestamp_seconds{job=~"$job"} - time()', "{{instance}}"),),
+        ),
+        Panel(
+            "Free disk space",
+            "percentunit",
+            (
+                (
+                    f"dragoman_disk_free_bytes{_SERVERS} / dragoman_disk_size_bytes{_SERVERS}",
+                    "{{instance}} {{folder}}",
+                ),
+            ),
         ),
     ),
 }
@@ -222,10 +271,12 @@ def board() -> dict[str, Any]:
     panels: list[dict[str, Any]] = []
     top = 0
     for title, row in ROWS.items():
-        position = {"h": 1, "w": 24, "x": 0, "y": top}
+        position = {"h": 1, "w": _COLUMNS, "x": 0, "y": top}
         panels.append({"type": "row", "title": title, "collapsed": False, "gridPos": position, "panels": []})
-        panels += [_panel(panel, column * _WIDTH, top + 1) for column, panel in enumerate(row)]
-        top += 1 + _HEIGHT
+        for number, panel in enumerate(row):
+            line, column = divmod(number, _COLUMNS // _WIDTH)
+            panels.append(_panel(panel, column * _WIDTH, top + 1 + line * _HEIGHT))
+        top += 1 + _HEIGHT * -(-len(row) * _WIDTH // _COLUMNS)
     numbered = [{"id": number, **panel} for number, panel in enumerate(panels, 1)]
     return {
         "__inputs": [

@@ -15,11 +15,14 @@ from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.ledger_connection import LedgerState
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.gateway.routing.replica import Replica
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.storage.reader import QueueDepth
+from dragoman.server.ledger_metrics import LedgerMetrics
+from dragoman.server.machine_metrics import DiskSpace, MachineCollector, MachineState
 from dragoman.server.metrics import (
     EngineCollector,
     EngineState,
@@ -57,11 +60,14 @@ def registry() -> CollectorRegistry:
     queue = QueueMetrics(made)
     queue.count_attempt(_MODEL, None)
     queue.count_delivery("delivered")
+    LedgerMetrics(made)
     statistics = EngineStatistics(running=0, waiting=0, kv_cells_used=0, kv_cells_cached=0, kv_cells_total=1)
     made.register(EngineCollector([EngineState(_MODEL, statistics, has_failed=False)]))
     made.register(QueueCollector({_MODEL: QueueDepth()}))
     made.register(ReplicaCollector([_deployment()]))
     made.register(SettingsCollector(SettingsState(1, certificate_expires_at=0.0)))
+    ledger = LedgerState(is_available=True, waiting=0, answered_at=0.0)
+    made.register(MachineCollector(MachineState(ledger, {"database": DiskSpace(free=1, size=2)})))
     return made
 
 

@@ -163,6 +163,7 @@ class AppServices:
         if accounting is not None and connect_upstream is not None:
             changes = UpstreamChanges(catalog, accounting.database_thread, connect_upstream, routing_metrics)
         self._accounting = accounting
+        ledger = metrics.observed_ledger(admission if accounting is None else accounting.admission, registry)
         self._console_thread = None if console_database is None else DatabaseThread(console_database)
         self._response_store = response_store
         self._body_store = body_store
@@ -178,7 +179,7 @@ class AppServices:
             images=images,
         )
         self._executor = GatewayJobExecutor(catalog, request_metrics)
-        self._metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
+        self._metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue, ledger=ledger)
         self._lifespan = partial(
             _lifespan,
             catalog=catalog,

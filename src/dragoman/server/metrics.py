@@ -19,12 +19,17 @@ from dragoman.core.adapters import metrics_label
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine, EngineStatistics
+from dragoman.gateway.admission.ledger import LedgerAdmission
+from dragoman.gateway.admission.recording import UnmeteredAdmission
 from dragoman.gateway.execution.metrics import RequestMetrics, file_values
+from dragoman.gateway.ledger_connection import LedgerConnection
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.gateway.routing.metrics import RoutingMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
 from dragoman.server.access import AccessControl, RouteClass, Viewer
+from dragoman.server.ledger_metrics import LedgerMetrics
+from dragoman.server.machine_metrics import MachineCollector, machine_state
 from dragoman.server.renamed_metrics import WithDeprecatedNames
 from dragoman.server.tracing import Tracing
 from dragoman.server.vllm_metrics import VllmMetrics
@@ -66,6 +71,8 @@ class MetricsSources(NamedTuple):
     """None: the settings are never reloaded."""
     vllm_names: bool = False
     """Whether metrics are exported under vLLM's names too."""
+    ledger: LedgerConnection | None = None
+    """None: nothing is recorded."""
 
 
 def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
@@ -75,7 +82,8 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
 
     async def answer(viewer: Viewer) -> Response:
         engines = map(_engine_state, sources.catalog.deployments)
-        states, depths = await asyncio.gather(asyncio.gather(*engines), _queue_depths(sources))
+        machine = machine_state(sources.ledger, sources.directory)
+        states, depths, found = await asyncio.gather(asyncio.gather(*engines), _queue_depths(sources), machine)
         counts = (shared.registry() if shared is not None else None) or sources.registry
         state_registry = CollectorRegistry()
         state_registry.register(EngineCollector(states))
@@ -83,6 +91,7 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
         if sources.settings is not None:
             state_registry.register(SettingsCollector(sources.settings))
         state_registry.register(ReplicaCollector(sources.catalog.deployments))
+        state_registry.register(MachineCollector(found))
         shown = _shown_labels(access.models_of(viewer), sources.catalog)
         collectors: list[Collector] = [WithDeprecatedNames(each, shown) for each in (counts, state_registry)]
         if sources.vllm_names:
@@ -298,6 +307,15 @@ def routing_metrics(catalog: Catalog, registry: CollectorRegistry) -> RoutingMet
         if deployment.router is not None:
             deployment.router.metrics = counted
     return counted
+
+
+def observed_ledger(
+    admission: UnmeteredAdmission | LedgerAdmission, registry: CollectorRegistry
+) -> LedgerConnection | None:
+    """Have metrics count the work of the ledger that admits, and return the connection to it. None: there is none."""
+    if admission.connection is not None:
+        admission.connection.observer = LedgerMetrics(registry)
+    return admission.connection
 
 
 def request_metrics(registry: CollectorRegistry, tracing: Tracing | None) -> RequestMetrics:

@@ -36,6 +36,7 @@ from dragoman.accounts.process.messages import (
     Synced,
     unpack_outcome,
 )
+from dragoman.accounts.process.statistics import LedgerStatistics
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core import logs
 from dragoman.core.errors import LedgerUnavailable
@@ -120,7 +121,10 @@ class LedgerClient:
         self._timer: asyncio.Handle | None = None
         self._is_lingering = False
         """Whether the timer only waits for an admission to join."""
-        self._pending_count = 0
+        self.pending_count = 0
+        """Operations that are not answered yet."""
+        self.statistics = LedgerStatistics()
+        """What has happened since somebody put others in their place."""
         self._idle = asyncio.Event()
         self._started = asyncio.Event()
 
@@ -138,7 +142,7 @@ class LedgerClient:
     ) -> None:
         """Refuse new operations, finish the pending ones, and end the process. Recovery settles what remains."""
         self._is_closing = True
-        if self._pending_count:
+        if self.pending_count:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._idle.wait()
@@ -188,7 +192,7 @@ class LedgerClient:
         return self._enqueue(settlement)
 
     def _check_capacity(self) -> None:
-        if self._is_closing or self._pending_count >= self._max_waiting:
+        if self._is_closing or self.pending_count >= self._max_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
 
     def _enqueue(self, operation: LedgerOperation) -> asyncio.Future[Any]:
@@ -196,7 +200,7 @@ class LedgerClient:
         self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds))
         if self._is_lingering and not isinstance(operation, Settlement):
             self._stop_timer()
-        self._pending_count += 1
+        self.pending_count += 1
         self._idle.clear()
         self._schedule()
         return future
@@ -313,7 +317,11 @@ class LedgerClient:
     def _handle_reply(self, reply: LedgerReply) -> None:
         match reply:
             case Committed(outcomes, synced):
-                done = list(zip(self._in_flight.popleft(), map(unpack_outcome, outcomes), strict=True))
+                batch = self._in_flight.popleft()
+                if batch:
+                    asked_at = batch[0].deadline - self._timeout_seconds
+                    self.statistics.answer_seconds.append(self._loop.time() - asked_at)
+                done = list(zip(batch, map(unpack_outcome, outcomes), strict=True))
                 self._backoff_seconds = 0.0
                 if self._outage.is_active:
                     self._outage.succeed()
@@ -327,10 +335,12 @@ class LedgerClient:
                 self._resolve(done if error is None else [(pending, OSError(error)) for pending, _ in done])
             case DatabaseFailed(reason):
                 self._outage.fail(reason)
+                self.statistics.database_failures += 1
                 self._retry_or_expire(self._in_flight.popleft())
 
     def _handle_process_loss(self) -> None:
         """Retry or expire the operations of a process that ended: their outcomes are lost."""
+        self.statistics.process_failures += 1
         lost = [*(pending for pending, _ in self._unsynced), *itertools.chain.from_iterable(self._in_flight)]
         self._unsynced.clear()
         self._in_flight.clear()
@@ -364,8 +374,8 @@ class LedgerClient:
                 pending.future.set_exception(outcome)
             else:
                 pending.future.set_result(outcome)
-        self._pending_count -= len(done)
-        if not self._pending_count:
+        self.pending_count -= len(done)
+        if not self.pending_count:
             self._idle.set()
 
     def _release_hold(self, request_id: str) -> None:

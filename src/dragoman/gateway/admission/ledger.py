@@ -28,14 +28,14 @@ class LedgerAdmission:
     needs_token_counts = True
 
     def __init__(self, connection: LedgerConnection, authenticator: AccountKeyAuthenticator) -> None:
-        self._connection = connection
+        self.connection = connection
         self._authenticator = authenticator
         self._settler: Settler | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Open the connection for the block, whose end waits for settlements. Raises what open_ledger raises."""
-        async with open_settler(self._connection) as self._settler:
+        async with open_settler(self.connection) as self._settler:
             yield
 
     def prepare(self, request: AdmissionRequest) -> Admission:
@@ -49,7 +49,7 @@ class LedgerAdmission:
             prompt_tokens=request.prompt_tokens,
             max_completion_tokens=request.max_completion_tokens,
             account=caller.account,
-            hold_cap=self._connection.hold_cap,
+            hold_cap=self.connection.hold_cap,
             fallback_models=request.fallback_models,
         )
 

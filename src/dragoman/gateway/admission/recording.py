@@ -23,6 +23,8 @@ class UnmeteredAdmission:
     """Implements AdmissionController: nothing is recorded."""
 
     needs_token_counts = False
+    connection: LedgerConnection | None = None
+    """To the ledger that records usage. None: there is none."""
 
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Requests may be admitted within the block."""
@@ -63,14 +65,14 @@ class UsageRecordingAdmission(UnmeteredAdmission):
     """
 
     def __init__(self, options: AccountsOptions) -> None:
-        self._connection = LedgerConnection(options, new_process_id())
+        self.connection: LedgerConnection = LedgerConnection(options, new_process_id())
         self._settler: Settler | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as opened:
             try:
-                self._settler = await opened.enter_async_context(open_settler(self._connection))
+                self._settler = await opened.enter_async_context(open_settler(self.connection))
             except (DatabaseUnavailable, DatabaseOutdated, DatabaseTooNew, OSError) as error:
                 _log.warning("usage_recording_disabled", reason=str(error))
             yield
