@@ -10,12 +10,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
@@ -41,11 +36,12 @@ from dragoman.server.console.services import ConsoleServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, HOST_ROUTES, documented_operations, v1_routes
 from dragoman.server.middleware import (
     BelowRootPath,
-    ByHost,
     HostGuard,
     NewestApp,
     ResponseBorder,
+    RoutedApp,
     WithoutEmptySegments,
+    by_host,
     with_cors,
 )
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
@@ -354,16 +350,16 @@ class App(WithoutEmptySegments):
         routes.sort(key=lambda route: not isinstance(route, HeaderRoutes))  # The others keep their order.
         pages = [] if console is None else console.routes()
         self.routes = [*common, *admin_routes, *routes, *pages]
-        app = _router(self.routes, lifespan)
+        app = RoutedApp(self.routes, lifespan)
         if console is not None:
             console.api = app
         apps_by_host = {
-            parse_host_name(host): _router([*common, *HOST_ROUTES[dialect](*dialects[dialect])])
+            parse_host_name(host): RoutedApp([*common, *HOST_ROUTES[dialect](*dialects[dialect])])
             for host, dialect in hosts.items()
         }
-        by_host = ByHost(app, apps_by_host)
-        guard = HostGuard(with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
-        border = ResponseBorder(guard, access_log=options.access_log)
+        select = with_cors(by_host(app, apps_by_host), origin_policy)
+        guard = HostGuard(select, origin_policy, options.trusted_proxies)
+        border = ResponseBorder(guard.select, access_log=options.access_log)
         super().__init__(BelowRootPath(border, options.root_path) if options.root_path else border)
 
     def drain(self) -> None:
@@ -377,13 +373,6 @@ class App(WithoutEmptySegments):
             self._console.drain()
 
 
-def _router(
-    routes: Sequence[BaseRoute], lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
-) -> ASGIApp:
-    """Route requests. Starlette's own app would answer unexpected errors with plain text."""
-    return ExceptionMiddleware(Router(routes, lifespan=lifespan), {HTTPException: _http_error})
-
-
 def _documentation(
     gateway: Gateway, options: HttpOptions, access: AccessControl, *, documents_admin: bool
 ) -> list[BaseRoute]:
@@ -392,8 +381,3 @@ def _documentation(
         operations = {**operations, "admin": admin.OPERATIONS}
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
     return openapi.routes(operations, access, features, options.root_path)
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "the handler is registered for HTTPException only"
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)

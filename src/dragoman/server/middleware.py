@@ -1,24 +1,36 @@
-"""What every request passes before it is routed: the path, the host and origin, and the border for errors."""
+"""What every request passes until its endpoint: the path, the host and origin, the border for errors, and the routes.
 
+Nothing here waits, so each part only selects the app that is next. A request runs in two coroutines until its endpoint:
+that of the border, and the endpoint's own.
+"""
+
+import inspect
 import re
 import time
 import uuid
-from collections.abc import Container, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.core import logs
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorCodec
+from dragoman.dialects.http.context import HeaderRoutes, sent_headers
 from dragoman.dialects.http.errors import FailureContext, InternalError, error_response
 from dragoman.server.origins import OriginPolicy, parse_host
 
 _HOST = "dragoman.host"
 """The host name that a request is served under, in its scope."""
+
+_ORIGIN_HEADERS = frozenset({b"origin", b"sec-fetch-site", b"x-forwarded-host"})
 
 _UNLOGGED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Programs ask them every few seconds."""
@@ -32,6 +44,11 @@ _log = logs.get_logger(__name__)
 
 AnyApp = TypeVar("AnyApp", bound=ASGIApp)
 
+SelectApp: TypeAlias = Callable[[Scope], ASGIApp]
+"""Selects the app that answers a request."""
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
 
 class NewestApp(Generic[AnyApp]):
     """Passes requests to an app that may be replaced. A request that has begun keeps the app that it began with."""
@@ -39,8 +56,8 @@ class NewestApp(Generic[AnyApp]):
     def __init__(self, app: AnyApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.app(scope, receive, send)
 
 
 class WithoutEmptySegments:
@@ -65,10 +82,10 @@ class BelowRootPath:
         self._app = app
         self._root_path = root_path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self._root_path}/"):
             scope = {**scope, "path": scope["path"].removeprefix(self._root_path) or "/"}
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class HostGuard:
@@ -78,71 +95,131 @@ class HostGuard:
     header, of which a request of HTTP/1.1 has exactly one (RFC 9112, section 3.2).
     """
 
-    def __init__(self, app: ASGIApp, policy: OriginPolicy, proxies: Container[str]) -> None:
-        self._app = app
+    def __init__(self, select: SelectApp, policy: OriginPolicy, proxies: Container[str]) -> None:
+        self._select = select
         self._policy = policy
         self._proxies = proxies
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def select(self, scope: Scope) -> ASGIApp:
+        """Return the app of a request that is served, or the refusal."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        hosts, origin, site, forwarded = [], "", "", ""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                hosts.append(value.decode("latin-1"))
-            elif name == b"origin":
-                # Two values are no origin that is served.
-                origin = f"{origin} {value.decode('latin-1')}".lstrip()
-            elif name == b"sec-fetch-site":
-                site = value.decode("latin-1").lower()
-            elif name == b"x-forwarded-host" and self._proxies:
-                forwarded = value.decode("latin-1").rpartition(",")[2].strip()
+            return self._select(scope)
+        headers = sent_headers(scope)
+        hosts = headers.getlist("host")
+        origin, site, forwarded = "", "", ""
+        if headers.has_any(_ORIGIN_HEADERS):
+            origin = " ".join(headers.getlist("origin"))  # Two values are no origin that is served.
+            site = "".join(headers.getlist("sec-fetch-site")[-1:]).lower()
+            forwarded = ",".join(headers.getlist("x-forwarded-host")).rpartition(",")[2].strip()
         if len(hosts) > 1 or (not hosts and scope.get("http_version") == "1.1"):
-            await _refuse(400, "A request has exactly one Host header")(scope, receive, send)
-            return
+            return _refuse(400, "A request has exactly one Host header")
         host = "".join(hosts)
-        if forwarded and (scope.get("client") or ("", 0))[0] in self._proxies:
+        if forwarded and self._proxies and (scope.get("client") or ("", 0))[0] in self._proxies:
             host = forwarded
         refusal = self._policy.refusal(host, origin, site)
         if refusal is not None:
-            await _refuse(*refusal)(scope, receive, send)
-            return
+            return _refuse(*refusal)
         scope[_HOST] = host
-        await self._app(scope, receive, send)
+        return self._select(scope)
 
 
 def _refuse(status: int, message: str) -> Response:
     return JSONResponse({"detail": message}, status)
 
 
-def with_cors(app: ASGIApp, policy: OriginPolicy) -> ASGIApp:
+def with_cors(select: SelectApp, policy: OriginPolicy) -> SelectApp:
     """Let pages of the policy's origins read responses. Preflights are answered for every path."""
     if not policy.origins:
-        return app
-    return CORSMiddleware(
-        app,
+        return select
+
+    async def selected(scope: Scope, receive: Receive, send: Send) -> None:
+        await select(scope)(scope, receive, send)
+
+    app = CORSMiddleware(
+        selected,
         allow_origins=tuple(policy.origins),
         allow_methods=("GET", "POST", "PATCH", "DELETE"),
         allow_headers=("*",),
         expose_headers=("*",),
         allow_private_network=True,
     )
+    return lambda _scope: app
 
 
-class ByHost:
-    """Serves only its dialect's routes on a mapped host name."""
+def by_host(app: "RoutedApp", apps_by_host: "Mapping[str, RoutedApp]") -> SelectApp:
+    """Serve only its dialect's routes on a mapped host name."""
+    if not apps_by_host:
+        return app.select
 
-    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._apps_by_host = apps_by_host
+    def select(scope: Scope) -> ASGIApp:
+        host = parse_host(scope[_HOST]) if scope["type"] == "http" else None
+        return (app if host is None else apps_by_host.get(host.name, app)).select(scope)
+
+    return select
+
+
+class RoutedApp:
+    """An app of routes. Starlette's router serves all but paths without parameters, which a dictionary finds.
+
+    Starlette's own app would answer unexpected errors with plain text.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute],
+        lifespan: Callable[[Any], AbstractAsyncContextManager[None]] | None = None,
+    ) -> None:
+        self._router = ExceptionMiddleware(Router(routes, lifespan=lifespan), {HTTPException: _http_error})
+        self._endpoints = {
+            (route.path, method): _endpoint_app(route.endpoint) for route, method in _fixed_routes(routes)
+        }
+
+    def select(self, scope: Scope) -> ASGIApp:
+        """Return the app of the request's endpoint, or Starlette's router."""
+        if scope["type"] == "http" and not scope.get("root_path"):
+            endpoint = self._endpoints.get((scope["path"], scope["method"]))
+            if endpoint is not None:
+                return endpoint
+        scope["app"] = self  # Otherwise Starlette's router answers unknown paths itself, with plain text.
+        return self._router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if self._apps_by_host and scope["type"] == "http" and (host := parse_host(scope[_HOST])) is not None:
-            app = self._apps_by_host.get(host.name, app)
-        scope["app"] = app  # Otherwise Starlette's router answers unknown paths itself, with plain text.
-        await app(scope, receive, send)
+        await self.select(scope)(scope, receive, send)
+
+
+def _fixed_routes(routes: Sequence[BaseRoute]) -> list[tuple[Route, str]]:
+    """Return the routes, and their methods, that requests for their path reach whatever else the requests hold."""
+    return [
+        (route, method)
+        for route in routes
+        if type(route) is Route and not route.param_convertors and inspect.iscoroutinefunction(route.endpoint)
+        for method in route.methods or ()
+        if _first_match(routes, route.path, method) is route
+    ]
+
+
+def _first_match(routes: Sequence[BaseRoute], path: str, method: str) -> BaseRoute | None:
+    """Return the route that Starlette's router takes, for a request with all headers that routes ask for."""
+    headers = [(route.header, b"") for route in routes if isinstance(route, HeaderRoutes)]
+    scope = {"type": "http", "path": path, "method": method, "headers": headers}
+    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+
+
+def _endpoint_app(endpoint: Endpoint) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await endpoint(request)
+        except HTTPException as error:
+            response = await _http_error(request, error)
+        await response(scope, receive, send)
+
+    return app
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "the handler is registered for HTTPException only"
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 class ResponseBorder:
@@ -153,15 +230,16 @@ class ResponseBorder:
     With `access_log`, one line is logged for each request when it ends.
     """
 
-    def __init__(self, app: ASGIApp, *, access_log: bool = False) -> None:
-        self._app = app
+    def __init__(self, select: SelectApp, *, access_log: bool = False) -> None:
+        self._select = select
         self._access_log = access_log
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._access_log and scope["path"] not in _UNLOGGED_PATHS:
-            await self._log_access(scope, receive, send)
-        else:
-            await self._respond(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http":
+            return self._select(scope)(scope, receive, send)
+        if self._access_log and scope["path"] not in _UNLOGGED_PATHS:
+            return self._log_access(scope, receive, send)
+        return self._respond(scope, receive, send)
 
     async def _log_access(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.monotonic()
@@ -193,25 +271,22 @@ class ResponseBorder:
             )
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         start: Message | None = None
         is_complete = False
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal start, is_complete
             if message["type"] == "http.response.start":
                 start = message
-                if b"x-request-id" not in dict(message["headers"]):
+                if not any(name == b"x-request-id" for name, _ in message["headers"]):
                     headers = [*message["headers"], (b"x-request-id", uuid.uuid4().hex.encode())]
                     message = {**message, "headers": headers}
             else:
                 is_complete = not message.get("more_body", False)
-            await send(message)
+            return send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._select(scope)(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # no client is left to read an error
         except Exception as error:  # noqa: BLE001 - the border itself

@@ -96,6 +96,7 @@ def main() -> int:
     app = ReloadableApp(services, _live_options(options))
     config = uvicorn.Config(
         app if tracing is None else tracing.traced(app),
+        interface="asgi3",  # uvicorn takes an app that is no coroutine function for one of ASGI 2.
         log_config=None,
         access_log=False,
         server_header=False,

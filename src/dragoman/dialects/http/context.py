@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence, Set
+from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers
@@ -39,7 +40,7 @@ SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id")
 TRACE_HEADER = b"traceparent"
 """The request's place in a trace (https://www.w3.org/TR/trace-context/)."""
 
-_NOTED_HEADERS = frozenset((*SESSION_HEADERS, TRACE_HEADER))
+_NOTED_HEADERS = frozenset((*SESSION_HEADERS, TRACE_HEADER, TIMEOUT_HEADER.encode()))
 
 _TRACE = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -48,8 +49,56 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _ROUTE = "dragoman.route"
 """Where HeaderRoutes keeps the route that matched in a request's scope."""
 
+_SENT_HEADERS = "dragoman.sent_headers"
+"""Where sent_headers keeps the headers in a request's scope."""
+
 _IDENTITY = "identity"
 """The Content-Encoding of a body as it is."""
+
+
+class SentHeaders(Headers):
+    """The headers of a request by name. Starlette's own passes over all of them for each question."""
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        """`raw` are names in lower case and values, as ASGI has them."""
+        super().__init__(raw=raw)  # type: ignore[arg-type] # as ASGI has them, which may be no list
+        self._first = dict(raw)
+        self._has_repeated = len(self._first) < len(raw)
+        if self._has_repeated:
+            self._first = dict(reversed(raw))
+
+    def belong_to(self, scope: Scope) -> bool:
+        """Whether these are the headers of the scope, which an app may have replaced."""
+        return self._list is scope["headers"]
+
+    def has_any(self, names: Set[bytes]) -> bool:
+        """Whether the request has one of these headers."""
+        return not self._first.keys().isdisjoint(names)
+
+    # Mapping's own would ask by an exception for what is not there.
+    def get(self, key: str, default: Any = None, /) -> Any:
+        value = self._first.get(key.lower().encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def getlist(self, key: str) -> list[str]:
+        if self._has_repeated:
+            return super().getlist(key)
+        value = self._first.get(key.lower().encode("latin-1"))
+        return [] if value is None else [value.decode("latin-1")]
+
+    def __getitem__(self, key: str) -> str:
+        return self._first[key.lower().encode("latin-1")].decode("latin-1")
+
+    def __contains__(self, key: Any) -> bool:
+        return key.lower().encode("latin-1") in self._first
+
+
+def sent_headers(scope: Scope) -> SentHeaders:
+    """Return the headers of a request, which are read once."""
+    found: SentHeaders | None = scope.get(_SENT_HEADERS)
+    if found is None or not found.belong_to(scope):
+        found = scope[_SENT_HEADERS] = SentHeaders(scope["headers"])
+    return found
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,14 +153,18 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def caller(self, request: Request, request_id: str) -> Caller:
         """Return the caller. Raises Unauthenticated or BadRequest for a malformed header."""
-        headers = request.headers
+        headers = sent_headers(request.scope)
         key = self.read_key(headers) if self.service.needs_key else None
+        address = client_address(request, self.options.trusted_proxies)
+        account = self.read_account(headers)
+        if not headers.has_any(_NOTED_HEADERS):
+            return Caller(request_id=request_id, key=key, address=address, account=account)
         session, trace = _session_and_trace(headers)
         return Caller(
             request_id=request_id,
             key=key,
-            address=client_address(request, self.options.trusted_proxies),
-            account=self.read_account(headers),
+            address=address,
+            account=account,
             deadline=_deadline(headers),
             session=session,
             trace=trace,
@@ -133,9 +186,7 @@ def _session_and_trace(headers: Headers) -> tuple[str, str]:
 
     A malformed place is none, as the document of W3C says.
     """
-    found = {name: value for name, value in headers.raw if name in _NOTED_HEADERS}
-    if not found:
-        return "", ""
+    found = dict(headers.raw)
     session = next((found[name] for name in SESSION_HEADERS if name in found), b"").decode("latin-1")
     trace = found.get(TRACE_HEADER, b"").decode("latin-1")
     return session, trace if _TRACE.fullmatch(trace) else ""
@@ -146,13 +197,13 @@ class HeaderRoutes(BaseRoute):
 
     def __init__(self, header: str, routes: Sequence[BaseRoute]) -> None:
         """`header` is its name in lower case."""
-        self._header = header.encode()
+        self.header = header.encode()
         self._routes = routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return the first match of a route, a full one if there is one."""
         found: tuple[Match, Scope] = (Match.NONE, {})
-        if any(name == self._header for name, _ in scope.get("headers", ())):
+        if any(name == self.header for name, _ in scope.get("headers", ())):
             for route in self._routes:
                 match, child_scope = route.matches(scope)
                 if match is Match.FULL:
@@ -237,22 +288,28 @@ async def read_limited_body(request: Request, limit: int) -> bytes:
 
     Raises BodyTooLarge, UnsupportedEncoding, MalformedJson for a body that cannot be decompressed, or ClientDisconnect.
     """
-    declared = request.headers.get("content-length", "")
+    headers = sent_headers(request.scope)
+    declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
-    encoding = ", ".join(request.headers.getlist("content-encoding")) or _IDENTITY
+    encoding = ", ".join(headers.getlist("content-encoding")) or _IDENTITY
     decompressor = None if encoding.lower() == _IDENTITY else BodyDecompressor(encoding)
     parts: list[bytes] = []
-    size = 0
-    async for received in request.stream():
-        part = received if decompressor is None else decompressor.decompress(received, limit - size)
+    size, has_more = 0, True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, has_more = message.get("body", b""), message.get("more_body", False)
+        if decompressor is not None:
+            part = decompressor.decompress(part, limit - size)
         size += len(part)
         if size > limit:
             raise BodyTooLarge(limit)
         parts.append(part)
     if decompressor is not None:
         decompressor.finish()
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def client_address(request: Request, trusted_proxies: Container[str]) -> str:
@@ -260,10 +317,10 @@ def client_address(request: Request, trusted_proxies: Container[str]) -> str:
 
     What a proxy reports may have a port. If it is no address, the proxy itself counts as the client.
     """
-    address = request.client.host if request.client is not None else ""
+    address: str = (request.scope.get("client") or ("",))[0]
     if trusted_proxies is NO_ADDRESSES or address not in trusted_proxies:
         return address
-    forwarded = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
+    forwarded = [part.strip() for part in ",".join(sent_headers(request.scope).getlist("x-forwarded-for")).split(",")]
     while address in trusted_proxies and forwarded:
         if reported := forwarded.pop():
             parsed = parse_address(reported)

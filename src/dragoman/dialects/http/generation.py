@@ -22,7 +22,7 @@ from dragoman.core.services import EventStream
 from dragoman.core.tasks import Task
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, EndpointCodec, ReceivedRequest
-from dragoman.dialects.http.context import RouteContext, read_body
+from dragoman.dialects.http.context import RouteContext, read_body, sent_headers
 from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response, preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 from dragoman.dialects.http.idempotency import (
@@ -68,7 +68,7 @@ class SubmissionOptions(NamedTuple):
 
 def submission_options(headers: Headers, mode: QueueMode) -> SubmissionOptions | None:
     """Return how a request to such a route is queued; None: not at all. Raises BadRequest."""
-    preferred = prefers_async(headers)
+    preferred = "prefer" in headers and prefers_async(headers)
     webhook = _webhook(headers)
     if mode == "on_request" and not preferred:
         if webhook is not None:
@@ -344,13 +344,13 @@ def _choose_responder(
     """Choose by the body and the request's headers. Raises BadRequest."""
     body, caller, options = call.received.body, call.caller, call.route.options
     in_background = background is not None and call.received.decoded.in_background
-    submission = submission_options(request.headers, "background" if in_background else queue)
+    submission = submission_options(sent_headers(request.scope), "background" if in_background else queue)
     if submission is not None:
         # The queue stores keys with its jobs, and rejects them itself if it stores none.
         parts = submission.fingerprint_parts
         kind = background if in_background and background is not None else QueuedResponder
         return kind(call, submission, read_idempotent_request(request, body, caller, options.dialect, parts))
-    if HEADER not in request.headers:
+    if HEADER not in sent_headers(request.scope):
         return DirectResponder(call)
     store = required_store(options.idempotency_store)
     idempotent_request = read_idempotent_request(request, body, caller, options.dialect)

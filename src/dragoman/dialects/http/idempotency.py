@@ -26,6 +26,7 @@ from dragoman.core.idempotency import (
     StoredResponse,
 )
 from dragoman.dialects.http import sse
+from dragoman.dialects.http.context import sent_headers
 from dragoman.dialects.http.errors import error_response
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 
@@ -60,7 +61,7 @@ def read_idempotent_request(
 
     Requests are equal if path, dialect, paying account, body and `extra_parts` are.
     """
-    names = request.headers.getlist(HEADER)
+    names = sent_headers(request.scope).getlist(HEADER)
     if not names:
         return None
     if len(names) > 1 or not _is_key(names[0]):
