@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.addresses import AddressSet
-from dragoman.server.http_protocol import CoalescingTransport, OpenConnections, bounded_protocol
+from dragoman.server.http_protocol import OpenConnections
+from dragoman.server.http_server import bounded_protocol
 from dragoman.server.settings import HttpSettings
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -255,37 +256,3 @@ def test_connections_are_counted_as_a_model_counts_them(actions: list[tuple[bool
         elif address in model:
             connections.remove(address)
             model.remove(address)
-
-
-class RecordingTransport(asyncio.Transport):
-    """A transport that keeps what is written to it, write by write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written.append(bytes(data))
-
-    def close(self) -> None:
-        self.written.append(b"closed")
-
-
-async def test_the_head_of_a_response_is_sent_with_its_first_bytes() -> None:
-    recording = RecordingTransport()
-    transport = CoalescingTransport(recording, asyncio.get_running_loop())
-    for part in (b"HTTP/1.1 200 OK\r\n\r\n", b"one", b"two"):
-        transport.write(part)
-    assert recording.written == [b"HTTP/1.1 200 OK\r\n\r\none", b"two"]
-
-
-@pytest.mark.parametrize("closes", [False, True])
-async def test_a_head_alone_is_sent_after_the_iteration_of_the_loop_and_before_the_end(closes: bool) -> None:
-    recording = RecordingTransport()
-    transport = CoalescingTransport(recording, asyncio.get_running_loop())
-    transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-    assert recording.written == []
-    if closes:
-        transport.close()
-    await asyncio.sleep(0)
-    assert recording.written == [b"HTTP/1.1 204 No Content\r\n\r\n"] + [b"closed"] * closes

@@ -20,7 +20,7 @@ from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID, 
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location, default_location
 from dragoman.server.child_commands import saved_prefix_folder
 from dragoman.server.control import server_process
-from dragoman.server.http_protocol import RESERVED_DESCRIPTORS
+from dragoman.server.http_server import RESERVED_DESCRIPTORS
 from dragoman.server.planning import ECHO
 from dragoman.server.runtime_folder import folders_in_use
 from dragoman.server.settings import Settings

@@ -12,31 +12,36 @@ HTTP/1.0 clients get a body that ends with the connection, since they do not kno
 
 import asyncio
 import re
-import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from dragoman.core import logs
 from dragoman.core.addresses import client_network
+from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.server.settings import HttpSettings
 
 MIN_BODY_BYTES_PER_SECOND = 1000
 """A body must arrive at least so fast on average, after its first `body_timeout_seconds`."""
-
-RESERVED_DESCRIPTORS = 128
-"""File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
 
 _RETIRED_IDLE_SECONDS = 3.0
 """Time that an idle connection stays open when another server has taken over: its client may be about to use it."""
 
 _WARNING_SECONDS = 10.0
 """Refused connections are logged at most so often."""
+
+_NAME_BYTES = bytes(sorted({*range(0x21, 0x7F), *range(0x80, 0x100)} - set(b'()<>@,;:\\[]={}"')))
+_VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""What names and values of headers may consist of."""
 
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
@@ -88,111 +93,104 @@ class OpenConnections:
             self._refused, self._last_warning = 0, now
 
 
-def affordable_connections(wanted: int) -> int:
-    """Lower `wanted` to what the process's file descriptors allow, and log that."""
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft_limit == resource.RLIM_INFINITY:
-        return wanted
-    affordable = max(1, soft_limit - RESERVED_DESCRIPTORS)
-    if affordable < wanted:
-        _log.warning("connection_limit_lowered", configured=wanted, connections=affordable)
-    return min(wanted, affordable)
+class ResponseCycle(RequestResponseCycle):
+    """A request and its response. The head of a response leaves with its first bytes: uvicorn writes them apart."""
 
+    _head = b""
+    """What waits for the first bytes of the body, or for the end of this iteration of the event loop."""
+    _is_chunked = False
+    _remaining_bytes: int | None = None
+    """Of the body; None: its length is not known."""
+    _report_disconnect: Callable[[], None] | None = None
 
-def bounded_protocol(settings: HttpSettings, trusted_proxies: Container[str]) -> type[HttpToolsProtocol]:
-    """Make the protocol class that one worker gives to uvicorn."""
+    def on_disconnect(self, report: Callable[[], None]) -> None:
+        """Call `report` when the client disconnects before the response is complete. See ON_DISCONNECT."""
+        if self.disconnected:
+            asyncio.get_running_loop().call_soon(report)
+        self.flow.resume_reading()  # as receive() does: who does not read does not see the end
+        self._report_disconnect = report
 
-    class WorkerProtocol(BoundedHttpProtocol):
-        """The protocol of one worker."""
+    def disconnect(self) -> None:
+        """Note that the client has left."""
+        self.disconnected = True
+        self.message_event.set()
+        report = self._report_disconnect
+        self._end()
+        if report is not None:
+            report()
 
-    WorkerProtocol.settings = settings
-    WorkerProtocol.open_connections = OpenConnections(
-        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
-    )
-    return WorkerProtocol
+    def _end(self) -> None:
+        self._report_disconnect = None
+        cast(Scope, self.scope).pop(ON_DISCONNECT, None)  # It refers to this object.
 
-
-def change_bounds(protocol: type[asyncio.Protocol], settings: HttpSettings, trusted_proxies: Container[str]) -> None:
-    """Give connections that are made from now on other bounds. `protocol` was made by bounded_protocol."""
-    assert issubclass(protocol, BoundedHttpProtocol)
-    protocol.settings = settings
-    protocol.open_connections.change_limits(
-        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
-    )
-
-
-def retire_connections(protocol: type[asyncio.Protocol]) -> None:
-    """Close connections after the response to their next request. `protocol` was made by bounded_protocol."""
-    assert issubclass(protocol, BoundedHttpProtocol)
-    protocol.is_retiring = True
-
-
-class _AnyLength(int):
-    """A content length that every body has: the end of the connection is the end of the body."""
-
-    def __lt__(self, _other: object) -> bool:
-        return False
-
-    def __sub__(self, _other: object) -> "_AnyLength":
-        return self
-
-    def __ne__(self, _other: object) -> bool:
-        return False
-
-    __hash__ = int.__hash__
-
-
-class CoalescingTransport(asyncio.Transport):
-    """A transport that sends the head of a response with its first bytes, which uvicorn writes apart.
-
-    A head alone is sent after this iteration of the event loop.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-        elif data[:5] == b"HTTP/":
-            self._head = bytes(data)
-            self._loop.call_soon(self.flush)
+    async def send(self, message: Any) -> None:
+        """Send a message of the response. Raises RuntimeError if it is not its turn."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if self.response_complete or message["type"] != expected:
+            raise RuntimeError(f"Unexpected ASGI message {message['type']!r}")
+        if self.response_started:
+            self._send_body(message.get("body", b""), message.get("more_body", False))
         else:
-            self._transport.write(data)
+            self._send_head(message["status"], message.get("headers", ()))
+
+    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        lines = [STATUS_LINE[status]]
+        is_closing = False
+        for name, value in (*self.default_headers, *headers):
+            if name.translate(None, _NAME_BYTES) or value.translate(None, _VALUE_BYTES):
+                raise RuntimeError(f"Header {name!r} cannot be sent")
+            if name == b"content-length":
+                self._remaining_bytes = int(value)
+            elif name == b"connection":
+                is_closing = b"close" in value.lower()
+            lines += (name, b": ", value, b"\r\n")
+        self.keep_alive &= not is_closing
+        if not self.keep_alive and not is_closing:
+            lines.append(b"connection: close\r\n")
+        if self.scope["method"] == "HEAD" or status in (204, 304):
+            self._remaining_bytes = 0
+        elif self._remaining_bytes is None and self.scope["http_version"] != "1.0":
+            self._is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        self._head = b"".join((*lines, b"\r\n"))
+        if self._remaining_bytes is None:
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write a head that still waits for more."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def abort(self) -> None:
+        """Send a head that still waits for more."""
+        if self._head and not self.transport.is_closing():
+            self.transport.write(self._head)
         self._head = b""
-        self._transport.abort()
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
+    def _send_body(self, body: bytes, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif self._is_chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body += b"" if more else b"0\r\n\r\n"
+        elif self._remaining_bytes is not None:
+            self._remaining_bytes -= len(body)
+            if self._remaining_bytes < 0 or (self._remaining_bytes and not more):
+                raise RuntimeError("The response is not as long as its Content-Length")
+        head, self._head = self._head, b""
+        self.transport.write(head + body)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            self._end()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Refuse what goes beyond the limits, and close the connection. See bounded_protocol."""
+    """Refuse what goes beyond the limits, and close the connection. See http_server.bounded_protocol."""
 
     settings: HttpSettings
     open_connections: OpenConnections
@@ -210,9 +208,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _body_bytes = 0
     _body_started = 0.0
     _deadline: asyncio.TimerHandle | None = None
+    _running: ResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        super().connection_made(CoalescingTransport(transport, self.loop))
+        super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         self.settings = type(self).settings  # Those of the class may change, and a request must not see two.
         self._is_counted = self.open_connections.add(self._address)
@@ -227,6 +226,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._is_counted = False
             self.open_connections.remove(self._address)
         super().connection_lost(exc)
+        if (running := self._running) is not None and not running.response_complete:
+            running.disconnect()
 
     def data_received(self, data: bytes) -> None:
         """Parse, in slices where a limit may be exceeded, so that it is noticed at the byte that exceeds it."""
@@ -277,15 +278,45 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         if self.url[:1] != b"/":
             self._use_host_of_target()
-        super().on_headers_complete()
+        self._begin_request()
         self.headers = []  # Trailers go here, and nothing reads them.
-        if self.is_retiring:
-            self.cycle.keep_alive = False
-        if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
-            self.cycle.chunked_encoding = False
-            self.cycle.expected_content_length = _AnyLength()
         self._body_bytes = 0
         self._is_receiving_body = True
+
+    def _begin_request(self) -> None:
+        """Run the app, after the response to the request before."""
+        scope = self.scope
+        scope["http_version"] = version = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        is_first = self.cycle is None or self.cycle.response_complete
+        self.cycle = cycle = ResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and not self.is_retiring and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        cast(Scope, scope)[ON_DISCONNECT] = cycle.on_disconnect
+        if is_first:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cast(ResponseCycle, cycle)
+        super()._start_asgi_task(cycle, app)
 
     def _use_host_of_target(self) -> None:
         """Replace the Host header by the host of a target in absolute form, which precedes it (RFC 9112, 3.2.2)."""
@@ -337,6 +368,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._clear_deadline()
+        if self._running is not None:
+            self._running.flush()
         if self._may_answer():
             body = msgspec.json.encode({"detail": message})
             lines = [

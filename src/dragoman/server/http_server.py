@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 import sys
@@ -12,13 +13,19 @@ from typing import cast
 
 import uvicorn
 
+from dragoman.core import logs
 from dragoman.core.garbage_collection import freeze_startup_objects
-from dragoman.server.http_protocol import BoundedHttpProtocol, change_bounds, retire_connections
-from dragoman.server.settings import Settings
+from dragoman.server.http_protocol import BoundedHttpProtocol, OpenConnections
+from dragoman.server.settings import HttpSettings, Settings
 from dragoman.server.tls import load_certificate
+
+RESERVED_DESCRIPTORS = 128
+"""File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
 
 _STARTUP_FAILED = 3
 _RETIREMENT_PAUSE_SECONDS = 0.1
+
+_log = logs.get_logger(__name__)
 
 
 class HttpServer(uvicorn.Server):
@@ -96,3 +103,42 @@ class HttpServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain()
         super().handle_exit(sig, frame)
+
+
+def affordable_connections(wanted: int) -> int:
+    """Lower `wanted` to what the process's file descriptors allow, and log that."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit == resource.RLIM_INFINITY:
+        return wanted
+    affordable = max(1, soft_limit - RESERVED_DESCRIPTORS)
+    if affordable < wanted:
+        _log.warning("connection_limit_lowered", configured=wanted, connections=affordable)
+    return min(wanted, affordable)
+
+
+def bounded_protocol(settings: HttpSettings, trusted_proxies: Container[str]) -> type[BoundedHttpProtocol]:
+    """Make the protocol class that one worker gives to uvicorn."""
+
+    class WorkerProtocol(BoundedHttpProtocol):
+        """The protocol of one worker."""
+
+    WorkerProtocol.settings = settings
+    WorkerProtocol.open_connections = OpenConnections(
+        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
+    )
+    return WorkerProtocol
+
+
+def change_bounds(protocol: type[asyncio.Protocol], settings: HttpSettings, trusted_proxies: Container[str]) -> None:
+    """Give connections that are made from now on other bounds. `protocol` was made by bounded_protocol."""
+    assert issubclass(protocol, BoundedHttpProtocol)
+    protocol.settings = settings
+    protocol.open_connections.change_limits(
+        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
+    )
+
+
+def retire_connections(protocol: type[asyncio.Protocol]) -> None:
+    """Close connections after the response to their next request. `protocol` was made by bounded_protocol."""
+    assert issubclass(protocol, BoundedHttpProtocol)
+    protocol.is_retiring = True

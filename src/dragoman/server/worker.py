@@ -38,8 +38,7 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.console import ShownSettings
-from dragoman.server.http_protocol import bounded_protocol
-from dragoman.server.http_server import HttpServer
+from dragoman.server.http_server import HttpServer, bounded_protocol
 from dragoman.server.image_settings import ImageSettings
 from dragoman.server.metrics import SettingsState, count_as_one_process
 from dragoman.server.origins import OriginPolicy

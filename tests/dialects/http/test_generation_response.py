@@ -12,9 +12,10 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Event, Unenforced
 from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
-from dragoman.server.app import build_app
+from dragoman.server.app import App, build_app
 from tests.support.dialects.asgi_connections import AsgiConnection
 from tests.support.echo_engines import GatedEcho
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -42,15 +43,16 @@ class LenientEngine(EchoEngine):
                 yield event
 
 
+def app_over(engine: EchoEngine, keep_alive_seconds: float = TICK) -> App:
+    options = HttpOptions(max_body_bytes=1000, keep_alive_seconds=keep_alive_seconds)
+    return build_app(Catalog([Deployment.of("echo", (), engine)]), options, metrics_directory=None)
+
+
 async def exchange(
     client: AsgiConnection, engine: EchoEngine | None = None, *, keep_alive_seconds: float = TICK
 ) -> None:
     engine = engine or EchoEngine()
-    app = build_app(
-        Catalog([Deployment.of("echo", (), engine)]),
-        HttpOptions(max_body_bytes=1000, keep_alive_seconds=keep_alive_seconds),
-        metrics_directory=None,
-    )
+    app = app_over(engine, keep_alive_seconds)
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await app(dict(SCOPE), client.receive, client.send)
     assert (await engine.statistics()).running == 0
@@ -100,6 +102,21 @@ async def test_an_error_right_behind_a_token_follows_it_in_the_stream() -> None:
     assert client.sent[0]["status"] == 200
     assert b'"text":"a"' in first
     assert b"It broke" in error
+
+
+async def test_a_server_that_reports_disconnects_stops_the_generation() -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    app = app_over(engine)
+    client = AsgiConnection(body())
+    answer = asyncio.create_task(app({**SCOPE, ON_DISCONNECT: client.reports.append}, client.receive, client.send))
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        await engine.generation_started.wait()
+        assert len(client.reports) == 1
+        client.reports.pop()()
+        await answer
+    assert engine.cancelled == 1
+    assert client.sent == []
 
 
 class BrokenConnection(AsgiConnection):

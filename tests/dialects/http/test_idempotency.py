@@ -15,6 +15,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.idempotency import StoredResponse
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.dialects.http.idempotency import ResponseRecorder, fingerprint
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
@@ -65,7 +66,9 @@ async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float =
 
 
 def exchange(app: App, client: AsgiConnection, secret: str) -> "asyncio.Task[None]":
-    return asyncio.create_task(app(scope_of(secret), client.receive, client.send))
+    """Send the client's request to the app, by a server that reports disconnects."""
+    scope = {**scope_of(secret), ON_DISCONNECT: client.reports.append}
+    return asyncio.create_task(app(scope, client.receive, client.send))
 
 
 def response_body(client: AsgiConnection) -> bytes:
@@ -106,7 +109,7 @@ async def test_a_disconnected_client_gets_the_response_on_retry(tmp_path: Path, 
         lost, returned = AsgiConnection(body(stream=stream)), AsgiConnection(body(stream=stream))
         first = exchange(app, lost, secret)
         await engine.generation_started.wait()
-        lost.disconnected.set()
+        lost.disconnect()
         second = exchange(app, returned, secret)
         await asyncio.wait([first, second], timeout=2 * TICK)
         engine.gate.set()

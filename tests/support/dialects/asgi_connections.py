@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message
 
+from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
@@ -15,6 +16,8 @@ class AsgiConnection:
     def __init__(self, body: bytes, *, disconnects: bool = False, last_write_seconds: float = 0.0) -> None:
         self.sent: list[Message] = []
         self.disconnected = asyncio.Event()
+        self.reports: list[Callable[[], None]] = []
+        """What a server that reports disconnects would call."""
         self._sent_more = asyncio.Event()
         self._incoming: list[Message] = [{"type": "http.request", "body": body, "more_body": disconnects}]
         self._disconnects = disconnects
@@ -32,6 +35,12 @@ class AsgiConnection:
             await asyncio.wait({asyncio.create_task(self.disconnected.wait())}, timeout=self._last_write_seconds)
         self.sent.append(message)
         self._sent_more.set()
+
+    def disconnect(self) -> None:
+        """Disconnect, and report it."""
+        self.disconnected.set()
+        while self.reports:
+            self.reports.pop()()
 
     async def wait_until(self, condition: Callable[[list[bytes]], bool]) -> None:
         """Wait until the bodies sent so far meet a condition."""
@@ -61,11 +70,21 @@ class DisconnectingClient:
         self._incoming: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]
         self._disconnect_after = disconnect_after
         self._disconnected = asyncio.Event()
+        self._reports: list[Callable[[], None]] = []
 
     async def send_to(self, app: ASGIApp) -> None:
-        """Run the app until it has finished with this request."""
+        """Run the app until it has finished with this request. Disconnects are reported as our own server does."""
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            await app(dict(self._scope), self._receive, self._send)
+            await app({**self._scope, ON_DISCONNECT: self._on_disconnect}, self._receive, self._send)
+
+    def _on_disconnect(self, report: Callable[[], None]) -> None:
+        self._reports.append(report)
+        if self._disconnect_after == 0:
+            self._report()
+
+    def _report(self) -> None:
+        while self._reports:
+            asyncio.get_running_loop().call_soon(self._reports.pop())
 
     async def _receive(self) -> Message:
         if self._incoming:
@@ -78,6 +97,7 @@ class DisconnectingClient:
         self.sent.append(message)
         if self._disconnect_after is not None and len(self.sent) >= self._disconnect_after:
             self._disconnected.set()
+            self._report()
 
     @property
     def request_id(self) -> str | None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -29,6 +29,12 @@ DEPLOYMENT_HEADER, UPSTREAM_HEADER, ATTEMPTS_HEADER = (
 )
 """Which server has answered, where there are several."""
 
+ON_DISCONNECT = "dragoman.on_disconnect"
+"""In a request's scope: takes what the event loop calls if the client disconnects before its response is complete.
+
+It spares the task that would wait for receive() to say so. Our own server has it, others need not.
+"""
+
 _WRITE_PAUSE_SECONDS = 0.001
 """Between two writes of a stream: the frames of faster tokens share one. A write costs as much as several tokens."""
 
@@ -37,6 +43,8 @@ _MAX_PENDING_BYTES = 65_536
 
 _MAX_REPORTED_LENGTH = 2_000
 _HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+_FRAMES = sse.Frames()
 
 _log = logs.get_logger(__name__)
 
@@ -54,6 +62,12 @@ class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For the log."""
 
 
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
 def is_final_error(error: DragomanError) -> bool:
     """Whether the error ends the answer. False if the stream was only interrupted and can be resumed."""
     return not isinstance(error, Overloaded | JobNotFound | InternalError)
@@ -66,43 +80,40 @@ class GenerationResponse(Response):
         self, start: Callable[[], Awaitable[EventStream]], options: ResponseOptions, frames: sse.Frames | None = None
     ) -> None:
         """`start` returns the events, or raises core.errors. `frames` encodes the frames of a stream."""
-        super().__init__()
+        # Response.__init__ would render an empty response.
         self.is_final = False
         """Whether the response may be replayed for an equal request: it is complete, or rejects the request itself."""
         self._start_generation = start
         self._options = options
-        self._frames = frames or sse.Frames()
+        self._frames = frames or _FRAMES
         self._events: EventStream | None = None
         self._stream_started = False
         self._stream_ended = False
-        self._write_lock = asyncio.Lock()
-        self._last_written = time.monotonic()
+        self._last_written = 0.0
         self._pending: list[bytes] = []
         """Frames of a stream that are not written yet."""
         self._pending_bytes = 0
-        self._has_pending = asyncio.Event()
+        if options.decoded.stream:
+            self._last_written = time.monotonic()
+            self._write_lock = asyncio.Lock()
+            self._has_pending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation = asyncio.current_task()
         assert generation is not None, "a coroutine runs in a task"
-        streamed = self._options.decoded.stream
-        watches = [asyncio.create_task(self._watch_disconnect(receive, send))]
-        if streamed:
-            watches.append(asyncio.create_task(self._write_pending(send)))
         is_running, is_stopped = True, False
 
-        def stop(watch: asyncio.Task[None]) -> None:
+        def stop(watch: asyncio.Task[None] | None = None) -> None:
             """Stop the generation: its client has left, or could not be written to."""
             nonlocal is_stopped
             if is_running and not is_stopped:
                 is_stopped = generation.cancel()
-            elif not watch.cancelled():
+            elif watch is not None and not watch.cancelled():
                 watch.exception()  # retrieved, since nobody else does
 
-        for watch in watches:
-            watch.add_done_callback(stop)
+        watches = self._watch(scope, receive, send, stop)
         try:
-            await (self._stream(send) if streamed else self._collect(scope, receive, send))
+            await (self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send))
         except asyncio.CancelledError:
             if not is_stopped or generation.uncancel():
                 raise
@@ -113,6 +124,24 @@ class GenerationResponse(Response):
             is_running = False
             for watch in watches:
                 watch.cancel()
+
+    def _watch(
+        self, scope: Scope, receive: Receive, send: Send, stop: Callable[..., None]
+    ) -> Sequence[asyncio.Task[None]]:
+        """Have `stop` called when the client disconnects. Return the tasks that do so, with their results."""
+        if not self._options.decoded.stream:
+            if (on_disconnect := scope.get(ON_DISCONNECT)) is not None:
+                on_disconnect(stop)
+                return ()
+            watches = [asyncio.create_task(wait_for_disconnect(receive))]
+        else:
+            watches = [
+                asyncio.create_task(self._keep_alive(receive, send)),
+                asyncio.create_task(self._write_pending(send)),
+            ]
+        for watch in watches:
+            watch.add_done_callback(stop)
+        return watches
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
         builder = self._options.decoded.builder
@@ -194,11 +223,8 @@ class GenerationResponse(Response):
             await self._write(send)
             await asyncio.sleep(_WRITE_PAUSE_SECONDS)
 
-    async def _watch_disconnect(self, receive: Receive, send: Send) -> None:
-        """Return when the client disconnects. Until then keep a silent stream alive."""
-        while not self._options.decoded.stream:
-            if (await receive())["type"] == "http.disconnect":
-                return
+    async def _keep_alive(self, receive: Receive, send: Send) -> None:
+        """Keep a silent stream alive. Return when the client disconnects."""
         while True:
             streaming = not self._stream_ended
             silent_seconds = time.monotonic() - self._last_written

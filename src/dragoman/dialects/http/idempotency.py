@@ -28,7 +28,12 @@ from dragoman.core.idempotency import (
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.context import sent_headers
 from dragoman.dialects.http.errors import error_response
-from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
+from dragoman.dialects.http.generation_response import (
+    ON_DISCONNECT,
+    GenerationResponse,
+    ResponseOptions,
+    wait_for_disconnect,
+)
 
 HEADER = "idempotency-key"
 
@@ -202,7 +207,7 @@ class IdempotentResponse(Response):
     async def _wait_for_state(self, receive: Receive, sender: _ResponseSender) -> IdempotencyState | None:
         """Wait until no equal request is running, and return the state; None if the client disconnects."""
         poll_seconds = MIN_POLL_SECONDS
-        disconnected = asyncio.create_task(_wait_for_disconnect(receive))
+        disconnected = asyncio.create_task(wait_for_disconnect(receive))
         try:
             while isinstance(state := await self._store.claim(self._idempotent_request), InProgress):
                 await asyncio.wait([disconnected], timeout=poll_seconds)
@@ -235,8 +240,9 @@ class IdempotentResponse(Response):
                 await self._store.store(self._idempotent_request, claim, recorder.stored_response())
             await sender.send(message)
 
+        waiting = {name: value for name, value in scope.items() if name != ON_DISCONNECT}
         try:
-            await self._response(scope, receive_until_too_large, record)
+            await self._response(waiting, receive_until_too_large, record)
         finally:
             self._store.release(self._idempotent_request, claim)
 
@@ -249,8 +255,3 @@ async def _replay(stored: StoredResponse, sender: _ResponseSender) -> None:
     headers = [(name.encode(), value.encode()) for name, value in (*stored.headers, REPLAYED)]
     await sender.send({"type": "http.response.start", "status": stored.status, "headers": headers})
     await sender.send({"type": "http.response.body", "body": stored.body, "more_body": False})
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
