@@ -15,7 +15,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
-UsageSource = Literal["engine", "upstream", "partial", "estimated"]
+UsageSource = Literal["engine", "upstream", "counted", "partial", "estimated"]
 """Who counted: the engine itself; another server, at the end of its answer; another server, up to where its answer
 broke off; nobody, so that chunks and characters stand for tokens."""
 

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, ImagePart, Message, Prompt, TextPrompt, TokenPrompt
+from dragoman.core.events import Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, ImagePart, Message, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.upstream.engine import UpstreamEngine
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
@@ -21,7 +22,15 @@ from dragoman.engines.upstream.local_tokenizer import (
     read_tokenizer,
 )
 from dragoman.engines.upstream.token_counts import estimate_tokens
-from tests.support.scripted_upstream import ScriptedUpstream, response, running_upstream, sends
+from tests.support.scripted_upstream import (
+    HEAD,
+    LAST_CHUNK,
+    ScriptedUpstream,
+    event,
+    response,
+    running_upstream,
+    sends,
+)
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 WORDS = ["?", "user", "assistant", ":", "hello", "world", "<s>"]
@@ -126,6 +135,31 @@ async def test_a_count_is_exact_once_there_is_a_context_to_compare_it_with(folde
         assert engine.context_length == 64
         assert ("exact_token_counts" in engine.capabilities) == has_tokenizer
         await engine.close()
+
+
+ANSWER = b"".join(
+    event(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}).encode())
+    for delta, reason in (
+        ({"reasoning_content": "hello hello"}, None),
+        ({"content": "hello"}, None),
+        ({"content": " world ? world"}, "stop"),
+    )
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{{ raise_exception('no') }}"])
+async def test_an_answer_whose_upstream_reports_no_usage_is_counted_by_the_tokenizer(
+    folder: Path, template: str
+) -> None:
+    upstream = ScriptedUpstream(sends(HEAD + ANSWER + event(b"[DONE]") + LAST_CHUNK))
+    async with running_upstream(upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        engine = engine_with(with_template(folder, template), "openai", url)
+        events = [each async for each in engine.generate(GenerationRequest(model="m", prompt=HELLO))]
+        await engine.close()
+    if template == TEMPLATE:
+        assert events[-1] == Usage(len(RENDERED), 6, 0, source="counted")
+    else:
+        assert events[-1] == Usage(estimate_tokens(HELLO), 3, 0, source="estimated")
 
 
 async def test_without_a_template_a_conversation_is_estimated_and_its_tokens_are_not_shown(folder: Path) -> None:

@@ -31,7 +31,7 @@ from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, Ups
 from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.request_body import request_body, request_path
 from dragoman.engines.upstream.served_adapters import UpstreamAdapters
-from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, estimate_tokens
+from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, WrittenTexts, estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
 
 LOAD_SECONDS = 2.0
@@ -162,12 +162,15 @@ class UpstreamEngine(Probed):
             n=request.n, prompt_tokens=estimate_tokens(request.prompt), reports_prompt=request.reports_prompt
         )
         upstream_request = await self._translated(request)
+        written = None if self._tokenizer is None else WrittenTexts()
         self._running += 1
         try:
             async with self._client.stream(upstream_request) as stream:
                 while received := await stream.read():
                     for event in answer.feed([each.data for each in received if each.data != DONE]):
                         stream.note_token()
+                        if written is not None:
+                            written.note(event)
                         yield event
         except TransportError as failure:
             if not answer.is_finished:  # Otherwise only the usage may be missing.
@@ -183,7 +186,10 @@ class UpstreamEngine(Probed):
         if not answer.is_finished:
             self._log_failure("the answer ended early", answer)
             raise _failure_of(answer, "The upstream ended its answer early")
-        yield answer.usage()
+        usage = answer.usage()
+        if usage.source == "estimated" and self._tokenizer is not None and written is not None:
+            usage = await written.counted(self._tokenizer, request.prompt, usage)
+        yield usage
 
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
         """Return the request in the upstream's form. Raises core.errors."""

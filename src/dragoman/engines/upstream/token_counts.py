@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.core.errors import BadRequest
+from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.upstream.http_client import UpstreamClient
@@ -129,6 +130,39 @@ class UpstreamTokenizer:
     async def _post(self, path: str, body: Body, kind: type[_Reply]) -> _Reply:
         request = UpstreamRequest(path=path, body=msgspec.json.encode(body))
         return msgspec.json.decode(await self._client.fetch(request), type=kind)
+
+
+class WrittenTexts:
+    """What an answer has written, to count its tokens if its upstream does not."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[object, ...], list[str]] = {}
+        """By choice and by what it is: text, reasoning, or a call."""
+
+    def note(self, event: Event) -> None:
+        """Keep the text of an event."""
+        match event:
+            case Delta(index=index, text=text) | ReasoningDelta(index=index, text=text):
+                self._texts.setdefault((index, type(event)), []).append(text)
+            case ToolCallDelta(index=index, call_index=call, name=name, arguments=arguments):
+                self._texts.setdefault((index, call), []).append((name or "") + arguments)
+
+    async def counted(self, tokenizer: KnownTokens, prompt: Prompt, estimated: Usage) -> Usage:
+        """Return the usage as the tokenizer counts it; `estimated` if it cannot count the prompt.
+
+        The markup around reasoning and calls is not among the texts.
+        """
+        try:
+            prompt_tokens = await tokenizer.tokenize(prompt)
+        except BadRequest:  # The upstream's template takes what the one of this machine refuses.
+            prompt_tokens = None
+        if prompt_tokens is None:
+            return estimated
+        completion_tokens = 0
+        for parts in self._texts.values():
+            tokens = await tokenizer.tokenize(TextPrompt("".join(parts), add_special_tokens=False))
+            completion_tokens += len(tokens or ())
+        return Usage(len(prompt_tokens), completion_tokens, 0, source="counted")
 
 
 def estimate_tokens(prompt: Prompt) -> int:

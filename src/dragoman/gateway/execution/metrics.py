@@ -23,7 +23,7 @@ _OBSERVATION_SECONDS = 1.0
 
 _DOUBLE_BYTES = 8
 
-_OTHERS_COUNTED: tuple[UsageSource, ...] = ("upstream", "partial", "estimated")
+_OTHERS_COUNTED: tuple[UsageSource, ...] = ("upstream", "counted", "partial", "estimated")
 
 
 def file_values(process_id: int) -> type:
@@ -129,7 +129,7 @@ class RequestMetrics:
         )
         self._usage_sources = RequestCounter(
             "dragoman_upstream_usage_source",
-            "Answers of other servers, by who counted their tokens: upstream, partial or estimated",
+            "Answers of other servers, by who counted their tokens: upstream, counted, partial or estimated",
             ("model", "source"),
             registry=registry,
         )
