@@ -16,12 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
 import msgspec
-from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -121,7 +120,8 @@ class ResponseCycle(RequestResponseCycle):
 
     def _end(self) -> None:
         self._report_disconnect = None
-        cast(Scope, self.scope).pop(ON_DISCONNECT, None)  # It refers to this object.
+        scope: Any = self.scope
+        scope.pop(ON_DISCONNECT, None)  # It refers to this object.
 
     async def send(self, message: Any) -> None:
         """Send a message of the response. Raises RuntimeError if it is not its turn."""
@@ -285,7 +285,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _begin_request(self) -> None:
         """Run the app, after the response to the request before."""
-        scope = self.scope
+        scope: Any = self.scope
         scope["http_version"] = version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         url = httptools.parse_url(self.url)
@@ -307,15 +307,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and not self.is_retiring and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        cast(Scope, scope)[ON_DISCONNECT] = cycle.on_disconnect
+        scope[ON_DISCONNECT] = cycle.on_disconnect
         if is_first:
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cast(ResponseCycle, cycle)
+    def _start_asgi_task(self, cycle: Any, app: ASGI3Application) -> None:
+        self._running = cycle
         super()._start_asgi_task(cycle, app)
 
     def _use_host_of_target(self) -> None:

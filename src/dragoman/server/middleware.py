@@ -1,7 +1,7 @@
 """What every request passes until its endpoint: the path, the host and origin, the border for errors, and the routes.
 
-Nothing here waits, so each part only selects the app that is next. A request runs in two coroutines until its endpoint:
-that of the border, and the endpoint's own.
+Nothing but the app itself waits, so most parts select the app that is next instead of awaiting it: each further
+coroutine would be resumed with every token.
 """
 
 import inspect
@@ -278,7 +278,10 @@ class ResponseBorder:
             nonlocal start, is_complete
             if message["type"] == "http.response.start":
                 start = message
-                if not any(name == b"x-request-id" for name, _ in message["headers"]):
+                for name, _ in message["headers"]:
+                    if name == b"x-request-id":
+                        break
+                else:
                     headers = [*message["headers"], (b"x-request-id", uuid.uuid4().hex.encode())]
                     message = {**message, "headers": headers}
             else:

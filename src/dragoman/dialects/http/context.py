@@ -278,9 +278,9 @@ def selected_account(headers: Headers) -> str | None:
     return headers.get("x-selected-account-id", "").strip() or None
 
 
-async def read_body(request: Request, route: RouteContext) -> bytes:
+def read_body(request: Request, route: RouteContext) -> Awaitable[bytes]:
     """Read the whole body. Raises what read_limited_body raises."""
-    return await read_limited_body(request, route.options.max_body_bytes)
+    return read_limited_body(request, route.options.max_body_bytes)
 
 
 async def read_limited_body(request: Request, limit: int) -> bytes:

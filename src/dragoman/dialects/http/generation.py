@@ -41,6 +41,9 @@ WEBHOOK_HEADER = "x-dragoman-webhook"
 RESPOND_ASYNC = "respond-async"
 """RFC 7240, section 4.1."""
 
+_RESPONDER_HEADERS = frozenset({b"prefer", WEBHOOK_HEADER.encode(), HEADER.encode()})
+"""Without them, a request is run now unless its route or its body asks for the queue."""
+
 _MAX_WEBHOOK_LENGTH = 2000
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -68,7 +71,7 @@ class SubmissionOptions(NamedTuple):
 
 def submission_options(headers: Headers, mode: QueueMode) -> SubmissionOptions | None:
     """Return how a request to such a route is queued; None: not at all. Raises BadRequest."""
-    preferred = "prefer" in headers and prefers_async(headers)
+    preferred = prefers_async(headers)
     webhook = _webhook(headers)
     if mode == "on_request" and not preferred:
         if webhook is not None:
@@ -297,7 +300,8 @@ async def respond(
     request.scope[FAILURE_CONTEXT] = FailureContext(codec.errors, request_id, headers)
     try:
         caller = route.caller(request, request_id)
-        await route.service.reject_unknown_key(caller)
+        if route.service.needs_key:
+            await route.service.reject_unknown_key(caller)
         try:
             received = await _receive(request, route, codec, caller)
             call = GenerationCall(route=route, caller=caller, received=received, prepare=prepare, headers=headers)
@@ -343,14 +347,17 @@ def _choose_responder(
 ) -> Responder:
     """Choose by the body and the request's headers. Raises BadRequest."""
     body, caller, options = call.received.body, call.caller, call.route.options
+    headers = sent_headers(request.scope)
     in_background = background is not None and call.received.decoded.in_background
-    submission = submission_options(sent_headers(request.scope), "background" if in_background else queue)
+    if queue == "on_request" and not in_background and not headers.has_any(_RESPONDER_HEADERS):
+        return DirectResponder(call)
+    submission = submission_options(headers, "background" if in_background else queue)
     if submission is not None:
         # The queue stores keys with its jobs, and rejects them itself if it stores none.
         parts = submission.fingerprint_parts
         kind = background if in_background and background is not None else QueuedResponder
         return kind(call, submission, read_idempotent_request(request, body, caller, options.dialect, parts))
-    if HEADER not in sent_headers(request.scope):
+    if HEADER not in headers:
         return DirectResponder(call)
     store = required_store(options.idempotency_store)
     idempotent_request = read_idempotent_request(request, body, caller, options.dialect)
