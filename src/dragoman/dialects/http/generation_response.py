@@ -170,16 +170,17 @@ class GenerationResponse(Response):
         await response(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
-        feed = self._options.decoded.builder.feed
+        feed, encode = self._options.decoded.builder.feed, self._frames.encode
         try:
             async with contextlib.aclosing(await self._open_events()) as events:
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
-                    if frames := self._encode(feed(event)):
+                    if frames := b"".join(map(encode, feed(event))):
+                        if not self._pending:
+                            self._has_pending.set()
                         self._pending.append(frames)
                         self._pending_bytes += len(frames)
-                        self._has_pending.set()
                         if self._pending_bytes > _MAX_PENDING_BYTES:
                             await self._write(send)
             last = self._encode(self._options.decoded.builder.terminator())
