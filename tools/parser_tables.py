@@ -52,8 +52,11 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "tool_chat_template_mistral3",
     ),
     "`[ARGS]` must stand before `[CALL_ID]`, unlike in earlier calls": ("Mistral-Small-3.2-24B-Instruct-2506",),
-    "every call must have the id of a probe": ("upstage-Solar-Open-100B",),
+    "text and reasoning are read with their markup, and every call must have the id of a probe": (
+        "upstage-Solar-Open-100B",
+    ),
     "calls are content": (
+        "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
         "ibm-granite-granite-3.3-2B-Instruct",
         "tool_chat_template_deepseekv31",
         "tool_chat_template_glm4",

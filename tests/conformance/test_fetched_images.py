@@ -132,9 +132,8 @@ class FailingSeeingEcho(SeeingEcho, GatedEcho):
     """Fails once after the first token."""
 
 
-async def test_a_queued_request_keeps_the_image_that_was_fetched_when_it_was_accepted(
-    dialect: Dialect, tmp_path: Path
-) -> None:
+async def test_a_queued_request_keeps_the_image_that_was_fetched_when_it_was_accepted(tmp_path: Path) -> None:
+    dialect = DIALECTS["openai"]  # What is stored is the same in all of them.
     with sqlite_account(tmp_path) as account:
         harness = HttpQueueHarness(account, tmp_path / "journals")
         engine = FailingSeeingEcho(EngineFailed("once"))

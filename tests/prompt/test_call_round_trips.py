@@ -114,7 +114,7 @@ class RoundTrip(NamedTuple):
         if markup.in_channels:
             opening = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
         call_id = next(each for each in ("aB3dE6gH9", "a1b2c3d4e5") if re.fullmatch(markup.id_pattern, each))
-        opening = opening.replace(INDEX, "0").replace(ID, call_id)
+        opening = opening.replace(INDEX, str(markup.first_index)).replace(ID, call_id)
         if reasoning is None or (self.thoughts is None and not reasoning.opened_by_prompt):
             return f"{before}{opening}" if self.options.choice == "auto" else ""
         thoughts, closing, after = before.partition(reasoning.closing)
@@ -140,7 +140,7 @@ class RoundTrip(NamedTuple):
         if (prefix := special.get(markup.optional_prefix)) is not None:
             bias[prefix] = -100.0
         if INDEX in markup.head_before_name + markup.head_after_name:
-            bias |= {_FIRST_BYTE + ord("0"): 20.0, _FIRST_BYTE + ord('"'): 40.0}
+            bias |= {_FIRST_BYTE + ord(str(markup.first_index)): 20.0, _FIRST_BYTE + ord('"'): 40.0}
         return {**bias, _EOS: 100.0}
 
     def continues(self, events: Sequence[Event]) -> bool:
@@ -230,6 +230,10 @@ def special_tokens(template: ChatTemplate) -> frozenset[str]:
     texts = set(spec.markup.special_tokens)
     if spec.reasoning is not None:
         texts |= {*(spec.reasoning.special_tokens or (spec.reasoning.opening, spec.reasoning.closing))}
+    if spec.text_element is not None:
+        texts |= {*spec.text_element.special_tokens}
+    if "<|calls|>" in texts:  # llama.cpp takes <|end|> for the end of an answer unless it finds both.
+        texts.add("<|flush|>")
     if spec.text_markers is not None:
         texts |= {spec.text_markers.opening, spec.text_markers.closing}
     return frozenset(text for text in texts if not re.search(r"\s", text))

@@ -14,7 +14,7 @@ from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptio
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.control_tokens import ControlTokenTexts, SpecialTokenTexts, match_longest
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
-from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS
+from tests.support.chat_templates import ALTERNATING, HERMES, KIMI_K3, LLAMA3, MISTRAL, UNKNOWN_TOOLS
 
 CONTROL_TEXTS = (
     *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<s>", "</s>"),
@@ -183,6 +183,18 @@ def test_markup_of_the_template_is_text_where_people_write_it(source: str) -> No
     rendered = model.render(ChatPrompt(messages=messages))
     start = rendered.text.index(result)
     assert rendered.literal_offsets == (start + result.index("</"), start + result.index("<tool_response>"))
+
+
+def test_an_earlier_answer_adds_no_token_of_reasoning_that_is_an_element_of_its_own() -> None:
+    texts = ("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>")
+
+    def tokens(answer: str) -> int:
+        messages = (Message(role="user", content="Hi"), Message(role="assistant", content=answer, reasoning=answer))
+        rendered = template(KIMI_K3, texts).render(ChatPrompt(messages=messages))
+        found = re.finditer("|".join(map(re.escape, texts)), rendered.text)
+        return sum(not set(rendered.literal_offsets) & {*range(*match.span())} for match in found)
+
+    assert tokens("<|close|>think<|sep|>Yes<|close|>message<|sep|><|end_of_msg|>") == tokens("Yes")
 
 
 def test_the_markup_of_a_requests_template_counts_for_its_messages() -> None:

@@ -5,8 +5,16 @@ import pytest
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, Tool, ToolOptions
 from dragoman.output.parts import ContentText, ReasoningText
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
+from dragoman.prompt.output_parser import build_parser
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
-from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, EFFORT_REASONING, SWITCHABLE_REASONING
+from tests.support.chat_templates import (
+    ALTERNATING,
+    ALWAYS_REASONING,
+    EFFORT_REASONING,
+    SWITCHABLE_REASONING,
+    open_model_template,
+    requires_open_models,
+)
 from tests.support.output_parts import parse
 
 EMPTY_REASONING = "<think>\n\n</think>\n\n"
@@ -218,3 +226,32 @@ def test_reasoning_of_earlier_answers_is_a_block_of_the_content_where_the_templa
         messages = (Message(role="user", content="Hi"), Message(role="assistant", content=content, reasoning="Hm."))
         prompt = ChatPrompt(messages=messages, add_generation_prompt=False)
         assert ChatTemplate(source, bos="", eos="").render(prompt).text == f"Hi[THINK]Hm.[/THINK]{content}"
+
+
+@requires_open_models
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("Kimi-K3", ("thinking_effort=low", "thinking_effort=low", "thinking_effort=high", "thinking_effort=max")),
+        ("muse-glimmer", ("strength: low.", "strength: low.", "strength: medium.", "strength: high.")),
+        ("upstage-Solar-Open-100B", ("<|think|><|end|>", "<|think|><|end|>", "", "")),
+    ],
+)
+def test_efforts_become_the_words_that_a_template_knows(model: str, words: tuple[str, str, str, str]) -> None:
+    efforts: tuple[ReasoningEffort, ...] = ("minimal", "low", "medium", "high")
+    for effort, word in zip(efforts, words, strict=True):
+        assert word in render(open_model_template(model), effort).text
+    assert "<|think|>" not in render(open_model_template("upstage-Solar-Open-100B"), "high").text
+
+
+@requires_open_models
+@pytest.mark.parametrize("model", ["upstage-Solar-Open-100B", "muse-glimmer", "Kimi-K3"])
+def test_an_answer_that_a_message_begins_goes_on_within_its_element(model: str) -> None:
+    template = ChatTemplate(open_model_template(model), bos="", eos="")
+    messages = (Message(role="user", content="Hi"), Message(role="assistant", content="Good"))
+    rendered = template.render(ChatPrompt(messages=messages, add_generation_prompt=False, continue_final_message=True))
+    assert rendered.text.endswith("Good")
+    parser, element = build_parser(rendered.parser_spec), rendered.parser_spec.text_element
+    assert parser is not None
+    assert element is not None
+    assert parse(parser, f" day.{element.closing}") == [ContentText(" day.")]

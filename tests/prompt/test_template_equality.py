@@ -35,6 +35,7 @@ SPECIAL_TEXTS = SpecialTokenTexts(
 REFUSED = {
     ("Apertus-8B-Instruct", "result_without_call"): "Tool message outside of assistant",
     ("tool_chat_template_apertus", "result_without_call"): "Tool message outside of assistant",
+    ("Kimi-K3", "result_without_call"): "tool messages need a resolvable tool name",
     ("MiniMax-M2", "result_without_call"): "there was no previous assistant message with a tool call",
     ("openai-gpt-oss-120b", "result_without_call"): "there was no previous assistant message with a tool call",
 }
@@ -139,6 +140,10 @@ ADAPTED = {
     # The text is the plan, which these write where the thoughts are.
     ("Cohere2MoE", "text_and_call"),
     ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "text_and_call"),
+    # Text and calls are messages of their own.
+    ("muse-glimmer", "text_and_call"),
+    ("tool_chat_template_muse_glimmer", "text_and_call"),
+    ("upstage-Solar-Open-100B", "text_and_call"),
     # The model's own ids, functions.NAME:NUMBER.
     ("moonshotai-Kimi-K2", "call"),
     ("moonshotai-Kimi-K2", "call_of_an_earlier_turn"),

@@ -156,6 +156,42 @@ GEMMA4 = """
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|turn>model\\n' }}{% endif %}"""
 
+KIMI_K3 = """
+{%- macro open_tag(tag) -%}<|open|>{{ tag }}<|sep|>{%- endmacro -%}
+{%- macro close_tag(tag) -%}<|close|>{{ tag }}<|sep|>{%- endmacro -%}
+{%- macro type_of(v) -%}
+{{ 'string' if v is string else 'boolean' if v is boolean else 'null' if v is none else 'number' if v is number
+   else 'object' if v is mapping else 'array' }}
+{%- endmacro -%}
+{%- if tools -%}
+{{ open_tag('message role="system"') }}{% for tool in tools %}{{ tool.function | tojson }}{% endfor %}{{
+   close_tag('message') }}<|end_of_msg|>
+{%- endif -%}
+{%- for m in messages -%}
+{{ open_tag('message role="' ~ m.role ~ '"') }}
+{%- if m.role == 'assistant' -%}
+{{ open_tag('think') }}{{ m.reasoning_content }}{{ close_tag('think') }}{{
+   open_tag('response') }}{{ m.content }}{{ close_tag('response') }}
+{%- if m.tool_calls -%}
+{{ open_tag('tools') }}
+{%- for c in m.tool_calls -%}
+{{ open_tag('call tool="' ~ c.function.name ~ '" index="' ~ loop.index ~ '"') }}
+{%- for k, v in c.function.arguments.items() -%}
+{{ open_tag('argument key="' ~ k ~ '" type="' ~ type_of(v) ~ '"') }}{{ v if v is string else v | tojson }}{{
+   close_tag('argument') }}
+{%- endfor -%}
+{{ close_tag('call') }}
+{%- endfor -%}
+{{ close_tag('tools') }}
+{%- endif -%}
+{%- else -%}
+{{ m.content }}
+{%- endif -%}
+{{ close_tag('message') }}<|end_of_msg|>
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ open_tag('message role="assistant"') }}{{ open_tag('think') }}{%- endif -%}
+"""
+
 UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}
@@ -209,5 +245,6 @@ WRITING: list[tuple[ToolFormatName, str]] = [
     ("lfm2", LFM2),
     ("pythonic", PYTHONIC),
     ("gemma4", GEMMA4),
+    ("kimi_k3", KIMI_K3),
 ]
 """Templates that write calls, with their formats."""

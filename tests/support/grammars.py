@@ -19,6 +19,7 @@ _SPECIAL_TEXTS = (
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]"),
     *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "｜DSML｜"),
     *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_call>", "<tool_call|>", '<|"|>'),
+    *("<|open|>", "<|sep|>", "<|close|>", "<|eom|>", "<|begin|>", "<|content|>"),
 )
 SPECIAL = {text: END + number for number, text in enumerate(_SPECIAL_TEXTS, 1)}
 """Special tokens of the vocabulary, as some families of models have them."""

@@ -70,7 +70,9 @@ class WrittenAnswers:
         prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), tools=TOOLS, reasoning_effort=effort)
         self._spec: OutputParserSpec = self.template.render(prompt).parser_spec
         self._markup = FORMATS[self.template.tool_format].markup
-        grammar = build_grammar(None, msgspec.structs.replace(TOOLS, choice="required"), self._markup, lambda _: None)
+        required = msgspec.structs.replace(TOOLS, choice="required")
+        element = self._spec.text_element
+        grammar = build_grammar(None, required, self._markup, lambda _: None, element=element)
         assert grammar.text is not None
         self._grammar, self._strings = grammar.text, grammar.strings
 
@@ -84,7 +86,10 @@ class WrittenAnswers:
         }
         if not (self._markup.in_channels or self._markup.one_call):
             answers["several calls"] = self._calls(_OSLO, _ALL)
-        if not (self._markup.in_channels or self._markup.only_at_start):
+        element = self._spec.text_element
+        if element is not None:
+            answers["text and call"] = f"{element.opening}{_TEXT}{element.closing}{write_calls(self._markup, [_OSLO])}"
+        elif not (self._markup.in_channels or self._markup.only_at_start):
             answers["text and call"] = f"{self._text(_TEXT)}\n\n{self._calls(_OSLO)}"
         for number in range(generated):
             if (text := generate(self._grammar, Random(number), _MAX_TOKENS)) is not None:
@@ -115,7 +120,9 @@ class WrittenAnswers:
     def _text(self, text: str) -> str:
         if self._markup.in_channels:
             return f"<|channel|>final<|message|>{text}"
-        markers = self._spec.text_markers
+        markers, element = self._spec.text_markers, self._spec.text_element
+        if element is not None:
+            return f"{element.opening}{text}{element.end}"
         return text if markers is None else f"{markers.opening}{text}{markers.closing}"
 
     def _calls(self, *calls: ToolCall) -> str:
@@ -123,7 +130,9 @@ class WrittenAnswers:
             [call] = calls
             header = f"<|channel|>commentary to=functions.{call.name} <|constrain|>json<|message|>"
             return f"{header}{call.arguments}"
-        return write_calls(self._markup, calls)
+        element = self._spec.text_element
+        before = f"{element.opening}{element.closing}" if element is not None and element.before_calls else ""
+        return before + write_calls(self._markup, calls)
 
 
 def _reasoning(spec: ReasoningSpec, text: str) -> str:

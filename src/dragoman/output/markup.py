@@ -17,6 +17,7 @@ ToolFormatName = Literal[
     "deepseek_v3",
     "deepseek_v31",
     "kimi_k2",
+    "kimi_k3",
     "command_r7b",
     "granite",
     "nemotron",
@@ -41,6 +42,7 @@ ToolFormatName = Literal[
     "glm47",
     "ling3",
     "minimax_m2",
+    "muse_glimmer",
     "hunyuan3",
     "deepseek_v32",
     "deepseek_v4",
@@ -58,8 +60,22 @@ INDEX: Final = "{index}"
 ID: Final = "{id}"
 """In a markup, the id of a call, which the model chooses."""
 
-PLACEHOLDERS: Final = {INDEX: "[0-9]{1,4}", ID: "[A-Za-z0-9_-]{1,64}"}
-"""Variable parts of a markup → the regular expression of what stands for them."""
+NAME: Final = "{name}"
+"""In `ToolCallMarkup.head_after_name`, the function's name once more."""
+
+TYPE: Final = "{type}"
+"""In `ParameterMarkup.after_name_of_json`, the type of the value."""
+
+PLACEHOLDERS: Final = {
+    INDEX: "[0-9]{1,4}",
+    ID: "[A-Za-z0-9_-]{1,64}",
+    NAME: r"[\w.:/-]{1,128}",
+    TYPE: "[a-z]{1,16}",
+}
+"""Variable parts of a markup → the regular expression of what may stand for them."""
+
+JSON_TYPES: Final = "number|boolean|null|object|array"
+"""The regular expression of what is generated for TYPE."""
 
 _PLACEHOLDER = re.compile(f"({'|'.join(map(re.escape, PLACEHOLDERS))})")
 
@@ -75,7 +91,7 @@ class ParameterMarkup(msgspec.Struct, frozen=True, kw_only=True):
     before_name: str
     after_name: str
     after_name_of_json: str | None = None
-    """What follows the name if the value is JSON; None: the same."""
+    """What follows the name if the value is JSON; None: the same. TYPE may stand in it."""
     padding: str = ""
     """Text on both sides of a value which does not belong to it."""
     close: str
@@ -107,7 +123,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
 
-    INDEX and ID may stand before and after the name. With `parameters` or `values`, `tail` is not empty.
+    INDEX and ID may stand before and after the name, and NAME after it. With `parameters` or `values`, `tail` is not
+    empty.
     """
 
     trigger: str
@@ -130,6 +147,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     call_close: str = ""
     separator: str = ""
     section_close: str = ""
+    first_index: int = 0
+    """The INDEX of the first call."""
     id_pattern: str = PLACEHOLDERS[ID]
     """Regular expression of the ids that the model writes."""
     special_tokens: tuple[str, ...] = ()
@@ -141,7 +160,7 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     def head(self, name: str) -> str:
         """Return the text before the arguments of a call, with INDEX and ID as they are."""
-        return f"{self.head_before_name}{name}{self.head_after_name}"
+        return f"{self.head_before_name}{name}{self.head_after_name.replace(NAME, name)}"
 
 
 def split_at_placeholders(text: str) -> Iterator[str]:

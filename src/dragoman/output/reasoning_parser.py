@@ -72,7 +72,7 @@ class ReasoningParser:
 
     def _parse_beginning(self) -> None:
         start = self._buffer.lstrip(WHITESPACE)
-        opening = self._spec.opening.rstrip(WHITESPACE)
+        opening = self._spec.opening.strip(WHITESPACE)
         if start.startswith(opening):
             self._consume_marker("reasoning", start.removeprefix(opening))
         elif not opening.startswith(start):

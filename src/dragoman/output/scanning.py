@@ -35,9 +35,9 @@ def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True
     quote = '"' if before_name.endswith('"') else ""
     name = [ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
     return [
-        *_atoms_of_parts(before_name.removesuffix(quote)),
+        *_atoms_of_parts(before_name.removesuffix(quote), in_json=before_json),
         *name,
-        *_atoms_of_parts(after_name.removeprefix(quote)),
+        *_atoms_of_parts(after_name.removeprefix(quote), in_json=before_json),
         *([ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
     ]
 
@@ -50,17 +50,19 @@ def atoms_of_call(before_name: str, after_name: str) -> Atoms:
 
 def atoms_of_parameter(before_name: str, name_pattern: str, after_name: str) -> Atoms:
     """Match the text before a parameter's value, such as `<parameter=` and `>` around its name."""
-    return [*atoms_of_words(before_name), f"({name_pattern})", *atoms_of_words(after_name)[1:]]
+    after, *rest = split_at_placeholders(after_name)
+    more = [atom for part in rest for atom in ([PLACEHOLDERS[part]] if part in PLACEHOLDERS else atoms_of_words(part))]
+    return [*atoms_of_words(before_name), f"({name_pattern})", *atoms_of_words(after)[1:], *more]
 
 
-def _atoms_of_parts(text: str) -> Atoms:
+def _atoms_of_parts(text: str, *, in_json: bool) -> Atoms:
     """Match text with variable parts, of which the id is a group. Within JSON, whitespace may differ."""
     atoms: Atoms = []
     for part in split_at_placeholders(text):
         if part in PLACEHOLDERS:
             atoms.append(f"({PLACEHOLDERS[part]})" if part == ID else PLACEHOLDERS[part])
         else:
-            atoms += atoms_of_words(" ".join(_WORD.findall(part)) if part[0] in '{"' else part)
+            atoms += atoms_of_words(" ".join(_WORD.findall(part)) if in_json and part[0] in '{"' else part)
     return atoms
 
 

@@ -8,6 +8,7 @@ from dragoman.output.markup import ToolCallMarkup, ToolFormatName
 from dragoman.output.parts import OutputParser
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
 from dragoman.output.tagged_arguments import StringParameters
+from dragoman.output.text_element import TextElement, TextElementParser
 from dragoman.output.tool_call_parser import ToolCallMode, ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 
@@ -23,6 +24,8 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
     """Whether the answer's messages have channels, as gpt-oss's have."""
     text_markers: TextMarkers | None = None
     """What the model may write around its text; None: nothing."""
+    text_element: TextElement | None = None
+    """The element that text is in; None: it stands by itself."""
 
     @property
     def markup(self) -> ToolCallMarkup | None:
@@ -45,4 +48,6 @@ def build_parser(
         parser = ToolCallParser(FORMATS[spec.tool_format].syntax, mode, strings)
     if spec.text_markers is not None:
         parser = MarkedTextParser(spec.text_markers, parser)
+    if spec.text_element is not None:
+        parser = TextElementParser(spec.text_element, parser)
     return ReasoningParser(spec.reasoning, parser) if spec.reasoning is not None else parser

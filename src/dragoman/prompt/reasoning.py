@@ -12,6 +12,7 @@ from dragoman.core.request import ReasoningEffort
 from dragoman.output.marked_text_parser import TextMarkers
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
+from dragoman.output.text_element import TextElement
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError
 
 
@@ -25,6 +26,8 @@ class ReasoningMarkers(NamedTuple):
     after_opening: str = "\n"
     before_closing: str = "\n"
     after_closing: str = "\n\n"
+    is_message: bool = False
+    """Whether the reasoning is a message of its own, so that a prompt may end with the closing text all the same."""
 
 
 DEFAULT_MARKERS: Final = ReasoningMarkers("<think>", "</think>")
@@ -38,6 +41,17 @@ CHANNEL_MARKERS: Final = ReasoningMarkers(
     after_closing="<|start|>assistant",
 )
 """Of gpt-oss, whose reasoning is a message in a channel of its own."""
+
+
+def _own_message(opening: str, closing: str, special_tokens: tuple[str, ...]) -> ReasoningMarkers:
+    """Return the markers of reasoning that is a message of its own, without white space around it."""
+    markers = ReasoningMarkers(opening, closing, special_tokens, is_message=True)
+    return markers._replace(after_opening="", before_closing="", after_closing="")
+
+
+_SOLAR_TOKENS: Final = ("<|begin|>", "<|think|>", "<|content|>", "<|end|>")
+_MUSE_TOKENS: Final = ("<|start|>", "<|message|>", "<|eom|>")
+_KIMI_TOKENS: Final = ("<|open|>", "<|sep|>", "<|close|>")
 
 _KNOWN_MARKERS: Final = {
     **{
@@ -53,9 +67,32 @@ _KNOWN_MARKERS: Final = {
             ReasoningMarkers("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
         )
     },
+    "<|begin|>assistant<|think|>": _own_message("<|think|>", "<|end|><|begin|>assistant", _SOLAR_TOKENS),
+    "assistant to=self<|message|>": _own_message(" to=self<|message|>", "<|eom|><|start|>assistant", _MUSE_TOKENS),
+    "open_tag('think')": _own_message("<|open|>think<|sep|>", "<|close|>think<|sep|>", _KIMI_TOKENS),
     "'</think{}>'": ReasoningMarkers("<think:opensource>", "</think:opensource>"),
 }
-"""Text in a template that shows which markers its model has → the markers. The last is Hunyuan 3's."""
+"""Text in a template that shows which markers its model has → the markers.
+
+The last are Solar Open's, Muse Glimmer's, Kimi K3's and Hunyuan 3's.
+"""
+
+_TEXT_ELEMENTS: Final = {
+    "<|begin|>assistant<|content|>": TextElement(
+        opening="<|content|>", closing="<|end|><|begin|>assistant", end="<|end|>", special_tokens=_SOLAR_TOKENS
+    ),
+    "assistant to=self<|message|>": TextElement(
+        opening=" to=user<|message|>", closing="<|eom|><|start|>assistant", special_tokens=_MUSE_TOKENS
+    ),
+    "open_tag('response')": TextElement(
+        opening="<|open|>response<|sep|>",
+        closing="<|close|>response<|sep|>",
+        end="<|close|>response<|sep|><|close|>message<|sep|>",
+        before_calls=True,
+        special_tokens=_KIMI_TOKENS,
+    ),
+}
+"""Text in a template that shows in which element its model's text is: Solar Open's, Muse Glimmer's and Kimi K3's."""
 
 _TEXT_MARKERS: Final = {
     "<|START_RESPONSE|>": TextMarkers("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
@@ -129,7 +166,7 @@ class TemplateReasoning:
     def _measured(self, answers: Sequence[list[dict[str, Any]]], then: str = "") -> ReasoningMarkers | None:
         """Return the markers as the template writes them in the first of the answers that shows them, and `then`."""
         markers = self._found or DEFAULT_MARKERS
-        if markers is CHANNEL_MARKERS:
+        if markers is CHANNEL_MARKERS or markers.is_message:
             return markers
         opening, closing = re.escape(markers.opening.rstrip(WHITESPACE)), re.escape(markers.closing)
         pattern = re.compile(rf"{opening}(\s*){_REASONING}(\s*){closing}(\s*)")
@@ -159,10 +196,13 @@ class TemplateReasoning:
         words: dict[ReasoningEffort, str] = {"none": "low"}
         if "'no_think'" in self._template.source:
             words = _HUNYUAN_EFFORTS
+        strength = "low" if effort in ("none", "minimal") else effort
         values: dict[str, Any] = {
             **dict.fromkeys(_SWITCHES, effort != "none"),
             "thinking_mode": "disabled" if effort == "none" else "enabled",
             "reasoning_effort": words.get(effort, effort),
+            "reasoning_strength": strength,
+            "thinking_effort": {"low": "low", "medium": "high"}.get(strength, "max"),
         }
         if effort in _TEMPLATE_BUDGETS:
             values["thinking_budget"] = _TEMPLATE_BUDGETS[effort]
@@ -193,7 +233,7 @@ class TemplateReasoning:
         constrained = constrained or must_call
         markers = self._markers
         opening, end = markers.opening.rstrip(WHITESPACE), prompt.rstrip(WHITESPACE)
-        if end.endswith(markers.closing):
+        if end.endswith(f"{opening}{markers.closing}" if markers.is_message else markers.closing):
             return prompt, None
         opened_by_prompt = end.endswith(opening)
         if effort == "none":
@@ -201,7 +241,7 @@ class TemplateReasoning:
             if opened_by_prompt:
                 return f"{end}{closed}", None
             # A template that knows the switch needs no help.
-            has_switch = bool(self.variables(effort).keys() - {"reasoning_effort"})
+            has_switch = bool(self.variables(effort).keys() - {"reasoning_effort", "reasoning_strength"})
             return prompt if has_switch else f"{prompt}{opening}{closed}", None
         if constrained and not opened_by_prompt:
             prompt, opened_by_prompt = f"{prompt}{opening}{markers.after_opening}", True
@@ -221,6 +261,11 @@ def find_markers(source: str) -> ReasoningMarkers | None:
 def find_text_markers(source: str) -> TextMarkers | None:
     """Return what the template's model writes around the text of an answer; None: nothing."""
     return next((markers for text, markers in _TEXT_MARKERS.items() if text in source), None)
+
+
+def find_text_element(source: str) -> TextElement | None:
+    """Return the element of text in the answers of a template's model; None: text stands by itself."""
+    return next((element for text, element in _TEXT_ELEMENTS.items() if text in source), None)
 
 
 def is_in_channels(source: str) -> bool:

@@ -19,7 +19,13 @@ from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.reasoning import TemplateReasoning, find_markers, find_text_markers, is_in_channels
+from dragoman.prompt.reasoning import (
+    TemplateReasoning,
+    find_markers,
+    find_text_element,
+    find_text_markers,
+    is_in_channels,
+)
 from dragoman.prompt.sandbox import (
     SandboxedTemplate,
     TemplateError,
@@ -83,6 +89,7 @@ class ChatTemplate:
         self._reasoning = TemplateReasoning(self._template, is_supported=supports_reasoning)
         self._in_channels = is_in_channels(self.source)
         self._text_markers = find_text_markers(self.source)
+        self._text_element = find_text_element(self.source)
         self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
         self._special_texts = special_texts
@@ -156,9 +163,9 @@ class ChatTemplate:
             return EscapedPrompt(prompt, None)
         # Such templates remove the reasoning from an assistant's message.
         markers = find_markers(source)
-        kept = (
-            frozenset() if markers is None else frozenset((markers.opening, markers.closing, *markers.special_tokens))
-        )
+        kept = frozenset[str]()
+        if markers is not None and not markers.is_message:
+            kept = frozenset((markers.opening, markers.closing, *markers.special_tokens))
         return control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
 
     @functools.cached_property
@@ -214,9 +221,11 @@ class ChatTemplate:
                 must_call = prompt.tools is not None and prompt.tools.choice != "auto"
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained, must_call=must_call)
         tool_format_name = None if prompt.tools is None else self.tool_format
-        return RenderedPrompt(
-            text, OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers)
-        )
+        element = self._text_element
+        if element is not None and (prompt.continue_final_message or text.endswith(element.opening)):
+            element = msgspec.structs.replace(element, opened_by_prompt=True)
+        spec = OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers, element)
+        return RenderedPrompt(text, spec)
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
         """Adapt the messages of a conversation with tools to what this template writes."""

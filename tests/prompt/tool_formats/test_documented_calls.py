@@ -45,6 +45,23 @@ TIME = ReadCall("get_time", {})
             '{"city": "Oslo", "days": 3}<|tool_call:end|><|calls|>',
             (OSLO,),
         ),
+        (
+            "muse_glimmer",
+            ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n'
+            '<atem:parameter name="city">Oslo</atem:parameter>\n<atem:parameter name="days">3</atem:parameter>\n'
+            "</atem:invoke>\n</atem:function_calls><|eom|><|start|>assistant to=get_time<|message|>"
+            '<atem:function_calls>\n<atem:invoke name="get_time">\n</atem:invoke>\n</atem:function_calls>',
+            (OSLO, TIME),
+        ),
+        (
+            "kimi_k3",
+            '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|>'
+            '<|open|>argument key="city" type="string"<|sep|>Oslo<|close|>argument<|sep|>'
+            '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|><|close|>call<|sep|>'
+            '<|open|>call tool="get_time" index="2"<|sep|><|close|>call<|sep|>'
+            "<|close|>tools<|sep|><|close|>message<|sep|>",
+            (OSLO, TIME),
+        ),
         ("pythonic", "[get_weather(city='Oslo', days=3)]", (OSLO,)),
         ("pythonic", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
         ("pythonic", '<|python_start|>[get_weather(city="Oslo", days=3)]', (OSLO,)),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
+
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import (
     AnswerFormat,
@@ -22,10 +24,11 @@ from dragoman.output.grammar.keywords import Schema, types_of
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, quoted, regex
 from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
-from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar
+from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar, answer_in_element
 from dragoman.output.grammar.values import ArgumentRules, argument_rules
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
 from dragoman.output.tagged_arguments import StringParameters
+from dragoman.output.text_element import TextElement
 from dragoman.output.value_syntax import ValueSyntax
 
 _FORMAT = "response_format"
@@ -68,25 +71,33 @@ def build_grammar(
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
     control_tokens: Sequence[int] = (),
+    *,
+    element: TextElement | None = None,
+    reasoning: str = "",
 ) -> BuiltGrammar:
     """Build the grammar of the whole answer.
 
     `markup` is how the model writes calls (None: it cannot call tools), and `special_token` returns the id of a text
     that is one token of the model's vocabulary. `control_tokens` are its special tokens but those that end an answer.
-    A format constrains the answer's text, not its calls. Raises BadRequest of "response_format" or "tools" for what
-    cannot be enforced as requested.
+    Text is in the `element`, if there is one. `reasoning` begins the reasoning that may stand before it; empty: there
+    is none, or the prompt begins it. A format constrains the answer's text, not its calls. Raises BadRequest of
+    "response_format" or "tools" for what cannot be enforced as requested.
     """
     answer = _Rule("") if response_format is None else _answer_rule(response_format)
     if markup is not None and markup.in_channels:
         return _in_channels(answer, tools, special_token)
     if tools is None or (markup is None and tools.choice == "auto"):
-        text = _assemble(f"start: {answer.body}", answer.definitions) if answer.body else None
-        return BuiltGrammar(text, answer.unenforced)
+        if not answer.body:
+            return BuiltGrammar(None, answer.unenforced)
+        main = f"start: {answer.body}" if element is None else answer_in_element(element, answer.body, special_token)
+        return BuiltGrammar(_assemble(main, answer.definitions), answer.unenforced)
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
     rules = _rules_of_tools(tools, markup.parameters or markup.values)
     arguments = {name: rule.parameters or rule.body for name, rule in rules.items()}
     definitions = _definitions(answer, rules)
+    if element is not None:
+        markup = msgspec.structs.replace(markup, special_tokens=(*markup.special_tokens, *element.special_tokens))
 
     def grammar(token: SpecialTokenLookup, others: Sequence[int]) -> str:
         calls = ToolCallGrammar(
@@ -97,7 +108,10 @@ def build_grammar(
             control_tokens=others,
         )
         if tools.choice != "auto":
-            return _assemble(calls.only_calls(), definitions)
+            only = calls.only_calls() if element is None else calls.only_calls_with_element(element)
+            return _assemble(only, definitions)
+        if element is not None:
+            return _assemble(calls.calls_with_element(element, answer.body, reasoning), definitions)
         text = calls.calls_or_answer(answer.body) if answer.body else calls.calls_in_text()
         return _assemble(text, definitions)
 

@@ -40,6 +40,8 @@ class Parameter(NamedTuple):
     """The Lark rule of a value in JSON."""
     nullable: bool = False
     """Whether it is a string in other calls, but may be null. Then `json` is null."""
+    kinds: frozenset[str] = frozenset()
+    """The types of the value in JSON. Integers are numbers."""
 
 
 class Parameters(NamedTuple):
@@ -107,14 +109,16 @@ class SchemaDivider:
         written: list[Parameter] = []
         for name, required, schema in members:
             if name not in strings:
-                written.append(Parameter(name, required, json=self._json(schema)))
+                kinds = frozenset("number" if kind == "integer" else kind for kind in self._kinds(schema))
+                written.append(Parameter(name, required, json=self._json(schema), kinds=kinds))
                 continue
             nullable = self._allows(schema, None)
             never_null = [_NOT_NULL] if strings[name] and not nullable else []
             terminal = self._terminal(schema, f"#/properties/{name}", never_null)
             if terminal is not None or nullable:
                 null = json_text({"type": "null"}) if nullable else ""
-                written.append(Parameter(name, required, text=terminal, json=null, nullable=nullable))
+                kinds = frozenset({"null"})
+                written.append(Parameter(name, required, text=terminal, json=null, nullable=nullable, kinds=kinds))
             elif required:
                 return None
         return tuple(written)

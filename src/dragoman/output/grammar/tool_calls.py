@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dragoman.output.grammar.lark import ANY_TEXT, quoted, regex, token_or_text
 from dragoman.output.grammar.parameters import Parameter, Parameters
 from dragoman.output.grammar.values import ArgumentRules
-from dragoman.output.markup import ID, PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
+from dragoman.output.markup import ID, JSON_TYPES, PLACEHOLDERS, TYPE, ToolCallMarkup, split_at_placeholders
+from dragoman.output.text_element import TextElement
 
 SpecialTokenLookup = Callable[[str], int | None]
 """Returns the id of a text that is one token of the model's vocabulary, else None."""
@@ -47,6 +48,37 @@ class ToolCallGrammar:
     def calls_or_answer(self, answer: str) -> str:
         """Allow either only calls, or what `answer`, the body of a rule, allows."""
         return f"start: answer | calls\nanswer: {answer}\n{self._calls()}"
+
+    def calls_with_element(self, element: TextElement, answer: str, reasoning: str) -> str:
+        """Allow text in its element, calls after it, or only calls. `answer` has the rule of the text; empty: any.
+
+        `reasoning` begins the reasoning, which may stand first. The grammar goes on after it.
+        """
+        opening = "" if element.opened_by_prompt else self._literals(element.opening)
+        calls = self._calls_alone(element)
+        before = f"({self._literals(reasoning)})? " if reasoning else ""
+        if answer:
+            end = f"({self._literals(element.end)})?" if element.end else ""
+            return "\n".join([f"start: {before}({opening} answer {end} | {calls})", f"answer: {answer}", self._calls()])
+        first = self._beginning(element.closing)
+        consumed = "".join(first)
+        after = f"{self._literals(element.closing.removeprefix(consumed))} calls"
+        if element.end == consumed:
+            after = f"({after})?"
+        elif element.end.startswith(consumed):
+            after = f"({after} | {self._literals(element.end.removeprefix(consumed))})"
+        start = f"start: {before}({opening} text | {opening} lead {after} | {calls})"
+        return "\n".join([start, *self._lead(first), self._calls(), *self._text_rules()])
+
+    def only_calls_with_element(self, element: TextElement) -> str:
+        """Allow only calls, after an empty element if there must be one."""
+        return f"start: {self._calls_alone(element)}\n{self._calls()}"
+
+    def _calls_alone(self, element: TextElement) -> str:
+        """Match calls without text, behind an empty element if there must be one or if the prompt has opened it."""
+        if element.opened_by_prompt:
+            return f"{self._literals(element.closing)} calls"
+        return f"{self._literals(element.opening + element.closing)} calls" if element.before_calls else "calls"
 
     def calls_in_text(self) -> str:
         """Allow any text, in which the trigger begins a call."""
@@ -127,7 +159,11 @@ class ToolCallGrammar:
             head = self._literals(markup.head(parameter.name, is_string=True))
             options.append(f"{head} string_{number} {self._literals(markup.after_close)}")
         if value:
-            head = self._literals(markup.head(parameter.name, is_string=False))
+            head = markup.head(parameter.name, is_string=False)
+            if len(parameter.kinds) == 1:
+                [kind] = parameter.kinds
+                head = head.replace(TYPE, kind)
+            head = self._literals(head)
             options.append(f"{head} {value} {self._literals(after)}")
         text = options[0] if len(options) == 1 else f"({' | '.join(options)})"
         return text if parameter.required else f"({text})?"
@@ -186,19 +222,36 @@ class ToolCallGrammar:
 
     def _literal(self, part: str) -> str:
         if part in PLACEHOLDERS:
-            return regex(self._markup.id_pattern if part == ID else PLACEHOLDERS[part])
+            return regex({ID: self._markup.id_pattern, TYPE: JSON_TYPES}.get(part, PLACEHOLDERS[part]))
         return token_or_text(self._special_token_id(part), part)
 
     def _split_at_special_tokens(self, text: str) -> list[str]:
         """Split the text before and after special tokens."""
-        tokens = [text for text in self._markup.special_tokens if self._special_token_id(text) is not None]
-        if not tokens:
-            return [text] if text else []
-        longest_first = sorted(tokens, key=len, reverse=True)
-        return [part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part]
+        tokens = [each for each in self._markup.special_tokens if self._special_token_id(each) is not None]
+        return _split_at(text, tokens)
 
     def _special_token_id(self, part: str) -> int | None:
         return self._special_token(part) if part in self._markup.special_tokens else None
+
+
+def answer_in_element(element: TextElement, answer: str, special_token: SpecialTokenLookup) -> str:
+    """Return the grammar of an answer without calls. `answer` has the rule of the text."""
+
+    def literals(text: str) -> str:
+        known = {each: token for each in element.special_tokens if (token := special_token(each)) is not None}
+        return " ".join(token_or_text(known.get(part), part) for part in _split_at(text, list(known)))
+
+    opening = "" if element.opened_by_prompt else literals(element.opening)
+    end = f"({literals(element.end)})?" if element.end else ""
+    return f"start: {opening} answer {end}\nanswer: {answer}"
+
+
+def _split_at(text: str, tokens: Sequence[str]) -> list[str]:
+    """Split the text before and after these tokens."""
+    if not tokens:
+        return [text] if text else []
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return [part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part]
 
 
 def _token_ranges(tokens: Sequence[int]) -> str:

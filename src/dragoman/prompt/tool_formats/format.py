@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
-from dragoman.output.markup import ID, INDEX, ParameterMarkup, ToolCallMarkup
+from dragoman.output.markup import ID, INDEX, NAME, TYPE, ParameterMarkup, ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.sandbox import TemplateRefusal, to_json
 
@@ -54,7 +54,7 @@ def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
 
 def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
     before, after = (
-        text.replace(INDEX, str(index)).replace(ID, call.id)
+        text.replace(INDEX, str(index + markup.first_index)).replace(ID, call.id).replace(NAME, call.name)
         for text in (markup.head_before_name, markup.head_after_name)
     )
     return f"{before}{call.name}{after}"
@@ -81,7 +81,22 @@ def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
 def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
     is_string = isinstance(value, str)
     written = markup.string(value) if is_string else to_json(value)
-    return f"{markup.head(name, is_string=is_string)}{written}{markup.padding}{markup.close}{markup.after_close}"
+    head = markup.head(name, is_string=is_string).replace(TYPE, _type_of(value))
+    return f"{head}{written}{markup.padding}{markup.close}{markup.after_close}"
+
+
+def _type_of(value: Any) -> str:
+    """Return the type of a value in JSON's words."""
+    match value:
+        case bool():
+            return "boolean"
+        case None:
+            return "null"
+        case int() | float():
+            return "number"
+        case dict():
+            return "object"
+    return "array"
 
 
 def calls_as_text(markup: ToolCallMarkup, after_text: str = "") -> Adapt:
@@ -104,6 +119,17 @@ def calls_as_text(markup: ToolCallMarkup, after_text: str = "") -> Adapt:
         return [with_written_calls(message) if message.tool_calls else message for message in messages]
 
     return adapt
+
+
+def text_before_calls(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
+    """Give the text beside calls a message of its own, with the reasoning, for templates that would leave it out."""
+    adapted: list[Message] = []
+    for message in messages:
+        if message.tool_calls and message.text:
+            adapted.append(msgspec.structs.replace(message, tool_calls=()))
+            message = msgspec.structs.replace(message, content="", reasoning=None)
+        adapted.append(message)
+    return adapted
 
 
 def results_as_text(messages: Iterable[Message], pattern: str) -> list[Message]:

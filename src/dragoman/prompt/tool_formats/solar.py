@@ -5,7 +5,7 @@
 """
 
 from dragoman.output.markup import ID, ToolCallMarkup
-from dragoman.prompt.tool_formats.format import ToolFormat
+from dragoman.prompt.tool_formats.format import ToolFormat, text_before_calls
 
 MARKUP = ToolCallMarkup(
     trigger="<|tool_calls|>",
@@ -27,4 +27,4 @@ MARKUP = ToolCallMarkup(
     ),
 )
 
-FORMAT = ToolFormat(markup=MARKUP)
+FORMAT = ToolFormat(markup=MARKUP, adapt=text_before_calls)

@@ -28,6 +28,7 @@ from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.tagged_arguments import StringParameters
+from dragoman.output.text_element import TextElement
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
@@ -110,13 +111,16 @@ class PromptTokenizer:
         return ContextOverflow(prompt_tokens, self.context_length, advice, at_least=at_least)
 
 
-class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
+class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What the grammar of a request depends on."""
 
     response_format: AnswerFormat | None
     tools: ToolOptions | None
     tool_format: ToolFormatName | None
     in_channels: bool
+    element: TextElement | None
+    reasoning: str
+    """What the model writes at the beginning of its reasoning; empty: nothing."""
     owner: str
     """Of the request. The time of building a grammar must not reveal what another owner has sent."""
 
@@ -199,8 +203,17 @@ class RequestPreprocessor(PromptTokenizer):
         if command.response_format is None and command.tools is None:
             return None, _NO_GRAMMAR
         tool_format = command.output_format.tool_format
-        in_channels = command.output_format.in_channels
-        spec = _ConstraintSpec(command.response_format, command.tools, tool_format, in_channels, command.owner)
+        output_format = command.output_format
+        reasoning = output_format.reasoning
+        spec = _ConstraintSpec(
+            response_format=command.response_format,
+            tools=command.tools,
+            tool_format=tool_format,
+            in_channels=output_format.in_channels,
+            element=output_format.text_element,
+            reasoning="" if reasoning is None or reasoning.opened_by_prompt else reasoning.opening,
+            owner=command.owner,
+        )
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar.text is None:
             return None, grammar
@@ -209,11 +222,16 @@ class RequestPreprocessor(PromptTokenizer):
 
     def _build_grammar(self, encoded: bytes) -> BuiltGrammar:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
-        response_format, tools, tool_format, in_channels, _owner = msgspec.structs.astuple(
-            msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
+        spec = msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
+        return build_grammar(
+            spec.response_format,
+            spec.tools,
+            OutputParserSpec(spec.tool_format, in_channels=spec.in_channels).markup,
+            self._model.vocabulary.special_token,
+            self._control_tokens,
+            element=spec.element,
+            reasoning=spec.reasoning,
         )
-        markup = OutputParserSpec(tool_format, in_channels=in_channels).markup
-        return build_grammar(response_format, tools, markup, self._model.vocabulary.special_token, self._control_tokens)
 
     @functools.cached_property
     def _control_tokens(self) -> list[int]:
@@ -239,6 +257,7 @@ class RequestPreprocessor(PromptTokenizer):
         markup_texts = [] if output_format.markup is None else [*output_format.markup.special_tokens]
         text_markers = output_format.text_markers
         markup_texts += [] if text_markers is None else [text_markers.opening, text_markers.closing]
+        markup_texts += [] if output_format.text_element is None else output_format.text_element.special_tokens
         markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing, *reasoning.special_tokens]
         tokens = [vocabulary.special_token(text) for text in markup_texts]
         return TokenizedOutputFormat(

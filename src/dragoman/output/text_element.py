@@ -1,0 +1,104 @@
+"""Reads answers whose text is an element or a message of its own, as calls are."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from dragoman.output.parts import ContentText, OutputParser, OutputPart
+from dragoman.output.scanning import WHITESPACE, overlap
+
+
+class TextElement(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts around the text of an answer.
+
+    opening TEXT closing CALLS, or opening TEXT end, or CALLS
+    """
+
+    opening: str
+    closing: str
+    """What stands between the text and calls."""
+    end: str = ""
+    """What stands after the text if no call follows. Empty: nothing."""
+    before_calls: bool = False
+    """Whether the element is there before calls too, then empty."""
+    special_tokens: tuple[str, ...] = ()
+    """Parts of these texts, and of the reasoning's opening, that are special tokens."""
+    opened_by_prompt: bool = False
+    """Whether the prompt ends within the element."""
+
+
+class TextElementParser:
+    """Implements parts.OutputParser: drops the texts around the text, and passes the rest to another parser."""
+
+    def __init__(self, element: TextElement, answer_parser: OutputParser | None = None) -> None:
+        """Pass what is in no element to `answer_parser`; None: it is content."""
+        self._opening = element.opening.strip(WHITESPACE)
+        self._marks = tuple(filter(None, (element.closing, element.end)))
+        longest_first = sorted(self._marks, key=len, reverse=True)
+        self._mark = re.compile("|".join(map(re.escape, longest_first)))
+        self._answer_parser = answer_parser
+        self._state: Literal["beginning", "text", "rest"] = "text" if element.opened_by_prompt else "beginning"
+        self._buffer = ""
+
+    def feed(self, text: str) -> list[OutputPart]:
+        self._buffer += text
+        parts: list[OutputPart] = []
+        while self._state != "rest":
+            if not (self._parse_beginning() if self._state == "beginning" else self._parse_text(parts)):
+                return parts
+        rest, self._buffer = self._buffer, ""
+        return parts + self._pass(rest)
+
+    def finish(self) -> list[OutputPart]:
+        rest, self._buffer = self._buffer, ""
+        if self._state == "text":
+            # The answer ends within what would have followed the text.
+            is_mark = any(rest.startswith(mark) for mark in self._marks)
+            return [] if is_mark or not rest else [ContentText(rest)]
+        parts = self._pass(rest)
+        return parts if self._answer_parser is None else parts + self._answer_parser.finish()
+
+    @property
+    def in_content(self) -> bool:
+        return self._state == "text" or self._answer_parser is None or self._answer_parser.in_content
+
+    @property
+    def in_reasoning(self) -> bool:
+        return False
+
+    @property
+    def held_characters(self) -> int:
+        return len(self._buffer) + (0 if self._answer_parser is None else self._answer_parser.held_characters)
+
+    def _parse_beginning(self) -> bool:
+        """Look for the opening. True if there is more to parse."""
+        start = self._buffer.lstrip(WHITESPACE)
+        if start.startswith(self._opening):
+            self._state, self._buffer = "text", start.removeprefix(self._opening)
+        elif self._opening.startswith(start):
+            return False
+        else:
+            self._state = "rest"
+        return True
+
+    def _parse_text(self, parts: list[OutputPart]) -> bool:
+        """Parse text up to a mark. True if there is more to parse."""
+        found = self._mark.search(self._buffer)
+        if found is None:
+            end = len(self._buffer) - max(overlap(self._buffer, mark) for mark in self._marks)
+        else:
+            end = found.start()
+        if end:
+            parts.append(ContentText(self._buffer[:end]))
+        rest = self._buffer[end:]
+        if found is None or any(mark != rest and mark.startswith(rest) for mark in self._marks):
+            self._buffer = rest
+            return False
+        self._state, self._buffer = "beginning", self._buffer[found.end() :]
+        return True
+
+    def _pass(self, text: str) -> list[OutputPart]:
+        if not text:
+            return []
+        return [ContentText(text)] if self._answer_parser is None else self._answer_parser.feed(text)
