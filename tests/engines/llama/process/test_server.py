@@ -15,7 +15,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.events import Delta, Event, ToolCallDelta, Unenforced, Usage
+from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Unenforced, Usage
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -34,6 +34,7 @@ from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.chat_templates import HERMES
 from tests.support.gguf_files import write_tiny_model
 from tests.support.models import THREADS
+from tests.support.special_token_model import load_special_token_model
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 EXIT_SECONDS = 60
@@ -105,6 +106,21 @@ async def answer(options: EngineOptions) -> str:
         sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
         events = engine.generate(GenerationRequest(model="tiny", prompt=TextPrompt("Once"), sampling=sampling))
         return "".join([event.text async for event in events if isinstance(event, Delta)])
+
+
+async def test_an_answer_ends_where_the_chat_template_ends_a_turn(options: EngineOptions, tmp_path: Path) -> None:
+    path = tmp_path / "turns.gguf"
+    load_special_token_model(path, ("<|over|>",)).close()
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|over|>\n{% endfor %}"
+    options = msgspec.structs.replace(options, model_path=str(path), chat_template=template)
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),))
+    async with running(options) as engine:
+        over = (await engine.tokenize(prompt)).token_ids[-2]
+        sampling = SamplingParams(max_tokens=3, logit_bias={over: 100.0})
+        events = [
+            event async for event in engine.generate(GenerationRequest(model="t", prompt=prompt, sampling=sampling))
+        ]
+    assert [(event.reason) for event in events if isinstance(event, Finished)] == ["stop"]
 
 
 async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_that_changes_answers(

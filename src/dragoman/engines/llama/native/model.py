@@ -27,7 +27,10 @@ class Vocabulary:
         self.end_token_ids = frozenset(
             token for token in range(self.size) if library.llama_vocab_is_eog(vocabulary, token)
         )
-        """Every token that ends an answer (llama.cpp reads them from the file: EOS, EOT, EOM)."""
+        """Every token that ends an answer: llama.cpp reads them from the file (EOS, EOT, EOM).
+
+        The engine process adds that of the chat template, if the file lacks it (process.turn_end).
+        """
         self.bos_text = self._special_text(library.llama_vocab_bos(vocabulary))
         self.eos_text = self._special_text(library.llama_vocab_eos(vocabulary))
         self._adds_bos: bool = library.llama_vocab_get_add_bos(vocabulary)

@@ -29,6 +29,7 @@ from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper
+from dragoman.engines.llama.process.turn_end import turn_end_tokens
 from dragoman.engines.llama.process.workloads import (
     PreparedRequest,
     Workload,
@@ -100,9 +101,10 @@ class EngineServer:
         return self._stepper.busy_seconds < self._options.step_timeout_seconds
 
     def _generation_workload(self, backend: Backend) -> Workload:
-        options = self._options
+        options, vocabulary = self._options, self._model.vocabulary
+        vocabulary.end_token_ids |= turn_end_tokens(vocabulary, self._chat_template)
         images = image_tokenizer(self._model, self._projector, options)
-        prefixes = public_prefixes(self._model.vocabulary, self._chat_template, options)
+        prefixes = public_prefixes(vocabulary, self._chat_template, options)
         preprocessor = RequestPreprocessor(self._model, backend.cells, prefixes, images)
         saved = saved_prefixes(options, self._adapters, backend)
         stepper = generation_stepper(self._model, backend, options, saved, self._publish_from_thread)
