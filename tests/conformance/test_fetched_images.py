@@ -95,19 +95,36 @@ async def test_nothing_is_fetched_by_default(dialect: Dialect) -> None:
     assert server.paths == []
 
 
-@pytest.mark.parametrize(
-    ("path", "name"), [("/v1/messages/count_tokens", "anthropic"), ("/v1/responses/input_tokens", "responses")]
+COUNTING = (
+    ("/v1/messages/count_tokens", "anthropic", "input_tokens"),
+    ("/v1/responses/input_tokens", "responses", "input_tokens"),
+    ("/utils/token_counter", "infermatic", "total_tokens"),
 )
-async def test_counted_tokens_include_fetched_images(path: str, name: str) -> None:
+"""Routes that count tokens: path, dialect and the field of the answer."""
+
+
+@pytest.mark.parametrize(("path", "name", "field"), COUNTING)
+async def test_counted_tokens_include_fetched_images(path: str, name: str, field: str) -> None:
     async with ImageServer().running() as server, serving(fetcher()) as client:
         counts = []
         for url in (IMAGE, server.url()):
-            body = DIALECTS[name].body(url) if name == "responses" or url != IMAGE else _base64_body()
+            body = _base64_body() if name == "anthropic" and url == IMAGE else DIALECTS[name].body(url)
             body.pop("max_tokens", None)
             response = await client.post(path, json=body)
             assert response.status_code == 200, response.text
-            counts.append(response.json()["input_tokens"])
+            counts.append(response.json()[field])
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("path", "name", "field"), COUNTING)
+async def test_no_image_is_counted_or_fetched_for_a_model_without_them(path: str, name: str, field: str) -> None:
+    app = echo_app(images=fetcher())
+    async with ImageServer().running() as server, running_app(app), client_of(app) as client:
+        body = DIALECTS[name].body(server.url())
+        body.pop("max_tokens", None)
+        response = await client.post(path, json=body)
+        assert (response.status_code // 100, "image" in response.text) == (4, True), response.text
+    assert server.paths == []
 
 
 def _base64_body() -> dict[str, Any]:

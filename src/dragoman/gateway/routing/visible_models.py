@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.models import ServedModel, TokenizedPrompt
-from dragoman.core.request import Prompt
+from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.gateway.auth.authenticator import Principal
-from dragoman.gateway.remote_images import ImageFetcher
-from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
+from dragoman.gateway.remote_images import ImageFetcher, remote_urls
+from dragoman.gateway.routing.catalog import Catalog, Deployment, ResolvedModel
 
 
 class PrincipalModels:
@@ -27,11 +27,12 @@ class PrincipalModels:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         deployment = self.resolve(model).deployment
-        return (await deployment.count_tokens(await self._with_images(prompt))).tokens
+        return (await deployment.count_tokens(await self._with_images(prompt, model, deployment))).tokens
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
-        tokenizer = self.resolve(model).deployment.tokenizer_for(prompt)
-        return await tokenizer.tokenize(await self._with_images(prompt))
+        deployment = self.resolve(model).deployment
+        prompt = await self._with_images(prompt, model, deployment)
+        return await deployment.tokenizer_for(prompt).tokenize(prompt)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         return await self.resolve(model).deployment.tokenizer.detokenize(token_ids)
@@ -43,5 +44,9 @@ class PrincipalModels:
             raise ModelNotFound(model)
         return resolved
 
-    async def _with_images(self, prompt: Prompt) -> Prompt:
-        return prompt if self._images is None else await self._images.with_images_of(prompt)
+    async def _with_images(self, prompt: Prompt, model: str, deployment: Deployment) -> Prompt:
+        """Fetch the images of a prompt, unless the deployment takes none. Raises BadRequest."""
+        if self._images is None or not remote_urls(prompt):
+            return prompt
+        deployment.candidates(GenerationRequest(model=model, prompt=prompt))
+        return await self._images.with_images_of(prompt)

@@ -362,16 +362,16 @@ class TokenCountPrompt(NamedTuple):
     prompt: Prompt
 
 
-def decode_token_count(body: bytes) -> TokenCountPrompt:
+def decode_token_count(body: bytes, context: DecodeContext) -> TokenCountPrompt:
     """Decode a request to the token counter; `prompt` precedes `messages`. Raises BadRequest."""
     sent = decode_body(body, wire.TokenCountRequest)
     if sent.prompt is not None:
         return TokenCountPrompt(sent.model, TextPrompt(sent.prompt))
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
-    violations: list[Violation] = []
+    violations, served = list[Violation](), served_model(sent.model, context)
     prompt = ChatPrompt(
-        messages=parse_conversation(sent.messages, violations),
+        messages=parse_conversation(sent.messages, violations, image_schemes=image_schemes(served, context)),
         tools=parse_tools(sent.tools, None, violations),
     )
     raise_violations(violations)

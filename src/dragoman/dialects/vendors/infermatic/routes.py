@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
 from dragoman.core.services import QueueService, VisibleModels
-from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.codec import DecodeContext, EndpointCodec
 from dragoman.dialects.http.context import (
     HttpOptions,
     RouteContext,
@@ -56,7 +56,9 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
     async def token_counter(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
-            sent = await receive(request, route, caller, codec.decode_token_count)
+            fetches = route.options.fetches_images
+            context = DecodeContext("", 0, find_model=visible.find_model, fetches_images=fetches)
+            sent = await receive(request, route, caller, partial(codec.decode_token_count, context=context))
             async with route.service.counting_turn(caller):
                 total = await visible.count_tokens(sent.model, sent.prompt)
             served = visible.find_model(sent.model)
