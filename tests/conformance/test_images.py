@@ -3,6 +3,8 @@
 import base64
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, NamedTuple
 
 import httpx
@@ -17,6 +19,7 @@ MODEL = "seeing"
 TEXT = "Hi"
 IMAGE_TOKENS = 16
 IMAGE = data_url(random_image(0))
+IMAGES = "[images]\nmax_count = 2\nfetch = true\nfetch_allow_http = true\nfetch_allow_private_addresses = true\n"
 BROKEN = "data:image/png;base64," + base64.b64encode(b"\x89PNG and nothing else").decode()
 
 
@@ -33,7 +36,7 @@ class Dialect(NamedTuple):
 def _openai(*parts: str) -> dict[str, Any]:
     content = [
         {"type": "image_url", "image_url": {"url": part}}
-        if part.startswith("data:")
+        if part.startswith(("data:", "http:"))
         else {"type": "text", "text": part}
         for part in parts
     ]
@@ -78,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     load_special_token_model(path, ()).close()
     settings = folder / "dragoman.toml"
     projector = write_projector(folder / "mmproj.gguf")
-    settings.write_text(f'model = "{path}"\n[engine]\nmmproj = "{projector}"\n[images]\nmax_count = 2\n')
+    settings.write_text(f'model = "{path}"\n[engine]\nmmproj = "{projector}"\n{IMAGES}')
     with running_server("--config", str(settings)) as server:
         yield server
 
@@ -112,6 +115,32 @@ def test_a_wrong_image_is_refused_and_the_engine_lives_on(server: RunningServer,
         assert (response.status_code // 100, reason in response.text) == (4, True), response.text
         assert response.status_code in (400, 422)
     assert server.children(ENGINE_PROCESS) == engine
+
+
+class _ImageHandler(BaseHTTPRequestHandler):
+    """Serves the image at every path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "image/png")
+        self.end_headers()
+        self.wfile.write(base64.b64decode(IMAGE.partition(",")[2]))
+
+    def log_message(self, *arguments: object) -> None:
+        """Write nothing."""
+
+
+def test_an_image_is_fetched_if_the_settings_allow_it(server: RunningServer) -> None:
+    dialect = DIALECTS["openai"]
+    with HTTPServer(("127.0.0.1", 0), _ImageHandler) as images, ThreadPoolExecutor(1) as thread:
+        thread.submit(images.serve_forever)
+        try:
+            url = f"http://127.0.0.1:{images.server_port}/image"
+            answers = [send(server, dialect, TEXT, each, TEXT) for each in (IMAGE, url)]
+        finally:
+            images.shutdown()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+    assert len({dialect.prompt_tokens(answer.json()) for answer in answers}) == 1
 
 
 def test_counted_tokens_include_images(server: RunningServer) -> None:
