@@ -7,6 +7,8 @@ Each token of a choice is counted by exactly one delta, in the order of generati
 tokens sends them. The text of a token depends on the tokens before it and on nothing else. A request that resumes after
 tokens of an earlier attempt (`GenerationRequest.resume_token_ids`) therefore sends equal deltas for them, save for new
 ids of tool calls.
+
+Events are in no reference cycle, so the garbage collector does not track them (`gc=False`).
 """
 
 from typing import Literal
@@ -20,7 +22,7 @@ UsageSource = Literal["engine", "upstream", "counted", "partial", "estimated"]
 broke off; nobody, so that chunks and characters stand for tokens."""
 
 
-class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A token and its log-probability."""
 
     token_id: int
@@ -30,7 +32,7 @@ class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
     """Natural logarithm; minus infinity is -9999.0."""
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One token of the text, in the model's own distribution: before masks, bias, penalties and temperature."""
 
     token_id: int
@@ -44,7 +46,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """The number of tokens that are at least as likely at this position. Only with `prompt_logprobs`."""
 
 
-class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
+class Started(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="started"):
     """The engine has begun to answer. Only a request of one prompt has it, together with its first token."""
 
     prompt_tokens: int
@@ -52,7 +54,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
     """Prompt tokens that were shared with another request instead of computed."""
 
 
-class PromptTokens(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
+class PromptTokens(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="prompt"):
     """The tokens of the prompt that the choice `index` answers, before its first delta."""
 
     index: int
@@ -61,7 +63,7 @@ class PromptTokens(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
     """One entry for each token, if log-probabilities of the prompt were requested."""
 
 
-class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
+class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delta"):
     """New text of one choice. `text` holds whole characters and may be empty; `token_ids` are the tokens sampled.
 
     `logprobs` are those of the tokens of this text, and of earlier tokens whose logprobs were not sent yet.
@@ -80,7 +82,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
         return len(self.token_ids) + self.unidentified_tokens
 
 
-class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasoning"):
+class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reasoning"):
     """New text of a choice's reasoning."""
 
     index: int
@@ -94,7 +96,7 @@ class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasonin
         return len(self.token_ids) + self.unidentified_tokens
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tool_call"):
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, tag="tool_call"):
     """A piece of one of a choice's tool calls.
 
     The first piece of a call has its id and its whole name; the `arguments` of all its pieces concatenate to JSON text.
@@ -115,7 +117,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
         return len(self.token_ids) + self.unidentified_tokens
 
 
-class Unenforced(msgspec.Struct, frozen=True, array_like=True, tag="unenforced"):
+class Unenforced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="unenforced"):
     """Keywords of schemas without `strict` that are not enforced. Comes before all else, and only if there are any."""
 
     index: int
@@ -124,7 +126,7 @@ class Unenforced(msgspec.Struct, frozen=True, array_like=True, tag="unenforced")
     """Each with its pointer: "'contains' at #/properties/a"."""
 
 
-class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="finished"):
     """The choice `index` is complete."""
 
     index: int
@@ -133,7 +135,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     """The stop string or the stop token id that ended it; None: anything else, an END token included."""
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="usage"):
     """Tokens of the whole request. `prompt_tokens` counts the prompt once, whatever n is.
 
     `cached_tokens` of them were shared with another request instead of computed; `reasoning_tokens` of the completion
@@ -147,7 +149,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
     source: UsageSource = "engine"
 
 
-class Embedding(msgspec.Struct, frozen=True, array_like=True, tag="embedding"):
+class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="embedding"):
     """The vector of one input, or a reranker's score of it, which is a vector of one value.
 
     A request for embeddings has one for each input, in their order, then its `Usage`.

@@ -1,4 +1,7 @@
-"""From the chunks of an upstream's stream to events: a state machine that also keeps count of tokens."""
+"""From the chunks of an upstream's stream to events: a state machine that also keeps count of tokens.
+
+Chunks are in no reference cycle, so the garbage collector does not track them (`gc=False`).
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -28,31 +31,31 @@ _FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "t
 """All others, such as a content filter's, end the answer as the model's own end does."""
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     index: int = 0
     id: str | None = None
     function: _Function = msgspec.field(default_factory=_Function)
 
 
-class _TopLogprob(msgspec.Struct):
+class _TopLogprob(msgspec.Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
 
 
-class _TokenLogprob(msgspec.Struct):
+class _TokenLogprob(msgspec.Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
     top_logprobs: list[_TopLogprob] | None = None
 
 
-class _Logprobs(msgspec.Struct):
+class _Logprobs(msgspec.Struct, gc=False):
     """Of a conversation's answer, or of a text's."""
 
     content: list[_TokenLogprob] | None = None
@@ -61,14 +64,14 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class _ChunkDelta(msgspec.Struct):
+class _ChunkDelta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
 
-class _ChunkChoice(msgspec.Struct):
+class _ChunkChoice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _ChunkDelta | None = None
     text: str | None = None
@@ -78,22 +81,22 @@ class _ChunkChoice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _CompletionDetails(msgspec.Struct):
+class _CompletionDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_ChunkChoice] = []
     usage: _Usage | None = None
     error: Any = None

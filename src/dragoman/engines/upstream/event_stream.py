@@ -15,7 +15,7 @@ _DATA = b"data: "
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class ReceivedEvent(msgspec.Struct, frozen=True):
+class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of a stream."""
 
     data: bytes
