@@ -109,6 +109,15 @@ def test_a_deployment_may_differ_from_the_engine_settings_and_have_replicas() ->
         )
 
 
+def test_prefixes_are_not_saved_without_the_main_memory_that_they_pass_through() -> None:
+    engine = EngineSettings(max_saved_prefix_bytes=1000, host_cache_tokens=0)
+    with pytest.raises(DeploymentError, match=r"max_saved_prefix_bytes of .* needs host_cache_tokens above 0"):
+        plan_deployments(Settings(engine=engine))
+    alone = DeploymentSettings(name="a", model=BUNDLED_ID, engine={"host_cache_tokens": 0})
+    with pytest.raises(DeploymentError, match="max_saved_prefix_bytes of a needs"):
+        plan_deployments(Settings(engine=EngineSettings(max_saved_prefix_bytes=1000), deployments=(alone,)))
+
+
 def test_shared_prefixes_are_texts_and_files(tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("You are a librarian.\n")

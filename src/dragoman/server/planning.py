@@ -173,6 +173,7 @@ def _plan_single_model(settings: Settings, *, progress: bool) -> list[Deployment
         return [DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))]
     file = resolve(settings.model, progress=progress)
     kind = _kind(file, settings.engine)
+    _check_saved_prefixes(settings.engine, file.id)
     engine = LlamaPlan(
         model=file,
         engine=settings.engine,
@@ -274,6 +275,7 @@ def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, setting
             f"the deployment {deployment.name} cannot be for {deployment.purpose}: its model is for {kind}"
         )
     kind = deployment.purpose or kind
+    _check_saved_prefixes(engine, deployment.name)
     return LlamaPlan(
         model=model,
         engine=engine,
@@ -287,6 +289,14 @@ def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, setting
         mmproj=_mmproj(engine, deployment.name),
         images=_image_limits(engine, settings.images),
     )
+
+
+def _check_saved_prefixes(engine: EngineSettings, deployment: str) -> None:
+    if engine.max_saved_prefix_bytes and engine.host_cache_tokens == 0:
+        raise DeploymentError(
+            f"max_saved_prefix_bytes of {deployment} needs host_cache_tokens above 0: prefixes pass through main "
+            "memory on their way to and from the disk"
+        )
 
 
 def _mmproj(engine: EngineSettings, deployment: str) -> Path | None:

@@ -106,7 +106,6 @@ class _SavedSegment(HostSegment):
         scope = SharingScope(NO_ADAPTER, head.scope, "", head.public_tokens)
         super().__init__(scope, head.token_array, head.start, EMPTY_STATE, 0)
         self.name = name
-        self.size = file_bytes(head)
 
 
 class PrefixStore:
