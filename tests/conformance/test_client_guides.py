@@ -5,13 +5,16 @@ The programs are processes of their own, and so need a server in one.
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.server import RunningServer, running_server
@@ -34,6 +37,11 @@ def block_of(section: str, language: str, server: RunningServer) -> str:
     assert found is not None
     assert DOCUMENTED_URL in found[1]
     return found[1].replace(DOCUMENTED_URL, server.url).replace(DOCUMENTED_MODEL, "echo").replace("my-model", "echo")
+
+
+def variables(block: str) -> dict[str, str]:
+    """Return the variables that a block of shell commands exports."""
+    return dict(re.findall(r"export (\w+)=(\S+)", block))
 
 
 def run(folder: Path, *command: str, environment: dict[str, str] | None = None) -> str:
@@ -70,8 +78,7 @@ def test_codex(roomy_server: RunningServer, tmp_path: Path) -> None:
 @needs("claude")
 def test_claude_code(roomy_server: RunningServer, tmp_path: Path) -> None:
     settings = block_of("Claude Code and Anthropic's libraries", "sh", roomy_server)
-    environment = dict(re.findall(r"export (\w+)=(\S+)", settings))
-    assert run(tmp_path, "claude", "-p", QUESTION, environment=environment)
+    assert run(tmp_path, "claude", "-p", QUESTION, environment=variables(settings))
 
 
 @needs("cn")
@@ -88,3 +95,48 @@ def test_langchain(echo_server: RunningServer) -> None:
     with contextlib.redirect_stdout(output):
         exec(block_of("LangChain", "python", echo_server), {})
     assert output.getvalue().splitlines() == [QUESTION] * 6
+
+
+@contextlib.contextmanager
+def running_open_webui(folder: Path, settings: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """Run Open WebUI without what it downloads, and yield a client of its API."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    own = {"HOME": str(folder), "DATA_DIR": str(folder / "data"), "WEBUI_SECRET_KEY": "secret"}
+    offline = {"OFFLINE_MODE": "true", "HF_HUB_OFFLINE": "1", "RAG_EMBEDDING_ENGINE": "openai"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["open-webui", "serve", "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **own, **offline, **settings},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        # Its start takes some 15 seconds. Pauses between retries double.
+        transport = httpx.HTTPTransport(retries=9)
+        with httpx.Client(
+            transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=TEST_TIMEOUT_SECONDS
+        ) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(TEST_TIMEOUT_SECONDS)
+
+
+@needs("open-webui")
+def test_open_webui(echo_server: RunningServer, tmp_path: Path) -> None:
+    with running_open_webui(tmp_path, variables(block_of("Open WebUI", "sh", echo_server))) as client:
+        account = {"name": "Ada", "email": "ada@example.com", "password": "correct horse battery staple"}
+        token = client.post("/api/v1/auths/signup", json=account).json()["token"]
+        client.headers["authorization"] = f"Bearer {token}"
+        assert "echo" in [model["id"] for model in client.get("/api/models").json()["data"]]
+        body = {"model": "echo", "messages": [{"role": "user", "content": QUESTION}]}
+        answer = client.post("/api/chat/completions", json=body).json()
+        assert answer["choices"][0]["message"]["content"] == QUESTION
+        stream = client.post("/api/chat/completions", json={**body, "stream": True}).text
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    deltas = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+    assert len(deltas) > 1
+    assert "".join(deltas) == QUESTION
