@@ -15,19 +15,6 @@ from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
 
 
-class SavedPrefixStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The prefixes that an engine keeps on disk."""
-
-    hits: int = 0
-    """Requests for which some were read since the engine started."""
-    tokens: int = 0
-    """Tokens that these requests needed not compute."""
-    evictions: int = 0
-    """Files that were deleted for others since the engine started."""
-    bytes: int = 0
-    """Of all files in the folder."""
-
-
 class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The load of an engine at one moment."""
 
@@ -47,7 +34,14 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
     resident_bytes: int = 0
     """Memory of its process, with the pages of the model's file that are in memory. 0: not known, or another server's
     engine."""
-    saved_prefixes: SavedPrefixStatistics = SavedPrefixStatistics()
+    saved_prefix_hits: int = 0
+    """Requests for which prefixes were read from the disk since the engine started."""
+    saved_prefix_tokens: int = 0
+    """Tokens that these requests needed not compute."""
+    saved_prefix_evictions: int = 0
+    """Files of prefixes that were deleted for others since the engine started."""
+    saved_prefix_bytes: int = 0
+    """Of all files of prefixes in the folder."""
 
 
 class AdapterFile(msgspec.Struct, frozen=True):

@@ -278,7 +278,7 @@ _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_kv_cache_capacity_cells": ("All KV cells", lambda state: state.kv_cells_total),
     "dragoman_saved_prefix_bytes": (
         "Size of the prefixes on disk, of all models in the folder",
-        lambda state: state.saved_prefixes.bytes,
+        lambda state: state.saved_prefix_bytes,
     ),
 }
 
@@ -287,15 +287,15 @@ _ENGINE_COUNTERS: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_accepted_draft_tokens": ("Drafted tokens that were generated", lambda state: state.accepted_draft_tokens),
     "dragoman_saved_prefix_hits": (
         "Requests for which a prefix was read from disk",
-        lambda state: state.saved_prefixes.hits,
+        lambda state: state.saved_prefix_hits,
     ),
     "dragoman_saved_prefix_tokens": (
         "Prompt tokens that were read from disk instead of being computed",
-        lambda state: state.saved_prefixes.tokens,
+        lambda state: state.saved_prefix_tokens,
     ),
     "dragoman_saved_prefix_evictions": (
         "Prefixes that were deleted from disk to make room for others",
-        lambda state: state.saved_prefixes.evictions,
+        lambda state: state.saved_prefix_evictions,
     ),
 }
 

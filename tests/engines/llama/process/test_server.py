@@ -365,5 +365,5 @@ async def test_a_prefix_on_disk_gives_the_answer_that_computing_it_gives(
         restored, shared = await ask(engine, continued)
         assert shared == len(document) + len(answered) - 1
         assert restored == computed
-        statistics = (await engine.statistics()).saved_prefixes
-        assert (statistics.hits, statistics.tokens) == (1, shared)
+        statistics = await engine.statistics()
+        assert (statistics.saved_prefix_hits, statistics.saved_prefix_tokens) == (1, shared)

@@ -22,13 +22,13 @@ from dragoman import __version__
 from dragoman.core import logs
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 from dragoman.core.errors import ModelNotFound
-from dragoman.engines.base import SavedPrefixStatistics
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.host_cache import HostSegment, SharingScope
 from dragoman.engines.llama.batching.sequence import EngineRequest
 from dragoman.engines.llama.native.backend import Backend, DecodeError
 from dragoman.engines.llama.native.libraries.choice import cpu_flags
 from dragoman.engines.llama.process.served_adapters import AdapterManager
+from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 from dragoman.engines.llama.saved.prefix_store import MIN_RESTORED_TOKENS, PrefixStore, SavedScope
 from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
 

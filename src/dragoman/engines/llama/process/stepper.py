@@ -15,12 +15,13 @@ import msgspec
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
-from dragoman.engines.base import EngineStatistics, SavedPrefixStatistics
+from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.native.resident_memory import resident_bytes
+from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 
 MAX_QUEUED_COMMANDS = 4096
 """The most commands that may wait for the next step."""
@@ -226,6 +227,7 @@ class Stepper(CommandThread):
     def _statistics(self) -> EngineStatistics:
         scheduler, cache = self._batcher.scheduler, self._batcher.cache
         available = cache.available(scheduler.running)
+        saved = self._saved_statistics()
         return EngineStatistics(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -234,7 +236,10 @@ class Stepper(CommandThread):
             kv_cells_total=cache.allocator.total,
             drafted_tokens=self._batcher.drafted_tokens,
             accepted_draft_tokens=self._batcher.accepted_draft_tokens,
-            saved_prefixes=self._saved_statistics(),
+            saved_prefix_hits=saved.hits,
+            saved_prefix_tokens=saved.tokens,
+            saved_prefix_evictions=saved.evictions,
+            saved_prefix_bytes=saved.bytes,
         )
 
 

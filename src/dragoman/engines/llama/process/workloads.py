@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
-from dragoman.engines.base import SavedPrefixStatistics
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import RequestKey
@@ -20,6 +19,7 @@ from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
 from dragoman.engines.llama.process.preprocessor import PromptTokenizer
 from dragoman.engines.llama.process.saved_prefixes import PrefixQuery, SavedPrefixes
 from dragoman.engines.llama.process.stepper import CommandThread, Stepper
+from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.messages import EmbedCommand, GenerateCommand

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from dragoman.engines.llama.saved.prefix_file import PARTIAL_SUFFIX, SUFFIX
 
@@ -11,6 +12,19 @@ MAX_FILES = 4096
 
 _STALE_SECONDS = 600.0
 """The age at which a file that is still being written has lost its process."""
+
+
+class SavedPrefixStatistics(NamedTuple):
+    """The prefixes that an engine keeps on disk."""
+
+    hits: int = 0
+    """Requests for which some were read since the engine started."""
+    tokens: int = 0
+    """Tokens that these requests needed not compute."""
+    evictions: int = 0
+    """Files that were deleted for others since the engine started."""
+    bytes: int = 0
+    """Of all files in the folder."""
 
 
 class PrefixBudget:
