@@ -84,10 +84,12 @@ def merged(
     }
 
 
-def write_model(path: Path, weights: Mapping[str, Matrix], shape: ModelShape = TINY) -> Path:
+def write_model(
+    path: Path, weights: Mapping[str, Matrix], shape: ModelShape = TINY, *, context_length: int = 512
+) -> Path:
     """Write a model file in 32-bit floats. Its tokens are bytes."""
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(512)
+    writer.add_context_length(context_length)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.inner)
