@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of either engine (default: 2)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     options = parser.parse_args()
-    lengths = BUNDLED_LENGTHS if options.bundled else LENGTHS
+    lengths: tuple[int, ...] = BUNDLED_LENGTHS if options.bundled else LENGTHS
     if options.lengths is not None:
         lengths = tuple(map(int, options.lengths.split(",")))
     exit_on_sigterm()
