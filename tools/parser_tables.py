@@ -71,6 +71,7 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "tool_chat_template_toolace",
     ),
     "the server does not start": (
+        "CohereForAI-c4ai-command-r-plus-tool_use",
         "tool_chat_template_gemma3_pythonic",
         "tool_chat_template_mistral",
         "tool_chat_template_mistral_parallel",

@@ -50,8 +50,8 @@ QUESTION = Message(role="user", content="Well?")
 THOUGHTS = "I see."
 RESULT = "Rain."
 
-REDUCED = ("mistral", "gemma4")
-"""Templates of the tests that leave tools out of later prompts, or call the model something else there."""
+REDUCED = ("mistral", "gemma4", "command_r")
+"""Templates of the tests that leave tools out of later prompts, call the model something else there, or instruct it."""
 
 FORCED_ONLY = "Where a call is forced"
 """In the documentation, the beginning of the templates for which only calls that are forced change."""

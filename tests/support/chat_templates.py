@@ -192,6 +192,30 @@ KIMI_K3 = """
 {%- if add_generation_prompt -%}{{ open_tag('message role="assistant"') }}{{ open_tag('think') }}{%- endif -%}
 """
 
+COMMAND_R = """
+{%- for message in messages %}
+    {%- set role = {'user': 'USER', 'assistant': 'CHATBOT'}.get(message.role, 'SYSTEM') %}
+    {{- '<|START_OF_TURN_TOKEN|><|' + role + '_TOKEN|>' }}
+    {%- if message.role == 'tool' %}{{ '<results>\\n' + message.content + '</results>' }}
+    {%- else %}{{ message.content }}{% endif %}
+    {%- if loop.first and tools %}
+        {%- for tool in tools %}
+            {{- '\\n' + tool.function | tojson }}
+            {%- for name, field in tool.function.parameters.properties | items %}
+                {{- '\\n' + name + ' (' + (field.type or 'Any') ~ '): ' + field.description }}
+            {%- endfor %}
+        {%- endfor %}
+    {%- endif %}
+    {%- for call in message.tool_calls or [] %}
+        {{- 'Action:\\n```json\\n[\\n' if loop.first else ',\\n' }}
+        {{- '    {\\n        "tool_name": "' + call.function.name + '",\\n        "parameters": ' }}
+        {{- call.function.arguments | tojson + '\\n    }' + ('\\n]\\n```' if loop.last else '') }}
+    {%- endfor %}
+    {{- '<|END_OF_TURN_TOKEN|>' }}
+{%- endfor %}
+{{- '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>You should use the `directly-answer` tool without others.' }}
+{%- if add_generation_prompt %}{{ '<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
+
 UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}
@@ -246,5 +270,6 @@ WRITING: list[tuple[ToolFormatName, str]] = [
     ("pythonic", PYTHONIC),
     ("gemma4", GEMMA4),
     ("kimi_k3", KIMI_K3),
+    ("command_r", COMMAND_R),
 ]
 """Templates that write calls, with their formats."""

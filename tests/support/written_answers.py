@@ -87,9 +87,9 @@ class WrittenAnswers:
         if not (self._markup.in_channels or self._markup.one_call):
             answers["several calls"] = self._calls(_OSLO, _ALL)
         element = self._spec.text_element
-        if element is not None:
+        if element is not None and element.closing:
             answers["text and call"] = f"{element.opening}{_TEXT}{element.closing}{write_calls(self._markup, [_OSLO])}"
-        elif not (self._markup.in_channels or self._markup.only_at_start):
+        elif element is None and not (self._markup.in_channels or self._markup.only_at_start):
             answers["text and call"] = f"{self._text(_TEXT)}\n\n{self._calls(_OSLO)}"
         for number in range(generated):
             if (text := generate(self._grammar, Random(number), _MAX_TOKENS)) is not None:

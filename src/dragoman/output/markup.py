@@ -18,6 +18,7 @@ ToolFormatName = Literal[
     "deepseek_v31",
     "kimi_k2",
     "kimi_k3",
+    "command_r",
     "command_r7b",
     "granite",
     "nemotron",

@@ -1,12 +1,13 @@
 """Reads answers whose text is an element or a message of its own, as calls are."""
 
+import functools
 import re
 from typing import Literal
 
 import msgspec
 
 from dragoman.output.parts import ContentText, OutputParser, OutputPart
-from dragoman.output.scanning import WHITESPACE, overlap
+from dragoman.output.scanning import WHITESPACE, ExpectedMarkup, atoms_of_words, overlap
 
 
 class TextElement(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,14 +17,17 @@ class TextElement(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     opening: str
-    closing: str
-    """What stands between the text and calls."""
+    """White space at its end is no part of the text, however much of it there is."""
+    closing: str = ""
+    """What stands between the text and calls. Empty: no calls follow a text."""
     end: str = ""
     """What stands after the text if no call follows. Empty: nothing."""
     before_calls: bool = False
     """Whether the element is there before calls too, then empty."""
     special_tokens: tuple[str, ...] = ()
     """Parts of these texts, and of the reasoning's opening, that are special tokens."""
+    function: str = ""
+    """The function whose call the opening is. If a request has a function of this name, there is no element."""
     opened_by_prompt: bool = False
     """Whether the prompt ends within the element."""
 
@@ -33,10 +37,13 @@ class TextElementParser:
 
     def __init__(self, element: TextElement, answer_parser: OutputParser | None = None) -> None:
         """Pass what is in no element to `answer_parser`; None: it is content."""
-        self._opening = element.opening.strip(WHITESPACE)
+        self._opening = _expected_opening(element.opening)
+        self._function = f'"{element.function}"' if element.function else None
+        self._at_space = not element.opened_by_prompt and element.opening.endswith(tuple(WHITESPACE))
+        """Whether white space comes next that is no part of the text."""
         self._marks = tuple(filter(None, (element.closing, element.end)))
         longest_first = sorted(self._marks, key=len, reverse=True)
-        self._mark = re.compile("|".join(map(re.escape, longest_first)))
+        self._mark = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self._answer_parser = answer_parser
         self._state: Literal["beginning", "text", "rest"] = "text" if element.opened_by_prompt else "beginning"
         self._buffer = ""
@@ -55,7 +62,9 @@ class TextElementParser:
         if self._state == "text":
             # The answer ends within what would have followed the text.
             is_mark = any(rest.startswith(mark) for mark in self._marks)
-            return [] if is_mark or not rest else [ContentText(rest)]
+            return [] if is_mark or not rest or self._at_space else [ContentText(rest)]
+        if self._state == "beginning" and self._function is not None and self._function in rest:
+            return []  # The answer ends within the opening, which another parser would take for a call.
         parts = self._pass(rest)
         return parts if self._answer_parser is None else parts + self._answer_parser.finish()
 
@@ -73,10 +82,9 @@ class TextElementParser:
 
     def _parse_beginning(self) -> bool:
         """Look for the opening. True if there is more to parse."""
-        start = self._buffer.lstrip(WHITESPACE)
-        if start.startswith(self._opening):
-            self._state, self._buffer = "text", start.removeprefix(self._opening)
-        elif self._opening.startswith(start):
+        if (opening := self._opening.match(self._buffer)) is not None:
+            self._state, self._buffer = "text", self._buffer[opening.end() :]
+        elif self._opening.matches_prefix(self._buffer):
             return False
         else:
             self._state = "rest"
@@ -84,9 +92,12 @@ class TextElementParser:
 
     def _parse_text(self, parts: list[OutputPart]) -> bool:
         """Parse text up to a mark. True if there is more to parse."""
-        found = self._mark.search(self._buffer)
+        if self._at_space:
+            self._buffer = self._buffer.lstrip(WHITESPACE)
+            self._at_space = not self._buffer
+        found = None if self._mark is None else self._mark.search(self._buffer)
         if found is None:
-            end = len(self._buffer) - max(overlap(self._buffer, mark) for mark in self._marks)
+            end = len(self._buffer) - max((overlap(self._buffer, mark) for mark in self._marks), default=0)
         else:
             end = found.start()
         if end:
@@ -102,3 +113,9 @@ class TextElementParser:
         if not text:
             return []
         return [ContentText(text)] if self._answer_parser is None else self._answer_parser.feed(text)
+
+
+@functools.cache
+def _expected_opening(opening: str) -> ExpectedMarkup:
+    """Return the markup of an opening, in which white space may differ."""
+    return ExpectedMarkup(atoms_of_words(opening))

@@ -8,12 +8,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from dragoman.core.request import ReasoningEffort
+import msgspec
+
+from dragoman.core.request import ChatPrompt, ReasoningEffort
 from dragoman.output.marked_text_parser import TextMarkers
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
 from dragoman.output.text_element import TextElement
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError
+from dragoman.prompt.tool_formats.command_r import DIRECT_ANSWER
 
 
 class ReasoningMarkers(NamedTuple):
@@ -91,8 +94,12 @@ _TEXT_ELEMENTS: Final = {
         before_calls=True,
         special_tokens=_KIMI_TOKENS,
     ),
+    "`directly-answer` tool": DIRECT_ANSWER,
 }
-"""Text in a template that shows in which element its model's text is: Solar Open's, Muse Glimmer's and Kimi K3's."""
+"""Text in a template that shows in which element its model's text is.
+
+They are Solar Open's, Muse Glimmer's, Kimi K3's and Command R's.
+"""
 
 _TEXT_MARKERS: Final = {
     "<|START_RESPONSE|>": TextMarkers("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
@@ -266,6 +273,14 @@ def find_text_markers(source: str) -> TextMarkers | None:
 def find_text_element(source: str) -> TextElement | None:
     """Return the element of text in the answers of a template's model; None: text stands by itself."""
     return next((element for text, element in _TEXT_ELEMENTS.items() if text in source), None)
+
+
+def element_of_answer(element: TextElement, prompt: ChatPrompt, rendered: str) -> TextElement | None:
+    """Return the element of the text of the answer to a prompt that was rendered like this; None: there is none."""
+    if prompt.continue_final_message or rendered.endswith(element.opening):
+        return msgspec.structs.replace(element, opened_by_prompt=True) if element.closing else None
+    names = () if prompt.tools is None else (tool.name for tool in prompt.tools.tools)
+    return None if element.function in names else element
 
 
 def is_in_channels(source: str) -> bool:

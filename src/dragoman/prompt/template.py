@@ -21,6 +21,7 @@ from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, 
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.reasoning import (
     TemplateReasoning,
+    element_of_answer,
     find_markers,
     find_text_element,
     find_text_markers,
@@ -201,7 +202,7 @@ class ChatTemplate:
             **_own_variables(self.source, prompt.tools if tool_format.template_writes_tools else None),
             **({} if effort is None else self._reasoning.variables(effort)),
             **arguments,
-            "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
+            "tools": _tools(prompt.tools, tool_format) if tool_format.template_writes_tools else None,
             "add_generation_prompt": prompt.add_generation_prompt and not prompt.continue_final_message,
             "bos_token": self.bos,
             "eos_token": self.eos,
@@ -221,9 +222,7 @@ class ChatTemplate:
                 must_call = prompt.tools is not None and prompt.tools.choice != "auto"
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained, must_call=must_call)
         tool_format_name = None if prompt.tools is None else self.tool_format
-        element = self._text_element
-        if element is not None and (prompt.continue_final_message or text.endswith(element.opening)):
-            element = msgspec.structs.replace(element, opened_by_prompt=True)
+        element = self._text_element and element_of_answer(self._text_element, prompt, text)
         spec = OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers, element)
         return RenderedPrompt(text, spec)
 
@@ -317,8 +316,8 @@ def _uses_tools(prompt: ChatPrompt) -> bool:
     return prompt.tools is not None or any(message.role == "tool" or message.tool_calls for message in prompt.messages)
 
 
-def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
-    return None if tools is None else [tool_fields(tool) for tool in tools.tools]
+def _tools(tools: ToolOptions | None, known: ToolFormat) -> list[dict[str, Any]] | None:
+    return None if tools is None else [tool_fields(tool, known) for tool in tools.tools]
 
 
 def _call_fields(call: ToolCall, *, as_text: bool) -> dict[str, Any]:

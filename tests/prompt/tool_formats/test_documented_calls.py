@@ -62,6 +62,13 @@ TIME = ReadCall("get_time", {})
             "<|close|>tools<|sep|><|close|>message<|sep|>",
             (OSLO, TIME),
         ),
+        (
+            "command_r",
+            'Action: ```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {\n            '
+            '"city": "Oslo",\n            "days": 3\n        }\n    },\n    {\n        "tool_name": "get_time",\n'
+            '        "parameters": {}\n    }\n]```',
+            (OSLO, TIME),
+        ),
         ("pythonic", "[get_weather(city='Oslo', days=3)]", (OSLO,)),
         ("pythonic", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
         ("pythonic", '<|python_start|>[get_weather(city="Oslo", days=3)]', (OSLO,)),

@@ -211,6 +211,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "Apriel-1.6-15b-Thinker-fixed": "tool_calls_list",
     "Bielik-11B-v3.0-Instruct": "hermes",
     "Cohere2MoE": "command_r7b",
+    "CohereForAI-c4ai-command-r-plus-tool_use": "command_r",
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command_r7b",
     "GigaChat3-10B-A1.8B": "gigachat3",
     "GigaChat3.1-10B-A1.8B": "gigachat",
@@ -306,7 +307,6 @@ GENERIC: dict[str, str] = {
         ),
         NO_TOOLS,
     ),
-    "CohereForAI-c4ai-command-r-plus-tool_use": "the model answers by calling directly-answer, which requests lack",
     "MiniMax-M3": "tags are named after the parameters, at every depth, and show no type",
     "meetkai-functionary-medium-v3.2": "the prompt begins the first call, and texts may have what begins others",
 }

@@ -44,6 +44,9 @@ _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOT
 ANY_TEXT: Final = "/(?s:.*)/"
 """Matches every text."""
 
+SOME_TEXT: Final = r"/[^ \t\r\n](?s:.*)/"
+"""Matches every text that does not begin with white space, and is not empty."""
+
 
 def quoted(text: str) -> str:
     """Return the text as a literal."""

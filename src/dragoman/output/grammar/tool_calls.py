@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dragoman.output.grammar.lark import ANY_TEXT, quoted, regex, token_or_text
+from dragoman.output.grammar.lark import ANY_TEXT, SOME_TEXT, quoted, regex, token_or_text
 from dragoman.output.grammar.parameters import Parameter, Parameters
 from dragoman.output.grammar.values import ArgumentRules
 from dragoman.output.markup import ID, JSON_TYPES, PLACEHOLDERS, TYPE, ToolCallMarkup, split_at_placeholders
@@ -52,6 +52,8 @@ class ToolCallGrammar:
     def calls_with_element(self, element: TextElement, answer: str, reasoning: str) -> str:
         """Allow text in its element, calls after it, or only calls. `answer` has the rule of the text; empty: any.
 
+        If no calls follow a text, it has one character or more, since the opening announced it.
+
         `reasoning` begins the reasoning, which may stand first. The grammar goes on after it.
         """
         opening = "" if element.opened_by_prompt else self._literals(element.opening)
@@ -60,6 +62,10 @@ class ToolCallGrammar:
         if answer:
             end = f"({self._literals(element.end)})?" if element.end else ""
             return "\n".join([f"start: {before}({opening} answer {end} | {calls})", f"answer: {answer}", self._calls()])
+        if not element.closing:
+            free = "(free TEXT)*" if self._free_tokens else ""
+            start = f"start: {before}({opening} BEGUN {free} | {calls})"
+            return "\n".join([start, f"BEGUN: {SOME_TEXT}", self._calls(), *self._text_rules()])
         first = self._beginning(element.closing)
         consumed = "".join(first)
         after = f"{self._literals(element.closing.removeprefix(consumed))} calls"

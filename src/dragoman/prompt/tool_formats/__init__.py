@@ -3,6 +3,7 @@
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.tool_formats import (
     apertus,
+    command_r,
     command_r7b,
     deepseek_v3,
     deepseek_v4,
@@ -58,6 +59,7 @@ FORMATS: dict[ToolFormatName, ToolFormat] = {
     "deepseek_v31": deepseek_v31.FORMAT,
     "kimi_k2": kimi_k2.FORMAT,
     "kimi_k3": kimi_k3.FORMAT,
+    "command_r": command_r.FORMAT,
     "command_r7b": command_r7b.FORMAT,
     "granite": granite.FORMAT,
     "nemotron": nemotron.FORMAT,

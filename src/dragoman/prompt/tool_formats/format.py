@@ -29,6 +29,8 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Texts in templates that are of another family, whatever the hints."""
     adapt: Adapt = _unchanged
     """Adapts a conversation to the templates of this family."""
+    adapt_parameters: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Adapts the schema of a function's parameters to them. None: it stays as it is."""
     template_writes_tools: bool = True
     """Whether the templates write calls and results; otherwise `adapt` writes them as text."""
     writes_calls_as_text: bool = False
@@ -161,11 +163,13 @@ def with_function_names(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def tool_fields(tool: Tool) -> dict[str, Any]:
-    """Return a function's fields. A missing description becomes empty text, missing parameters an empty object."""
-    function = {
-        "name": tool.name,
-        "description": tool.description or "",
-        "parameters": {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters,
-    }
+def tool_fields(tool: Tool, known: ToolFormat | None = None) -> dict[str, Any]:
+    """Return a function's fields, as templates of a format need them.
+
+    A missing description becomes empty text, missing parameters an empty object.
+    """
+    parameters = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
+    if known is not None and known.adapt_parameters is not None and isinstance(parameters, dict):
+        parameters = known.adapt_parameters(parameters)
+    function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
     return {"type": "function", "function": function}
