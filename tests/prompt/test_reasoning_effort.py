@@ -11,6 +11,8 @@ from tests.support.chat_templates import (
     ALTERNATING,
     ALWAYS_REASONING,
     EFFORT_REASONING,
+    EXAONE4,
+    SMOLLM3,
     SWITCHABLE_REASONING,
     open_model_template,
     requires_open_models,
@@ -18,6 +20,13 @@ from tests.support.chat_templates import (
 from tests.support.output_parts import parse
 
 EMPTY_REASONING = "<think>\n\n</think>\n\n"
+
+EXAONE_DEEP = """
+{%- for message in messages %}
+    {{- '[|' + message.role + '|]' + message.content.split('</thought>')[-1] + '\n' }}
+{%- endfor %}
+{{- '[|assistant|]<thought>\n' }}"""
+"""Opens the reasoning itself, with another tag."""
 
 
 def render(
@@ -226,6 +235,22 @@ def test_reasoning_of_earlier_answers_is_a_block_of_the_content_where_the_templa
         messages = (Message(role="user", content="Hi"), Message(role="assistant", content=content, reasoning="Hm."))
         prompt = ChatPrompt(messages=messages, add_generation_prompt=False)
         assert ChatTemplate(source, bos="", eos="").render(prompt).text == f"Hi[THINK]Hm.[/THINK]{content}"
+
+
+@pytest.mark.parametrize(
+    ("source", "by_itself", "with_effort"),
+    [(EXAONE4, "closed", "opened"), (SMOLLM3, "free", "free"), (EXAONE_DEEP, "opened", "opened")],
+)
+def test_reasoning_is_begun_and_ended_by_prompt_or_model(source: str, by_itself: str, with_effort: str) -> None:
+    efforts: dict[ReasoningEffort | None, str] = {None: by_itself, "none": "closed", "high": with_effort}
+    for effort, state in efforts.items():
+        rendered = render(source, effort)
+        reasoning = rendered.parser_spec.reasoning
+        tag = "<thought>" if source is EXAONE_DEEP else "<think>"
+        assert state == ("closed" if reasoning is None else "opened" if reasoning.opened_by_prompt else "free")
+        assert reasoning is None or reasoning.opening == tag
+        end = {"closed": tag.replace("<", "</"), "opened": tag, "free": "assistant"}[state]
+        assert rendered.text.rstrip().endswith(end)
 
 
 @requires_open_models

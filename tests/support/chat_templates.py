@@ -216,6 +216,57 @@ COMMAND_R = """
 {{- '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>You should use the `directly-answer` tool without others.' }}
 {%- if add_generation_prompt %}{{ '<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
 
+EXAONE4 = """
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '[|tool|]\\n<tool_result>{"result": ' + message.content | tojson + '}</tool_result>[|endofturn|]\\n' }}
+        {%- continue %}
+    {%- endif %}
+    {{- '[|' + message.role + '|]\\n' }}
+    {%- if message.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+    {{- message.content.split('</think>')[-1] }}
+    {%- if loop.first and tools %}
+        {%- for tool in tools %}
+            {{- '\\n<tool>' }}{{ tool | tojson(ensure_ascii=False) | safe }}{{ '</tool>' }}
+        {%- endfor %}
+    {%- endif %}
+    {%- for call in message.tool_calls or [] %}
+        {%- if message.content or not loop.first %}{{ '\\n' }}{% endif %}
+        {{- '<tool_call>{"name": "' + call.function.name + '", "arguments": ' }}
+        {{- call.function.arguments | tojson(ensure_ascii=False) | safe }}{{ '}</tool_call>' }}
+    {%- endfor %}
+    {{- '[|endofturn|]\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '[|assistant|]\\n<think>\\n' }}
+    {%- if enable_thinking is not defined or not enable_thinking %}{{ '\\n</think>\\n\\n' }}{% endif %}
+{%- endif %}"""
+
+SMOLLM3 = """
+{%- set thinks = enable_thinking is not defined or enable_thinking %}
+{{- '<|im_start|>system\\nMode: ' + ('/think' if thinks else '/no_think') }}
+{%- if messages[0].role == 'system' %}{{ '\\n' + messages[0].content }}{% endif %}
+{%- if xml_tools is defined or python_tools is defined %}
+    {{- '\\n<tools>\\n' }}
+    {%- for tool in xml_tools %}{{ (tool | tojson) + '\\n' }}{% endfor %}
+    {{- '</tools>\\nCall them within <tool_call></tool_call>.' }}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role in ['user', 'tool'] %}{{ '<|im_start|>user\\n' + content + '<|im_end|>\\n' }}
+    {%- elif message.role == 'assistant' %}
+        {%- generation %}
+            {{- '<|im_start|>assistant\\n' + ('' if thinks else '<think>\\n\\n</think>\\n') + content }}
+            {{- '<|im_end|>\\n' }}
+        {%- endgeneration %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' + ('' if thinks else '<think>\\n\\n</think>\\n') }}
+{%- endif %}"""
+"""Takes the functions in a variable of its own, leaves earlier calls out, and writes results as a user's messages."""
+
 UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}
@@ -271,5 +322,6 @@ WRITING: list[tuple[ToolFormatName, str]] = [
     ("gemma4", GEMMA4),
     ("kimi_k3", KIMI_K3),
     ("command_r", COMMAND_R),
+    ("exaone4", EXAONE4),
 ]
 """Templates that write calls, with their formats."""

@@ -10,6 +10,7 @@ from dragoman.output.value_syntax import ValueSyntax
 
 ToolFormatName = Literal[
     "hermes",
+    "exaone4",
     "llama3",
     "mistral",
     "mistral_args",

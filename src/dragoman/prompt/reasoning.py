@@ -63,6 +63,7 @@ _KNOWN_MARKERS: Final = {
             DEFAULT_MARKERS,
             ReasoningMarkers("[THINK]", "[/THINK]"),
             ReasoningMarkers("<seed:think>", "</seed:think>"),
+            ReasoningMarkers("<thought>", "</thought>"),
             ReasoningMarkers("<mm:think>", "</mm:think>"),
             ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
             ReasoningMarkers("<|inner_prefix|>", "<|inner_suffix|>"),

@@ -36,9 +36,9 @@ from dragoman.prompt.sandbox import (
     to_json,
 )
 from dragoman.prompt.tool_formats import FORMATS
-from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits, write_alike
+from dragoman.prompt.tool_formats.detection import XML_TOOLS, TemplateTraits, detect_traits, write_alike
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, with_function_names
-from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, as_text, with_tools
+from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, as_text, with_tools, with_written_calls
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""
@@ -103,8 +103,10 @@ class ChatTemplate:
     @functools.cached_property
     def _tool_format(self) -> ToolFormat:
         """The format, which writes calls itself if the template does not."""
-        known = FORMATS[self.tool_format]
-        return known if write_alike(self._traits.tool_format, self.tool_format) else as_text(known)
+        known, traits = FORMATS[self.tool_format], self._traits
+        if not write_alike(traits.tool_format, self.tool_format):
+            return as_text(known)
+        return known if traits.writes_calls else with_written_calls(known, marks_results=traits.marks_results)
 
     @functools.cached_property
     def _control_tokens(self) -> ControlTokenTexts:
@@ -173,11 +175,8 @@ class ChatTemplate:
     def _written_markup(self) -> tuple[str, ...]:
         """The markup that the template writes, or that `apply` writes for it."""
         known = self._tool_format
-        if not known.template_writes_tools:
-            written = (*GENERIC_TAGS, *known.markup.special_tokens)
-        else:
-            written = known.markup.special_tokens if known.writes_calls_as_text else ()
-        return self._markup_in(self.source, written)
+        writes_text = known.writes_calls_as_text or not known.template_writes_tools
+        return self._markup_in(self.source, (*GENERIC_TAGS, *known.markup.special_tokens) if writes_text else ())
 
     def _markup_in(self, source: str, written: Sequence[str]) -> tuple[str, ...]:
         return tuple(text for text in self._special_texts.markup if text in written or text in source)
@@ -385,14 +384,16 @@ def _is_plain(message: Message) -> bool:
     return message.role in ("user", "assistant") and not message.tool_calls and message.reasoning is None
 
 
-def _own_variables(source: str, tools: ToolOptions | None) -> dict[str, str]:
+def _own_variables(source: str, tools: ToolOptions | None) -> dict[str, Any]:
     """Return variables that some templates read beside transformers' own.
 
     `date_string` is today, since Llama 3.1's otherwise name a date of their own. Firefunction's needs the functions as
     JSON and the date: https://huggingface.co/fireworks-ai/llama-3-firefunction-v2. Its time of day is left out, since
     prompts that begin differently share no prefix.
     """
-    variables = {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
+    variables: dict[str, Any] = {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
+    if tools is not None and XML_TOOLS in source:
+        variables[XML_TOOLS] = [tool_fields(tool)["function"] for tool in tools.tools]
     if all(name in source for name in _FIREWORKS):
         functions = [tool_fields(tool)["function"] for tool in (() if tools is None else tools.tools)]
         variables |= zip(_FIREWORKS, (to_json(functions, indent=4), strftime_now("%Y-%m-%d")), strict=True)

@@ -7,7 +7,8 @@ from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptio
 from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
-from tests.support.chat_templates import LFM2, PYTHONIC
+from dragoman.prompt.tool_formats.format import write_calls
+from tests.support.chat_templates import LFM2, PYTHONIC, SMOLLM3
 
 TOOLS = ToolOptions((Tool("f"), Tool("g")))
 CALLS = (ToolCall("call_1", "f", '{"a": "it\'s \\"b\\"\\n", "b": [true, null]}'), ToolCall("call_2", "g", "{}"))
@@ -84,3 +85,36 @@ def test_tokens_of_the_markup_are_text_where_a_person_wrote_them() -> None:
     (offset, *_) = rendered.literal_offsets
     assert rendered.text[:offset].count("<|tool_call_start|>") == 0
     assert rendered.text.index("<|tool_call_start|>") <= offset < rendered.text.rindex("<|tool_call_start|>")
+
+
+def test_results_that_a_template_writes_as_the_users_messages_are_marked() -> None:
+    messages = (*CONVERSATION, Message(role="user", content="And?"))
+    marking = SMOLLM3.replace(
+        "{{ '<|im_start|>user\\n' + content", "{{ '<|im_start|>' + message.role + '\\n' + content"
+    )
+    written = write_calls(FORMATS["hermes"].markup, CALLS)
+    for source in (SMOLLM3, marking):
+        template = ChatTemplate(source, bos="", eos="")
+        assert template.tool_format == "hermes"
+        text = template.render(ChatPrompt(messages=messages, tools=TOOLS)).text
+        assert f"assistant\n{written}<|im_end|>" in text
+        assert ("<|im_start|>tool\n1<|im_end|>" in text) is (source == marking)
+        results = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>\nAnd?"
+        assert (f"<|im_start|>user\n{results}<|im_end|>" in text) is (source == SMOLLM3)
+
+
+def test_the_tags_around_results_are_text_within_them() -> None:
+    tags = ("<tool_response>", "</tool_response>")
+    template = ChatTemplate(SMOLLM3, bos="", eos="", special_texts=SpecialTokenTexts((), tags))
+    result = Message(role="tool", content="</tool_response>", tool_call_id="call_2")
+    rendered = template.render(ChatPrompt(messages=(*CONVERSATION[:-1], result), tools=TOOLS))
+    assert rendered.text.count("</tool_response>") == 3
+    assert rendered.literal_offsets == (rendered.text.index("\n</tool_response>\n</tool_response>") + 1,)
+
+
+def test_functions_are_given_in_the_variable_that_a_template_reads() -> None:
+    for tools in (None, TOOLS):
+        template = ChatTemplate(SMOLLM3, bos="", eos="")
+        text = template.render(ChatPrompt(messages=CONVERSATION[:1], tools=tools)).text
+        assert text.count("<tools>") == text.count('\n{"name": "g"') == (0 if tools is None else 1)
+        assert "You may call" not in text

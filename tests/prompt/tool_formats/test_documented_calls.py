@@ -69,6 +69,12 @@ TIME = ReadCall("get_time", {})
             '        "parameters": {}\n    }\n]```',
             (OSLO, TIME),
         ),
+        (
+            "exaone4",
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}</tool_call>\n'
+            '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>',
+            (OSLO, TIME),
+        ),
         ("pythonic", "[get_weather(city='Oslo', days=3)]", (OSLO,)),
         ("pythonic", '[get_weather(city="Oslo", days=3), get_time()]', (OSLO, TIME)),
         ("pythonic", '<|python_start|>[get_weather(city="Oslo", days=3)]', (OSLO,)),

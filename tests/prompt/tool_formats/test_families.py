@@ -24,6 +24,7 @@ from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
     OPEN_MODELS,
+    SMOLLM3,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
     WRITING,
@@ -35,6 +36,7 @@ from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
     *WRITING,
+    ("hermes", SMOLLM3),
     ("generic", UNKNOWN_TOOLS),
     ("generic", ALTERNATING),
     ("generic", CHATML),

@@ -58,7 +58,10 @@ def test_a_set_format_is_enforced_read_and_written_whatever_the_template_writes(
     assert rendered.parser_spec.tool_format == name
     adapted = [message.tool_calls for message in FORMATS[name].adapt(CONVERSATION.messages, TOOLS)]
     written = write_calls(FORMATS[name].markup, next(filter(None, adapted), (CALL,)))
-    assert written in rendered.text
+    if write_alike(name, template(source, None).tool_format):  # apart from white space
+        assert "".join(written.split()) in "".join(rendered.text.split())
+    else:
+        assert written in rendered.text
     assert "Describes-the-weather" in rendered.text
     assert "Rain." in rendered.text
     parser = build_parser(rendered.parser_spec)

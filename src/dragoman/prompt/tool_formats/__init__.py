@@ -9,6 +9,7 @@ from dragoman.prompt.tool_formats import (
     deepseek_v4,
     deepseek_v31,
     deepseek_v32,
+    exaone4,
     functionary_v31,
     functiongemma,
     functools,
@@ -51,6 +52,7 @@ from dragoman.prompt.tool_formats.format import ToolFormat
 
 FORMATS: dict[ToolFormatName, ToolFormat] = {
     "hermes": hermes.FORMAT,
+    "exaone4": exaone4.FORMAT,
     "llama3": llama3.FORMAT,
     "mistral": mistral.FORMAT,
     "mistral_args": mistral_args.FORMAT,

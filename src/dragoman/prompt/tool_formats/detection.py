@@ -20,6 +20,7 @@ _PLACE: Final = "north 9"
 _ARGUMENTS: Final = {"days": 3, "place": _PLACE}  # some templates sort the names
 _WRITTEN_ARGUMENTS: Final = to_json(_ARGUMENTS)
 _CALL_ID: Final = "abcdefgh9"
+_RESULT: Final = "Rain-9."
 _TOOL: Final = {
     "type": "function",
     "function": {
@@ -35,6 +36,9 @@ _TOOL: Final = {
         },
     },
 }
+XML_TOOLS: Final = "xml_tools"
+"""SmolLM3's variable for the functions: https://huggingface.co/HuggingFaceTB/SmolLM3-3B#tool-calling."""
+
 _MENTIONS_CALLS: Final = re.compile(r"\btool_calls\b|\btools\b")
 _MENTIONS_TOOLS: Final = re.compile(r"\btools\b|\bfunctions\b")
 _MAX_CHARACTERS: Final = 100_000
@@ -51,6 +55,10 @@ class TemplateTraits(NamedTuple):
     """Whether it writes a system message at the beginning."""
     shows_late_system: bool
     """Whether it writes a later one too, or refuses it, instead of leaving one of the two out."""
+    writes_calls: bool
+    """Whether it writes the calls of earlier turns, if it is of a family, or accepts no conversation with calls."""
+    marks_results: bool
+    """Whether it writes results otherwise than messages of the user."""
     takes_objects: bool
     """Whether it writes arguments that are an object; otherwise they must be text."""
     takes_empty_content: bool
@@ -87,6 +95,8 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
         shows_tools=False,
         shows_system=system_text is None or _SYSTEM in system_text,
         shows_late_system=late_text is None or (_SYSTEM in late_text and _LATE_SYSTEM in late_text),
+        writes_calls=True,
+        marks_results=True,
         takes_objects=True,
         takes_empty_content=True,
     )
@@ -97,14 +107,29 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
     traits = traits._replace(
         takes_objects=takes_objects, takes_empty_content=_takes_empty_content(renderings, as_object=takes_objects)
     )
-    for text in itertools.chain.from_iterable(rendering.texts for rendering in renderings):
+    texts = [text for rendering in renderings for text in rendering.texts]
+    for text in texts:
         if (name := _family_of(text)) is not None:
             shows_tools = _DESCRIPTION in text or _shows_tools_if_adapted(template, FORMATS[name])
             return traits._replace(tool_format=name, shows_tools=shows_tools)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
     if hinted is None:
         return traits
-    return traits._replace(tool_format=hinted, shows_tools=_MENTIONS_TOOLS.search(source) is not None)
+    if not texts:
+        return traits._replace(tool_format=hinted, shows_tools=_MENTIONS_TOOLS.search(source) is not None)
+    return traits._replace(
+        tool_format=hinted,
+        shows_tools=any(_DESCRIPTION in text for text in texts),
+        writes_calls=any(_PLACE in text for text in texts),
+        marks_results=_marks_results(template),
+    )
+
+
+def _marks_results(template: SandboxedTemplate) -> bool:
+    """Whether a result is written otherwise than a message of the user."""
+    before = [_message("user", "Well?"), _message("assistant", "Yes?")]
+    result, answer = (_render(template, [*before, _message(role, _RESULT)], [_TOOL]) for role in ("tool", "user"))
+    return result is None or result != answer or _RESULT not in result
 
 
 def _takes_objects(renderings: Iterable[_Rendering]) -> bool:
@@ -201,7 +226,7 @@ def _renderings(template: SandboxedTemplate) -> Iterator[_Rendering]:
             [
                 _message("user", "Well?"),
                 {"role": "assistant", "content": content, "tool_calls": [call]},
-                {"role": "tool", "name": _NAME, "tool_call_id": call_id, "content": "Rain."},
+                {"role": "tool", "name": _NAME, "tool_call_id": call_id, "content": _RESULT},
             ]
             for content in ("", None)
         )
@@ -214,6 +239,8 @@ def _message(role: str, content: str) -> dict[str, Any]:
 
 def _render(template: SandboxedTemplate, messages: list[dict[str, Any]], tools: list[Any] | None) -> str | None:
     variables = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "messages": messages, "tools": tools}
+    if tools:
+        variables[XML_TOOLS] = [tool["function"] for tool in tools]
     try:
         return template.render_with_null(variables, _MAX_CHARACTERS)
     except TemplateError:

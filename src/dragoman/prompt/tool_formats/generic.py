@@ -49,6 +49,8 @@ To call functions, write their names and their arguments as JSON in this form, a
 
 _SEVERAL_NATIVE = "You may call several functions at once."
 
+_RESULT = "<tool_response>\n{}\n</tool_response>"
+
 _RESULTS = "What a function returns comes back between <tool_response> tags."
 
 
@@ -63,10 +65,25 @@ def as_text(known: ToolFormat) -> ToolFormat:
     return ToolFormat(markup=known.markup, adapt=adapt, template_writes_tools=False)
 
 
+def with_written_calls(known: ToolFormat, *, marks_results: bool) -> ToolFormat:
+    """Return the format for templates that leave earlier calls out, and do not mark results either.
+
+    Then results stand between the tags of this format.
+    """
+    if known.writes_calls_as_text:
+        return known
+
+    def adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
+        adapted = calls_as_text(known.markup, "\n")(known.adapt(messages, tools), tools)
+        return adapted if marks_results else results_as_text(adapted, _RESULT)
+
+    return msgspec.structs.replace(known, adapt=adapt, writes_calls_as_text=True)
+
+
 def _as_text(messages: Sequence[Message], tools: ToolOptions | None, markup: ToolCallMarkup = MARKUP) -> list[Message]:
     """Write tools, calls and results into messages of system, user and assistant. Unchanged without tools."""
     with_calls = calls_as_text(markup, "\n")(messages, tools)
-    adapted = results_as_text(with_calls, "<tool_response>\n{}\n</tool_response>")
+    adapted = results_as_text(with_calls, _RESULT)
     if tools is None:
         return adapted
     if markup == MARKUP:
