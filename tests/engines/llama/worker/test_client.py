@@ -219,11 +219,11 @@ async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -
     free = ChatPrompt(messages=(Message(role="user", content="Hi"),), template=template)
     bound = ChatPrompt(
         messages=free.messages,
-        tools=ToolOptions((Tool("f"),), "required"),
-        template=template + "{# tools <tool_call> #}",
+        tools=ToolOptions((Tool("f", "What f does. "),), "required"),
+        template="{% for tool in tools or () %}{{ tool.function.description }}{% endfor %}{# <tool_call> #}" + template,
     )
     assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=free)) == "Hi:"
-    assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=bound)) == "Hi:<think>\n"
+    assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=bound)) == "What f does. Hi:<think>\n"
     request = GenerationRequest(model="any", prompt=free, response_format=JsonObjectFormat())
     assert await _sent_prompt(tmp_path, request) == "Hi:<think>\n"
 
