@@ -39,8 +39,7 @@ class AccountsLocation(NamedTuple):
         """What distinguishes the database from others. The password is no part of it."""
         from sqlalchemy.engine import make_url
 
-        url = make_url(self.url).set(password=None)
-        return hashlib.sha256(url.render_as_string().encode()).hexdigest()[:16]
+        return _digest(make_url(self.url))
 
     def prepare(self) -> None:
         """Create missing directories, and the tables of a new database. Raises AccountsUnavailable.
@@ -120,8 +119,12 @@ def default_location() -> AccountsLocation:
 def _default_journal_dir(database: "URL") -> Path:
     if database.get_backend_name() == "sqlite":
         return _journal_dir_beside(database.database)
-    without_password = database.set(password=None).render_as_string()
-    return data_folder() / "journals" / hashlib.sha256(without_password.encode()).hexdigest()[:16]
+    return data_folder() / "journals" / _digest(database)
+
+
+def _digest(database: "URL") -> str:
+    """Return what distinguishes the database from others. The password is no part of it."""
+    return hashlib.sha256(database.set(password=None).render_as_string().encode()).hexdigest()[:16]
 
 
 def _journal_dir_beside(file: Path | str | None) -> Path:

@@ -181,18 +181,13 @@ class EngineCollector(Collector):
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
-        for name, (documentation, value) in _ENGINE_GAUGES.items():
-            gauge = GaugeMetricFamily(name, documentation, labels=["model"])
-            for state in self._states:
-                if state.statistics is not None:
-                    gauge.add_metric([state.model], value(state.statistics))
-            yield gauge
-        for name, (documentation, value) in _ENGINE_COUNTERS.items():
-            counter = CounterMetricFamily(name, documentation, labels=["model"])
-            for state in self._states:
-                if state.statistics is not None:
-                    counter.add_metric([state.model], value(state.statistics))
-            yield counter
+        for family, figures in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
+            for name, (documentation, value) in figures.items():
+                metric = family(name, documentation, labels=["model"])
+                for state in self._states:
+                    if state.statistics is not None:
+                        metric.add_metric([state.model], value(state.statistics))
+                yield metric
         up = GaugeMetricFamily("dragoman_engine_up", "Whether the engine answers", labels=["model"])
         failed = GaugeMetricFamily("dragoman_engine_failed", "Whether the model cannot be loaded", labels=["model"])
         for state in self._states:
