@@ -162,7 +162,7 @@ class UpstreamEngine(Probed):
             n=request.n, prompt_tokens=estimate_tokens(request.prompt), reports_prompt=request.reports_prompt
         )
         upstream_request = await self._translated(request)
-        written = None if self._tokenizer is None else WrittenTexts()
+        written = None if self._tokenizer is None else WrittenTexts(self._tokenizer)
         self._running += 1
         try:
             async with self._client.stream(upstream_request) as stream:
@@ -187,8 +187,8 @@ class UpstreamEngine(Probed):
             self._log_failure("the answer ended early", answer)
             raise _failure_of(answer, "The upstream ended its answer early")
         usage = answer.usage()
-        if usage.source == "estimated" and self._tokenizer is not None and written is not None:
-            usage = await written.counted(self._tokenizer, request.prompt, usage)
+        if usage.source == "estimated" and written is not None:
+            usage = await written.counted(request.prompt, usage)
         yield usage
 
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:

@@ -135,7 +135,8 @@ class UpstreamTokenizer:
 class WrittenTexts:
     """What an answer has written, to count its tokens if its upstream does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizer: KnownTokens) -> None:
+        self._tokenizer = tokenizer
         self._texts: dict[tuple[object, ...], list[str]] = {}
         """By choice and by what it is: text, reasoning, or a call."""
 
@@ -147,20 +148,20 @@ class WrittenTexts:
             case ToolCallDelta(index=index, call_index=call, name=name, arguments=arguments):
                 self._texts.setdefault((index, call), []).append((name or "") + arguments)
 
-    async def counted(self, tokenizer: KnownTokens, prompt: Prompt, estimated: Usage) -> Usage:
+    async def counted(self, prompt: Prompt, estimated: Usage) -> Usage:
         """Return the usage as the tokenizer counts it; `estimated` if it cannot count the prompt.
 
         The markup around reasoning and calls is not among the texts.
         """
         try:
-            prompt_tokens = await tokenizer.tokenize(prompt)
+            prompt_tokens = await self._tokenizer.tokenize(prompt)
         except BadRequest:  # The upstream's template takes what the one of this machine refuses.
             prompt_tokens = None
         if prompt_tokens is None:
             return estimated
         completion_tokens = 0
         for parts in self._texts.values():
-            tokens = await tokenizer.tokenize(TextPrompt("".join(parts), add_special_tokens=False))
+            tokens = await self._tokenizer.tokenize(TextPrompt("".join(parts), add_special_tokens=False))
             completion_tokens += len(tokens or ())
         return Usage(len(prompt_tokens), completion_tokens, 0, source="counted")
 
