@@ -129,6 +129,18 @@ PLOTS = (
         ),
         measures=(Measure("tokens/s", lambda figures: figures["tokens_per_second"], "{:,.1f}"),),
     ),
+    Plot(
+        benchmark="contexts",
+        heading="Long prompts",
+        caption="One request whose prompt grows to 32,000 tokens, a random llama of 4 layers, beside llama.cpp's own "
+        "server: a prompt token behind those of the row above, and a generated token behind the whole prompt.",
+        command="python -m benchmarks.contexts --lengths 1024,4096,16384,32768 --json FOLDER/contexts.json",
+        group=lambda result: f"{result['tokens']:,} tokens",
+        measures=(
+            Measure("prompt token, ms", _milliseconds("prefill_seconds_per_token"), "{:,.2f}"),
+            Measure("generated token, ms", _milliseconds("decode_seconds_per_token"), "{:,.1f}"),
+        ),
+    ),
 )
 
 
