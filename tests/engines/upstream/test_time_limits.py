@@ -92,9 +92,9 @@ async def test_the_total_time_and_the_clients_deadline_bound_everything(is_deadl
         while not request.closed.is_set():
             await request.send(event(b"1"))
 
-    timeouts = UpstreamTimeouts() if is_deadline else UpstreamTimeouts(total=0.1)
+    timeouts = UpstreamTimeouts() if is_deadline else UpstreamTimeouts(total=0.3)
     async with connected(ScriptedUpstream(babble), timeouts) as client:
-        deadline = asyncio.get_running_loop().time() + (0.1 if is_deadline else TEST_TIMEOUT_SECONDS)
+        deadline = asyncio.get_running_loop().time() + (0.3 if is_deadline else TEST_TIMEOUT_SECONDS)
         error = await failure(client, UpstreamRequest(path="/", body=b"{}", deadline=deadline))
     assert isinstance(error, UpstreamTimeout)
     assert error.limit == "total"
