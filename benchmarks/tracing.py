@@ -1,4 +1,4 @@
-"""Measures what traces cost a worker: none, one request in a hundred, all, with the smallest of requests.
+"""Measures what traces cost a worker: none, no request, one in a hundred, all, with the smallest of requests.
 
     .venv/bin/python -m benchmarks.tracing
 
@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from benchmarks.harness.stopwatch import Stopwatch
 CLIENTS = 32
 TOKENS = 16
 OFF = "off"
+CONTROL = "off, another process"
+"""Its difference from OFF is that of two processes that do the same."""
+NEVER = "0 % sampled"
 SAMPLED = "1 % sampled"
 ALL = "all"
 
@@ -42,7 +45,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     rounds: dict[str, list[RoundResult]]
     overheads: dict[str, float]
-    """The worker's additional processor time per request, as a share of that without traces: medians."""
+    """The worker's additional processor time per request, as a share of that without traces: medians of both."""
     exports: int
     """Requests with spans that the receiver got."""
 
@@ -80,6 +83,8 @@ def _receiver() -> Iterator[str]:
 def _environments(endpoint: str) -> dict[str, dict[str, str]]:
     return {
         OFF: {},
+        CONTROL: {},
+        NEVER: {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_SAMPLER": "always_off"},
         SAMPLED: {
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
@@ -89,10 +94,16 @@ def _environments(endpoint: str) -> dict[str, dict[str, str]]:
     }
 
 
-def _measure(name: str, servers: dict[str, Server], seconds: float) -> RoundResult:
-    url = servers[name].url
-    with Stopwatch(servers) as watch:
-        log = uvloop.run(run_clients(url, json_post(url, _PATH, _BODY), CLIENTS, seconds))
+def _measure(name: str, environment: Mapping[str, str], seconds: float) -> RoundResult:
+    """Measure a new process: two that do the same differ by some percent, for as long as they run."""
+    with dragoman_server("echo", "--workers", "1", environment=environment) as server:
+        _load(name, server, _WARM_UP_SECONDS)
+        return _load(name, server, seconds)
+
+
+def _load(name: str, server: Server, seconds: float) -> RoundResult:
+    with Stopwatch({name: server}) as watch:
+        log = uvloop.run(run_clients(server.url, json_post(server.url, _PATH, _BODY), CLIENTS, seconds))
     return summarize_round(name, watch, log.latencies)
 
 
@@ -121,8 +132,8 @@ def _report(result: Result) -> str:
 def main() -> None:
     """Measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of a round (default: 4)")
+    parser.add_argument("--rounds", type=int, default=6, help="new servers of each kind (default: 6)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds that each is measured (default: 3)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
@@ -130,20 +141,15 @@ def main() -> None:
     exit_on_sigterm()
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(_receiver())
-        servers = {
-            name: stack.enter_context(dragoman_server("echo", "--workers", "1", environment=environment))
-            for name, environment in _environments(endpoint).items()
-        }
-        for name in servers:
-            _measure(name, servers, _WARM_UP_SECONDS)
-        rounds: dict[str, list[RoundResult]] = {name: [] for name in servers}
+        environments = _environments(endpoint)
+        rounds: dict[str, list[RoundResult]] = {name: [] for name in environments}
         for number in range(options.rounds):
-            for name in servers:
-                rounds[name].append(_measure(name, servers, options.seconds))
+            for name, environment in environments.items():
+                rounds[name].append(_measure(name, environment, options.seconds))
                 print(f"round {number + 1}: {name} {rounds[name][-1].rate:,.0f} requests/s", file=sys.stderr)
     if not _Receiver.received:
         raise UnexpectedResponse("no span was exported")
-    base = _seconds_per_request(medians(rounds[OFF]))
+    base = _seconds_per_request(medians([*rounds[OFF], *rounds[CONTROL]]))
     overheads = {name: _seconds_per_request(medians(each)) / base - 1 for name, each in rounds.items()}
     result = Result(rounds=rounds, overheads=overheads, exports=_Receiver.received)
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")

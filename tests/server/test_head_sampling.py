@@ -88,15 +88,19 @@ def test_a_request_is_recorded_exactly_if_opentelemetry_would_record_it(
     bounds = sampling_bounds(sampler)
     assert bounds is not None
     ids = TraceIds(OneId(trace_id))
-    headers = HeadSampler(bounds, ids).unsampled_headers(sent)
-    if headers is None:
+    head_sampler = HeadSampler(bounds, ids)
+    unsampled = head_sampler.unsampled_root() if parent is None else head_sampler.unsampled_headers(sent)
+    if unsampled is None:
         is_usual = parent is None or (bool(continued) and parent == parent.strip(" \t") and parent[:2] == "00")
         assert span.is_recording() or not is_usual
         assert ids.generate_trace_id() == trace_id, "a span that starts now gets the id that was decided about"
         return
     assert not span.is_recording()
-    assert other in headers
-    [passed_on] = [value.decode() for name, value in headers if name == b"traceparent"]
+    if isinstance(unsampled, str):
+        assert unsampled == traceparent(span.get_span_context())
+        return
+    assert other in unsampled
+    [passed_on] = [value.decode() for name, value in unsampled if name == b"traceparent"]
     is_continued_as_sent = parent is not None and passed_on == parent and not int(parent[-2:], 16) & 1
     assert is_continued_as_sent or passed_on == traceparent(span.get_span_context())
 
@@ -120,4 +124,4 @@ def test_samplers_of_others_decide_about_their_requests_themselves(sampler: Samp
 def test_what_is_recorded_without_being_sampled_is_recorded() -> None:
     bounds = sampling_bounds(StaticSampler(Decision.RECORD_ONLY))
     assert bounds is not None
-    assert HeadSampler(bounds, TraceIds(OneId(1))).unsampled_headers([]) is None
+    assert HeadSampler(bounds, TraceIds(OneId(1))).unsampled_root() is None

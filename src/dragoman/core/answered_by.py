@@ -30,6 +30,10 @@ class FailedAttempt(NamedTuple):
 class AttemptObserver(Protocol):
     """Is told of the attempts of a request."""
 
+    def note_wait(self, began_at: float, ended_at: float) -> None:
+        """Note that the request has waited for a place, in seconds of time.monotonic."""
+        ...
+
     def note_answer(self, answered_by: AnsweredBy) -> None:
         """Note that an answer begins, before its first event is delivered."""
         ...

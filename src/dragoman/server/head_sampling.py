@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import TraceFlags
 
-TRACE_HEADER = b"traceparent"
+from dragoman.dialects.http.context import TRACE_HEADER
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -95,24 +95,26 @@ class HeadSampler:
         self._ids = ids
         self._flags = TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else TraceFlags.DEFAULT
 
-    def unsampled_headers(self, headers: Headers) -> Headers | None:
-        """Return the headers of a request that is not recorded, with a `traceparent` for whoever continues its trace.
+    def unsampled_root(self) -> str | None:
+        """Return the place of a request in the trace that it begins and that is not recorded, as `traceparent` has it.
 
-        None: OpenTelemetry has to start a span, and does so at once. It records the request, except perhaps one whose
-        `traceparent` is not in the usual form.
+        None: OpenTelemetry has to start a span, and does so at once.
         """
-        parents = [value for name, value in headers if name == TRACE_HEADER]
-        if parents:
-            return self._below_parent(parents, headers)
         if self._bounds.root == _ALL:
             return None
         trace_id = self._ids.generate_trace_id()
         if trace_id & _DECIDING_BITS < self._bounds.root:
             self._ids.next_trace = trace_id
             return None
-        return [(TRACE_HEADER, self._traceparent(b"%032x" % trace_id, self._flags)), *headers]
+        return f"00-{trace_id:032x}-{self._ids.generate_span_id():016x}-{self._flags:02x}"
 
-    def _below_parent(self, parents: Sequence[bytes], headers: Headers) -> Headers | None:
+    def unsampled_headers(self, headers: Headers) -> Headers | None:
+        """Return the headers of a request with a `traceparent` that is not recorded, for whoever continues its trace.
+
+        None: OpenTelemetry has to start a span, and does so at once. It records the request, except perhaps one whose
+        `traceparent` is not in the usual form.
+        """
+        parents = [value for name, value in headers if name == TRACE_HEADER]
         match = _TRACE.fullmatch(parents[0])
         if match is None or len(parents) > 1:
             return None
@@ -123,8 +125,5 @@ class HeadSampler:
             return None
         if not is_sampled:
             return headers
-        own = self._traceparent(match[1], flags & TraceFlags.RANDOM_TRACE_ID)
+        own = b"00-%b-%016x-%02x" % (match[1], self._ids.generate_span_id(), flags & TraceFlags.RANDOM_TRACE_ID)
         return [(TRACE_HEADER, own), *(header for header in headers if header[0] != TRACE_HEADER)]
-
-    def _traceparent(self, trace_id: bytes, flags: int) -> bytes:
-        return b"00-%b-%016x-%02x" % (trace_id, self._ids.generate_span_id(), flags)

@@ -78,6 +78,9 @@ class Hedged:
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             return [event async for event in generate(self.deployment, REQUEST, self)]
 
+    def note_wait(self, began_at: float, ended_at: float) -> None:
+        """Spans show it."""
+
     def note_answer(self, answered_by: AnsweredBy) -> None:
         self.reported.append(answered_by._replace(began_at=None))
 

@@ -165,11 +165,18 @@ async def queue_server(
     engine: Engine | Deployment | None = None,
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
+    make_metrics: Callable[[CollectorRegistry], RequestMetrics] = RequestMetrics,
 ) -> AsyncIterator[QueueServer]:
     """Run a server over the harness's database, with one engine or with the replicas of a deployment."""
     registry = CollectorRegistry()
     async with running_queue(
-        harness.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
+        harness.url,
+        journals,
+        engine or EchoEngine(),
+        registry,
+        options=options,
+        webhooks=webhooks,
+        make_metrics=make_metrics,
     ) as (gateway, queue):
         yield QueueServer(gateway, queue, harness, registry)
 
@@ -184,11 +191,12 @@ async def running_queue(
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
     transport: type[LedgerTransport] = LedgerThread,
+    make_metrics: Callable[[CollectorRegistry], RequestMetrics] = RequestMetrics,
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
     """Run a gateway and a queue with connections of their own, so that servers share the database only."""
     database = Database(url)
     catalog = Catalog([engine if isinstance(engine, Deployment) else Deployment.of(MODEL, (), engine)])
-    metrics = RequestMetrics(registry)
+    metrics = make_metrics(registry)
     connection = LedgerConnection(
         AccountsOptions(database=database, journals=journals, transport=transport), new_process_id()
     )

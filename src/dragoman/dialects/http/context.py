@@ -40,6 +40,9 @@ SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id")
 TRACE_HEADER = b"traceparent"
 """The request's place in a trace (https://www.w3.org/TR/trace-context/)."""
 
+UNRECORDED_TRACE = "dragoman.unrecorded_trace"
+"""Where the scope of a request without TRACE_HEADER may have the place in a trace that nobody records."""
+
 _NOTED_HEADERS = frozenset((*SESSION_HEADERS, TRACE_HEADER, TIMEOUT_HEADER.encode()))
 
 _TRACE = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -158,7 +161,8 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
         address = client_address(request, self.options.trusted_proxies)
         account = self.read_account(headers)
         if not headers.has_any(_NOTED_HEADERS):
-            return Caller(request_id=request_id, key=key, address=address, account=account)
+            trace = request.scope.get(UNRECORDED_TRACE, "")
+            return Caller(request_id=request_id, key=key, address=address, account=account, trace=trace)
         session, trace = _session_and_trace(headers)
         return Caller(
             request_id=request_id,
@@ -167,7 +171,7 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
             account=account,
             deadline=_deadline(headers),
             session=session,
-            trace=trace,
+            trace=trace or request.scope.get(UNRECORDED_TRACE, ""),
         )
 
 

@@ -62,8 +62,11 @@ class Reservation(Protocol):
         """Pay at the prices of this fallback, from before its first token on."""
         ...
 
-    def settle(self, reason: EndReason) -> None:
-        """Pay, on the first call. Never fails and never blocks."""
+    def settle(self, reason: EndReason) -> "asyncio.Future[Settled] | None":
+        """Pay, on the first call, and return when that is done. Never fails and never blocks.
+
+        None: there is nothing to pay, or it was paid before. The future is that of the first try.
+        """
         ...
 
 
@@ -105,7 +108,7 @@ class LedgerReservation:
         allowances: Allowances,
         fallback_models: tuple[str, ...],
         slot: JournalSlot,
-        settle: Callable[[Settlement, JournalSlot], None],
+        settle: Callable[[Settlement, JournalSlot], "asyncio.Future[Settled]"],
     ) -> None:
         self.account_id = account_id
         self.allowances = allowances
@@ -149,10 +152,11 @@ class LedgerReservation:
         self._fallback = self._fallback_models.index(model) + 1
         self._slot.record_fallback(self._fallback)
 
-    def settle(self, reason: EndReason) -> None:
-        if not self._is_settled:
-            self._is_settled = True
-            self._settle(self._settlement(reason), self._slot)
+    def settle(self, reason: EndReason) -> "asyncio.Future[Settled] | None":
+        if self._is_settled:
+            return None
+        self._is_settled = True
+        return self._settle(self._settlement(reason), self._slot)
 
     def _attempted(self, reason: EndReason) -> str | None:
         if not self._attempts:
@@ -251,7 +255,7 @@ class Settler:
                 async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
                     await self._all_settled.wait()
 
-    def _settle(self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1) -> None:
+    def _settle(self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1) -> "asyncio.Future[Settled]":
         """Settle, however often it takes, and free the request's slot in the journal afterwards.
 
         An unexpected error, such as one in a row that was changed by hand, may be gone later.
@@ -270,7 +274,9 @@ class Settler:
                 slot.close()
             self._count_down()
 
-        self.ledger.settle(settlement).add_done_callback(on_settled)
+        settled = self.ledger.settle(settlement)
+        settled.add_done_callback(on_settled)
+        return settled
 
     def _retry(self, settlement: Settlement, slot: JournalSlot | None, attempt: int) -> None:
         def settle_again() -> None:

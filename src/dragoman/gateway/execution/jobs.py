@@ -1,5 +1,6 @@
 """The execution of the queue's jobs on the engines."""
 
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -53,6 +54,9 @@ class GatewayJobExecutor:
         if resolved.adapter is not None and not resolved.adapter.is_visible_to(owner):
             raise ModelNotFound(requests[0].model)
         timer = self._metrics.start_timer(resolved.metrics_label, requests[0], is_queued=True)
+        if job.waited_seconds is not None:
+            now = time.monotonic()
+            timer.note_wait(now - job.waited_seconds, now)
         timer.note_admission()
         priority = QUEUED_PRIORITY_OFFSET + job.priority
         queued_requests = [resolved.assign(request, owner=owner, priority=priority) for request in requests]

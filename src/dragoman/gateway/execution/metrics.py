@@ -1,5 +1,6 @@
 """Prometheus metrics of requests."""
 
+import asyncio
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
+from dragoman.accounts.ledger.operations import Settled
 from dragoman.core.answered_by import AnsweredBy, FailedAttempt
 from dragoman.core.events import FinishReason, Usage, UsageSource
 from dragoman.core.tasks import Task
@@ -174,6 +176,12 @@ class RequestTimer:
 
     def note_admission(self) -> None:
         """Note that the request may run, for traces."""
+
+    def note_wait(self, began_at: float, ended_at: float) -> None:
+        """Note that the request has waited in a queue, in seconds of time.monotonic, for traces."""
+
+    def note_settlement(self, settled: "asyncio.Future[Settled]") -> None:
+        """Note that the request is being settled, for traces."""
 
     def note_answer(self, answered_by: AnsweredBy) -> None:
         """Note which replica answers, for traces."""

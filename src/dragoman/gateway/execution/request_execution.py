@@ -239,7 +239,8 @@ class RequestExecution:
             self._end("disconnected", "cancelled")
 
     def _end(self, reason: EndReason, result: RequestResult) -> None:
-        self._reservation.settle(reason)
+        if (settled := self._reservation.settle(reason)) is not None:
+            self._timer.note_settlement(settled)
         self._timer.end(result, self.generated_tokens)
 
     def _observe(self, event: Event) -> None:
@@ -253,9 +254,13 @@ class RequestExecution:
             self._timer.observe_usage(event)
             self._reservation.observe_usage(event)
             # Not later: a client that has read this answer may send its next request with the rest of the hold.
-            self._reservation.settle("finished")
+            if (settled := self._reservation.settle("finished")) is not None:
+                self._timer.note_settlement(settled)
         elif isinstance(event, Finished):
             self._timer.note_finish(event.reason)
+
+    def note_wait(self, began_at: float, ended_at: float) -> None:
+        self._timer.note_wait(began_at, ended_at)
 
     def note_answer(self, answered_by: AnsweredBy) -> None:
         self._timer.note_answer(answered_by)

@@ -146,7 +146,11 @@ class RoutedAttempts:
         except BaseException:
             self.end()
             raise
-        self._wait_left -= loop.time() - began_at
+        finally:
+            ended_at = loop.time()
+            if self._observer is not None:
+                self._observer.note_wait(began_at, ended_at)
+        self._wait_left -= ended_at - began_at
 
     def note_output(self) -> None:
         """Note that the answer's first token has arrived: the replica has the prompt, and no other one is tried."""

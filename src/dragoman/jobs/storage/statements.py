@@ -115,7 +115,7 @@ def _delete_idempotent(dialect: Dialect) -> Statement:
 
 def _claimable(dialect: Dialect) -> Statement:
     """Select the columns that a claim needs of a locked job, the requests last."""
-    names = ("id", "owner", "priority", "attempts", "events", "completion_tokens", "fingerprint")
+    names = ("id", "owner", "priority", "attempts", "submitted_at", "events", "completion_tokens", "fingerprint")
     query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
     query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
     return compile_statement(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))

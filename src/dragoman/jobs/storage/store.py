@@ -181,7 +181,7 @@ class JobStore:
         if number is None:
             return None
         [columns] = session.rows(self._statements.claimable, number)
-        job_id, owner, priority, attempts, events, completion_tokens, fingerprint, payload = columns
+        job_id, owner, priority, attempts, submitted_at, events, completion_tokens, fingerprint, payload = columns
         lease = Lease(number, secrets.randbits(63))
         until = now + LEASE_SECONDS * 1000
         claim = ("running", now, attempts + 1, lease.token, until, self._process_id)
@@ -196,6 +196,7 @@ class JobStore:
             events=events,
             completion_tokens=completion_tokens,
             fingerprint=fingerprint,
+            waited_seconds=None if attempts else max(0, now - submitted_at) / 1000,
         )
 
     def _lock_open(self, session: Session, numbers: Iterable[int]) -> list[OpenJobRow]:

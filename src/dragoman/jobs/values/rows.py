@@ -126,6 +126,8 @@ class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens in these events."""
     fingerprint: str | None
     """Fingerprint of the model that generated them. None: it was not known."""
+    waited_seconds: float | None
+    """Since its submission. None: this is not its first attempt."""
 
 
 class JobResult(NamedTuple):
