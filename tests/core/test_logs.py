@@ -13,6 +13,9 @@ logs.configure_child()
 log = logs.get_logger("dragoman.test")
 log.debug("not shown")
 log.info("two_lines", text="first\\nsecond\\r\\u2028third", number=1)
+token = logs.trace_place.set("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+log.info("of_a_trace")
+logs.trace_place.reset(token)
 try:
     1 / 0
 except ZeroDivisionError:
@@ -27,6 +30,7 @@ raise RuntimeError("the end\\nof the process")
 
 EVENTS = [
     ("info", "two_lines"),
+    ("info", "of_a_trace"),
     ("error", "failed"),
     ("error", "a library\nfailed"),
     ("error", "thread_failed_unexpectedly"),
@@ -45,10 +49,12 @@ def test_every_record_is_one_json_object_on_one_line() -> None:
     assert [(record["level"], record["event"]) for record in records] == EVENTS
     assert all(record["timestamp"].endswith("Z") for record in records)
     assert records[0]["text"] == "first\nsecond\r\u2028third"
-    for record, error in zip(records[1:], ["ZeroDivision", "ZeroDivision", "Key", "Runtime"], strict=True):
+    places = [(record.get("trace_id"), record.get("span_id")) for record in records]
+    assert places == [(None, None), ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"), *[(None, None)] * 4]
+    for record, error in zip(records[2:], ["ZeroDivision", "ZeroDivision", "Key", "Runtime"], strict=True):
         assert record["exception"].startswith("Traceback (most recent call last):\n")
         assert f"{error}Error" in record["exception"]
-    assert records[2]["logger"] == "library"
+    assert records[3]["logger"] == "library"
 
 
 def test_every_record_is_one_line_of_text() -> None:
@@ -57,4 +63,5 @@ def test_every_record_is_one_line_of_text() -> None:
     for line, (level, event) in zip(lines, EVENTS, strict=True):
         assert line.startswith("timestamp='20")
         assert f" level='{level}' event={event!r}" in line
-    assert all("exception='Traceback" in line or 'exception="Traceback' in line for line in lines[1:])
+    assert lines[1].endswith(" trace_id='0af7651916cd43dd8448eb211c80319c' span_id='b7ad6b7169203331'")
+    assert all("exception='Traceback" in line or 'exception="Traceback' in line for line in lines[2:])

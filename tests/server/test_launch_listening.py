@@ -22,6 +22,7 @@ from tests.support.dialects.streams import chat_body
 from tests.support.server import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS
 
 KEY = "correct-horse-battery-staple"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 _AS_SYSTEMD_STARTS = """
 import os, sys
@@ -71,7 +72,8 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
                 assert client.post("/v1/chat/completions", json=chat_body("a", model="echo")).status_code == 401
                 authorized = {"Authorization": f"Bearer {KEY}"}
                 body = chat_body("hello", model="echo")
-                response = client.post("/v1/chat/completions?private=1", json=body, headers=authorized)
+                traced = {**authorized, "traceparent": f"00-{TRACE}-{SPAN}-00"}
+                response = client.post("/v1/chat/completions?private=1", json=body, headers=traced)
                 assert response.status_code == 200
             settings = Settings(
                 uds=str(tmp_path / "api"), ssl_certfile=certificate.certfile, ssl_keyfile=certificate.keyfile
@@ -89,4 +91,5 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
         ("POST", "/v1/chat/completions", 200),
     ]
     assert requests[-1]["request_id"] == response.headers["x-request-id"]
+    assert [(line.get("trace_id"), line.get("span_id")) for line in requests] == [(None, None), (TRACE, SPAN)]
     assert KEY not in errors

@@ -37,6 +37,7 @@ from dragoman.gateway.routing.replica import Replica
 from dragoman.server.app import AppServices, LiveOptions
 from dragoman.server.tracing import Tracing
 from dragoman.server.tracing_variables import exports_traces
+from tests.support.captured_logs import capture_logs
 from tests.support.dialects.streams import chat_body
 from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import draft
@@ -105,7 +106,7 @@ async def server(sampler: Sampler, ids: IdGenerator, failures: list[FailurePoint
         queue=None,
         tracing=tracing,
     )
-    app = services.app(LiveOptions(http=HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15)))
+    app = services.app(LiveOptions(http=HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15, access_log=True)))
     transport = httpx.ASGITransport(tracing.traced(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield TracedServer(client, exporter, engine)
@@ -250,6 +251,23 @@ async def test_what_its_client_does_not_record_is_continued_without_a_span(serve
     await server.client.post("/v1/chat/completions", json=body, headers={"traceparent": place})
     assert len(server.spans) == 0
     assert server.traces_of_generations == [place]
+
+
+async def test_the_log_lines_of_a_request_name_its_span(server: TracedServer) -> None:
+    with capture_logs() as lines:
+        await server.client.get("/nowhere")
+        await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))
+    requests = [span for span in server.spans if span.kind == SpanKind.SERVER]
+    places = [(f"{span.context.trace_id:032x}", _id(span)) for span in requests if span.context is not None]
+    assert [(line["trace_id"], line["span_id"]) for line in lines if line["event"] == "request_ended"] == places
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF])
+async def test_the_log_lines_of_a_request_without_a_span_name_its_clients(server: TracedServer) -> None:
+    body, headers = chat_body("hi", model="echo"), {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+    with capture_logs() as lines:
+        await server.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert [(line["trace_id"], line["span_id"]) for line in lines] == [(TRACE, PARENT)]
 
 
 def test_a_job_has_a_trace_of_its_own_that_links_to_its_submitters() -> None:

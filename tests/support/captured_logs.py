@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from dragoman.core.logs import Event
+from dragoman.core.logs import Event, trace_fields
 
 
 class _Collector(logging.Handler):
@@ -16,7 +16,8 @@ class _Collector(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         assert isinstance(record.msg, Event)
         own = {"event": record.msg.name, "log_level": record.levelname.lower()}
-        self.entries.append({**record.msg.fields, **own, **({"exc_info": True} if record.exc_info else {})})
+        traceback = {"exc_info": True} if record.exc_info else {}
+        self.entries.append({**record.msg.fields, **own, **trace_fields(), **traceback})
 
 
 @contextlib.contextmanager

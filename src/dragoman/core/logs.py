@@ -10,13 +10,20 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
 LOG_VARIABLE = "DRAGOMAN_PROCESS_LOG"
 
+_TRACE_FIELDS = ("trace_id", "span_id")
+
 _ExceptionInfo = bool | BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
 """True: the exception that is being handled."""
+
+
+trace_place: ContextVar[str] = ContextVar("dragoman.trace_place", default="")
+"""The place in a trace of what is done now, as the header `traceparent` of W3C's Trace Context has it; empty: none."""
 
 
 class Event:
@@ -95,6 +102,12 @@ def configure_child() -> None:
     configure(level, log_format)
 
 
+def trace_fields() -> dict[str, str]:
+    """Return what log lines of this moment show of the trace; empty: there is none."""
+    place = trace_place.get()
+    return dict(zip(_TRACE_FIELDS, place.split("-")[1:3], strict=True)) if place else {}
+
+
 class _JsonFormatter(logging.Formatter):
     """Renders a record as one JSON object."""
 
@@ -122,6 +135,7 @@ def _entries(record: logging.LogRecord, formatter: logging.Formatter) -> dict[st
         "level": record.levelname.lower(),
         "event": name,
         **fields,
+        **trace_fields(),
         **({"exception": formatter.formatException(record.exc_info)} if record.exc_info else {}),
     }
 

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dragoman.core import logs
 from dragoman.dialects.http.context import TRACE_HEADER, UNRECORDED_TRACE, sent_headers
 from dragoman.gateway.execution.tracing import is_recorded, traceparent
 from dragoman.server.head_sampling import HeadSampler
@@ -56,12 +57,14 @@ class TracedApp:
         scope["headers"] = [(TRACE_HEADER, place.encode()), *others]
         token = context.attach(set_span_in_context(span))
         recorded_token = is_recorded.set(span.is_recording())
+        logs_token = logs.trace_place.set(place)
         try:
             await self._app(scope, receive, _noting(scope, span, send) if span.is_recording() else send)
         except BaseException as error:
             span.set_attribute("error.type", type(error).__qualname__)
             raise
         finally:
+            logs.trace_place.reset(logs_token)
             is_recorded.reset(recorded_token)
             context.detach(token)
             span.end()

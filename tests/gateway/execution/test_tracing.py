@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,8 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.operations import Settled
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -29,10 +31,11 @@ from dragoman.gateway.routing.replica import Replica
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import AppServices, LiveOptions
 from dragoman.server.tracing import Tracing
+from tests.support.captured_logs import capture_logs
 from tests.support.collectors import SpanCollector, span_collector
 from tests.support.dialects.streams import chat_body
 from tests.support.echo_engines import BreakingEcho, FailurePoint, GatedEcho
-from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, draft, queue_server
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, draft, queue_server, wait_until
 from tests.support.metered import MODEL, sqlite_account
 from tests.support.routed import turns
 from tests.support.sqlite_files import create_sqlite_database
@@ -120,17 +123,14 @@ async def test_a_settlement_that_fails_is_marked(exported: Exported) -> None:
 async def test_the_wait_for_a_place_at_an_upstream_is_a_span_between_admission_and_prefill(exported: Exported) -> None:
     engine = GatedEcho(withhold_first_token=True)
     engine.gate.clear()
-    replica = Replica("echo/0", engine, is_upstream=True, concurrency=1)
-    async with (
-        asyncio.timeout(TEST_TIMEOUT_SECONDS),
-        traced_client(exported, Deployment(name=MODEL, replicas=(replica,))) as client,
-    ):
+    deployment = Deployment(name=MODEL, replicas=(Replica("echo/0", engine, is_upstream=True, concurrency=1),))
+    leases = deployment.require_router().leases
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS), traced_client(exported, deployment) as client:
         first, second = (
             asyncio.create_task(client.post("/v1/chat/completions", json=chat_body(text, model=MODEL)))
             for text in ("first", "second")
         )
-        await engine.generation_started.wait()
-        await turns()
+        await wait_until(lambda: engine.generation_started.is_set() and leases.waiting == 1)
         engine.gate.set()
         assert [(await task).status_code for task in (first, second)] == [200, 200]
     collector = exported.flush()
@@ -173,3 +173,20 @@ async def test_the_wait_of_a_job_is_a_span_below_its_first_attempt(
     assert queue.parent_span_id == first.span_id
     assert queue.end_time_unix_nano - queue.start_time_unix_nano >= WAITED_SECONDS * 10**9
     assert abs(queue.end_time_unix_nano - first.start_time_unix_nano) < 10**9
+
+
+class _DefectiveEcho(EchoEngine):
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        async for event in super().generate(request):
+            yield event
+            raise RuntimeError("a defect")
+
+
+async def test_the_log_lines_of_a_job_name_its_generation(
+    harness: QueueHarness, tmp_path: Path, exported: Exported
+) -> None:
+    with capture_logs() as lines:
+        await _run_late(harness, tmp_path, _DefectiveEcho(), exported)
+    [line] = [line for line in lines if line["event"] == "job_failed_unexpectedly"]
+    [generation] = exported.flush().named("text_completion echo")
+    assert (line["trace_id"], line["span_id"]) == (generation.trace_id.hex(), generation.span_id.hex())

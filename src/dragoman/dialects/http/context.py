@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from dragoman.core import logs
 from dragoman.core.addresses import NO_ADDRESSES, parse_address
 from dragoman.core.bodies import BodyStore
 from dragoman.core.context import Caller, new_request_id
@@ -164,6 +165,8 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
             trace = request.scope.get(UNRECORDED_TRACE, "")
             return Caller(request_id=request_id, key=key, address=address, account=account, trace=trace)
         session, trace = _session_and_trace(headers)
+        if trace:
+            logs.trace_place.set(trace)  # Each request runs in a task of its own.
         return Caller(
             request_id=request_id,
             key=key,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.core import logs
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
@@ -58,6 +59,8 @@ class GatewayJobExecutor:
             now = time.monotonic()
             timer.note_wait(now - job.waited_seconds, now)
         timer.note_admission()
+        if place := timer.trace or requests[0].trace:
+            logs.trace_place.set(place)  # Each attempt runs in a task of its own.
         priority = QUEUED_PRIORITY_OFFSET + job.priority
         queued_requests = [resolved.assign(request, owner=owner, priority=priority) for request in requests]
         if timer.trace:
