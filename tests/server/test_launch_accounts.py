@@ -18,7 +18,14 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.opening import open_ledger
 from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.metered import AccountFixture, sqlite_account
-from tests.support.server import LEDGER_PROCESS, WORKER_PROCESS, RunningServer, children_of, running_server
+from tests.support.server import (
+    LEDGER_PROCESS,
+    WORKER_PROCESS,
+    RunningServer,
+    arguments_of,
+    children_of,
+    running_server,
+)
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 WORKERS = 4
@@ -97,6 +104,8 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
         environment = environment_of(account_fixture, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", environment=environment) as server:
             (worker,) = server.children(WORKER_PROCESS)
+            (forked,) = children_of(worker, LEDGER_PROCESS)
+            assert arguments_of(forked).rstrip("\0") == LEDGER_PROCESS, "those of one that was started anew have more"
             async with StreamingClients(server.url, account_fixture.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
                     await clients.wait_for_tokens(100)

@@ -9,6 +9,9 @@ from dragoman.server.worker import allows_adapter_registration
 NOT_NEEDED = (
     "aiohttp",
     "attr",
+    "difflib",
+    "dragoman.server.admin",
+    "dragoman.server.settings_loading",
     "gguf",
     "httpx",
     "huggingface_hub",
@@ -21,8 +24,9 @@ NOT_NEEDED = (
     "structlog",
     "typer",
     "xllamacpp",
+    "yarl",
 )
-"""Modules of webhooks, engines, downloads, other databases and the command line."""
+"""Modules of webhooks, engines, downloads, other databases, administration and the command line."""
 
 
 def test_a_worker_imports_nothing_that_it_may_never_use() -> None:

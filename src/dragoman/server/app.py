@@ -28,7 +28,7 @@ from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
-from dragoman.server import admin, health, metrics, openapi
+from dragoman.server import health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.console import Console, ConsoleOptions, ShownSettings
@@ -244,6 +244,8 @@ class AppServices:
         return Console(services)
 
     def _admin_routes(self, access: AccessControl) -> list[BaseRoute]:
+        from dragoman.server import admin  # Most servers have none.
+
         assert self._accounting is not None
         directory = self._metrics_sources.directory
         server_folder = None if directory is None else Path(directory)
@@ -378,6 +380,8 @@ def _documentation(
 ) -> list[BaseRoute]:
     operations = documented_operations(options.v1_dialect)
     if documents_admin:
+        from dragoman.server import admin
+
         operations = {**operations, "admin": admin.OPERATIONS}
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
     return openapi.routes(operations, access, features, options.root_path)

@@ -1,6 +1,5 @@
 """Settings from defaults, a TOML file, the environment and the command line."""
 
-import difflib
 import math
 import re
 import tomllib
@@ -272,6 +271,8 @@ def _override_values(overrides: Mapping[str, object], environment: Mapping[str, 
 
 
 def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
+    import difflib  # Only for an error.
+
     close = difflib.get_close_matches(name, candidates, n=1)
     suggestion = f"; did you mean {close[0]}?" if close else "."
     return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"

@@ -19,6 +19,7 @@ import uvicorn
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.process.handle import ForkedLedgerHandle
 from dragoman.core import logs
 from dragoman.core.addresses import NO_ADDRESSES, AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
@@ -105,7 +106,11 @@ def main() -> int:
         lifespan="on",  # With "auto", a server would start even if its engines or accounts cannot be opened.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    config.load()
+    loop_factory = config.get_loop_factory()
+    if accounts is not None:  # Behind all imports, which the two processes share, and before the first thread.
+        ForkedLedgerHandle.fork(accounts.database)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         server = HttpServer(config, app.drain, server_context(settings), settings.http.head_timeout_seconds)
         runner.run(_serve(server, app, options.listening_fd))
     if tracing is not None:
@@ -258,6 +263,7 @@ def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
         hold_cap=options.settings.accounts.max_hold_tokens,
         timeout_seconds=options.settings.accounts.timeout_seconds,
         heartbeat_timeout_seconds=options.settings.supervision.heartbeat_timeout_seconds,
+        transport=ForkedLedgerHandle,
     )
 
 

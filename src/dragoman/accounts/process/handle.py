@@ -6,10 +6,14 @@ import errno
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.ledger.ledger_statements import ledger_statements
 from dragoman.accounts.ledger.operations import LedgerOperation
+from dragoman.accounts.process import server
 from dragoman.accounts.process.messages import HEARTBEAT, Commit, LedgerConfig, LedgerReply, decode_reply, encode
+from dragoman.core.forked_process import ForkedProcess, can_fork
 from dragoman.core.frames import read_frame
 
 _MAX_REPLY_BYTES = 2**32
@@ -19,14 +23,23 @@ _START_SECONDS = 60.0
 """Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
 
 
+class _ChildProcess(Protocol):
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
+
+
+class _StartedProcess(NamedTuple):
+    process: _ChildProcess
+    connection: socket.socket
+
+
 class LedgerProcessHandle:
     """Implements transport.LedgerTransport. Create it by `start`; the owner must await `wait`."""
 
     sends_heartbeats: ClassVar[bool] = True
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, process: _ChildProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -36,17 +49,8 @@ class LedgerProcessHandle:
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
         """Start a process and wait for its first heartbeat. Raises OSError if the system cannot start another one."""
-        parent_socket, child_socket = socket.socketpair()
-        with contextlib.ExitStack() as unused:
-            unused.enter_context(parent_socket)
-            with child_socket:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "dragoman.accounts.process.server"),
-                    stdin=child_socket.fileno(),
-                    stdout=asyncio.subprocess.DEVNULL,
-                )
-            reader, writer = await asyncio.open_unix_connection(sock=parent_socket)
-            unused.pop_all()
+        process, connection = await cls._start_process()
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
         writer.write(encode(config))
         handle = cls(process, reader, writer)
         is_running = False
@@ -62,6 +66,20 @@ class LedgerProcessHandle:
         if not is_running:
             raise OSError(errno.ECHILD, f"it ended with status {status} at its start, or took too long")
         return handle
+
+    @classmethod
+    async def _start_process(cls) -> _StartedProcess:
+        parent_socket, child_socket = socket.socketpair()
+        with contextlib.ExitStack() as unused:
+            unused.enter_context(parent_socket)
+            with child_socket:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", server.__name__),
+                    stdin=child_socket.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                )
+            unused.pop_all()
+        return _StartedProcess(process, parent_socket)
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Send a Commit. It is lost if the process has just died; `replies` then ends."""
@@ -93,3 +111,27 @@ class LedgerProcessHandle:
         """Wait until it has ended, after its last reply, and return its exit status."""
         self._writer.close()
         return await self._process.wait()
+
+
+class ForkedLedgerHandle(LedgerProcessHandle):
+    """The same, but the first process is the one that `fork` has made, if it has made one."""
+
+    _forked: ClassVar[list[ForkedProcess]] = []
+
+    @classmethod
+    def fork(cls, database: Database) -> None:
+        """Fork a process. It shares the memory of what is imported, which is most of what a ledger process needs.
+
+        Call it when that is done and nothing runs yet: a process with threads, or on another system than Linux, forks
+        none.
+        """
+        if can_fork():
+            ledger_statements(database.dialect)  # Both processes need them.
+            cls._forked.append(ForkedProcess.fork(server.main, server.__name__))
+
+    @classmethod
+    async def _start_process(cls) -> _StartedProcess:
+        if not cls._forked:
+            return await super()._start_process()
+        process = cls._forked.pop()
+        return _StartedProcess(process, process.connection)

@@ -1,13 +1,15 @@
 """Check URLs that clients name, and extract the parts that may be logged.
 
-URLs are parsed by the library that also connects to them, so that both see the same host.
+URLs are parsed by the library that also connects to them, so that both see the same host. It is imported with the first
+one, since most servers see none.
 """
 
-from typing import NamedTuple
-
-from yarl import URL
+from typing import TYPE_CHECKING, NamedTuple
 
 from dragoman.core.egress.addresses import AddressRefused, is_public, literal_address
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 
 class UrlRefused(ValueError):
@@ -24,10 +26,10 @@ class UrlRules(NamedTuple):
     settings: str = "queue.webhook"
     """How the keys of the settings begin, which errors name."""
 
-    def check(self, url: str) -> URL:
+    def check(self, url: str) -> "URL":
         """Return the parsed URL if it is allowed, as far as that is known without a name look-up. Raises UrlRefused."""
         try:
-            parsed = URL(url)
+            parsed = _parse(url)
             port = parsed.port
         except ValueError:
             raise UrlRefused("it is no URL") from None
@@ -49,7 +51,7 @@ class UrlRules(NamedTuple):
 def origin(url: str) -> str:
     """Return scheme, host and port of a URL. The other parts may contain secrets and must not be shown."""
     try:
-        return str(URL(url).origin())
+        return str(_parse(url).origin())
     except ValueError:
         return "?"
 
@@ -57,6 +59,12 @@ def origin(url: str) -> str:
 def host_of(url: str) -> str:
     """Return the host of a URL. Empty: it has none."""
     try:
-        return URL(url).raw_host or ""
+        return _parse(url).raw_host or ""
     except ValueError:
         return ""
+
+
+def _parse(url: str) -> "URL":
+    from yarl import URL
+
+    return URL(url)

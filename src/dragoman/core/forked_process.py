@@ -1,0 +1,107 @@
+"""A child that is forked instead of started anew: it shares the memory of this process's imports. Linux only."""
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+_STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 0, 1, 2
+
+_ARGUMENTS_START, _ARGUMENTS_END = 45, 46
+"""Where /proc/self/stat has the addresses of the arguments, counted behind the name (proc_pid_stat(5))."""
+
+
+def can_fork() -> bool:
+    """Whether this process may fork a child that goes on in Python: other threads may hold locks that it would need."""
+    return sys.platform == "linux" and hasattr(os, "pidfd_open") and threading.active_count() == 1
+
+
+class ForkedProcess:
+    """A child of this process. Create it by `fork`; the owner must await `wait`."""
+
+    def __init__(self, process_id: int, connection: socket.socket) -> None:
+        self.connection = connection
+        """The other end of its standard input."""
+        self.process_id = process_id
+        self._status: int | None = None
+
+    @classmethod
+    def fork(cls, run: Callable[[], None], name: str) -> Self:
+        """Fork a child that calls `run` and ends. `name` is shown as its arguments.
+
+        Its standard input is a socket, its standard output leads nowhere, and all other files are closed.
+        """
+        parent_socket, child_socket = socket.socketpair()
+        # A collection writes to each object that it looks at, and what is written to is shared no more.
+        gc.freeze()
+        process_id = os.fork()
+        if not process_id:
+            _run_child(run, name, child_socket)
+        child_socket.close()
+        return cls(process_id, parent_socket)
+
+    def kill(self) -> None:
+        """Kill it. Raises ProcessLookupError if `wait` has returned, as its number may be another one's."""
+        if self._status is not None:
+            raise ProcessLookupError
+        os.kill(self.process_id, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait until it has ended, and return its exit status, negative for a signal."""
+        if self._status is None:
+            loop = asyncio.get_running_loop()
+            has_ended = asyncio.Event()
+            descriptor = os.pidfd_open(self.process_id)
+            loop.add_reader(descriptor, has_ended.set)
+            try:
+                await has_ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+            self._status = self._reap()
+        return self._status
+
+    def _reap(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.process_id, 0)[1])
+
+
+def _run_child(run: Callable[[], None], name: str, connection: socket.socket) -> None:
+    """Be the child: nothing of the parent may run in it, neither its code behind the fork nor what it does at exit."""
+    status = 1
+    try:
+        _keep_files(connection)
+        _show_as_arguments(name)
+        run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the border of the process: its interpreter would report it, and end
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _keep_files(connection: socket.socket) -> None:
+    os.dup2(connection.fileno(), _STANDARD_INPUT)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STANDARD_OUTPUT)
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if descriptor > _STANDARD_ERROR:
+            try:
+                os.close(descriptor)
+            except OSError:  # The one that listed them.
+                continue
+    connection.detach()
+
+
+def _show_as_arguments(name: str) -> None:
+    """Overwrite what the kernel shows as the arguments of this process, which are its parent's."""
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    start, end = int(fields[_ARGUMENTS_START]), int(fields[_ARGUMENTS_END])
+    if start:  # 0 if the kernel does not say.
+        ctypes.memmove(start, name.encode()[: end - start - 1].ljust(end - start, b"\0"), end - start)
