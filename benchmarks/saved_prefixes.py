@@ -79,6 +79,7 @@ def engine_options(folder: Path, threads: int) -> EngineOptions:
         model_path=str(faster_file(bundled().path, progress=False, notify=print)),
         socket_path=str(folder / "engine.sock"),
         kv_cache_tokens=_ENGINE.kv_cache_tokens,
+        kv_cache_partitions=_ENGINE.kv_cache_partitions,
         max_sequences=_ENGINE.max_sequences,
         threads=threads,
         max_batched_tokens=_ENGINE.max_batched_tokens,

@@ -59,6 +59,8 @@ class RandomLogitsBackend:
     vocabulary_size = VOCABULARY_SIZE
     divisible_tokens = 2**31 - 1
     reuses_cells = True
+    partitions = 1
+    step_cells = 0
 
     def __init__(self, cells: int, sequence_ids: int) -> None:
         self.cells = cells
@@ -73,6 +75,9 @@ class RandomLogitsBackend:
         logits = self._random.random((rows, VOCABULARY_SIZE), dtype=np.float32)
         self.seconds += time.thread_time() - started
         return logits
+
+    def place(self, sequence_id: int, partition: int) -> int:  # noqa: ARG002
+        return 0
 
     def load_adapter(self, path: Path, scale: float) -> int:
         raise NotImplementedError("the benchmark has no adapters")

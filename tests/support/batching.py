@@ -51,6 +51,8 @@ class BatcherHarness:
         model: Callable[[Iterable[int]], int] = next_token,
         max_draft_tokens: int = MAX_DRAFT_TOKENS,
         saver: SegmentSaver | None = None,
+        partitions: int = 1,
+        step_cells: int = 0,
     ) -> None:
         """`separate_lora_backend`: another backend computes sequences with an adapter.
 
@@ -62,6 +64,8 @@ class BatcherHarness:
             model=model,
             divisible_tokens=divisible_tokens,
             sequence_ids=SEQUENCE_IDS if divisible_tokens else max_sequences + SPARE_SEQUENCE_IDS - OWN_SEQUENCE_IDS,
+            partitions=partitions,
+            step_cells=step_cells,
         )
         self._fallback = (
             SimulatedBackend(cells, reuses_cells=reuses_cells, model=model) if separate_lora_backend else self.backend
@@ -117,7 +121,13 @@ class BatcherHarness:
 
     def step(self) -> None:
         self._collect(self.batcher.step())
-        assert self.batcher.cache.allocator.used == self.used_cells, "the allocator counts what the backends hold"
+        used, partitions = self.batcher.cache.allocator.used, range(self.backend.partitions)
+        if len(partitions) == 1:
+            assert used == self.used_cells, "the allocator counts what the backends hold"
+        else:
+            in_each = [self.backend.used_in_partition(number) for number in partitions]
+            used -= self.used_cells - sum(in_each)
+            assert max(in_each) <= used <= sum(in_each), "a partition holds each cell that the allocator counts once"
 
     def _collect(self, outputs: list[RequestOutput]) -> None:
         for key, event in outputs:

@@ -55,6 +55,8 @@ class SimulatedBackend:
         sequence_ids: int = SEQUENCE_IDS,
         model: Callable[[Iterable[int]], int] = next_token,
         vocabulary_size: int = VOCABULARY_SIZE,
+        partitions: int = 1,
+        step_cells: int = 0,
     ) -> None:
         """`divisible_tokens`: one less than the sliding window; 0 stands for a recurrent state.
 
@@ -67,12 +69,17 @@ class SimulatedBackend:
         self._first_positions: dict[int, int] = {}
         """Sequence id → the position from which on all layers have its cells."""
         self.sequence_ids = sequence_ids
+        self.partitions = partitions
+        self.step_cells = step_cells
+        self._partitions = [0] * sequence_ids
+        """Sequence id → the partition of its cells."""
         self.spent = 0
         self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
         """Sequence id → position → (cell, content)."""
         self.adapters: set[int] = set()
         self._last_adapter_number = NO_ADAPTER
         self._references: dict[int, int] = {}
+        """Cell → the number of its sequences. The cells of a partition are those with its number as remainder."""
         self._next_cell = 0
         self.batches: list[list[int]] = []
         """The number of tokens of each chunk, for every step."""
@@ -83,6 +90,17 @@ class SimulatedBackend:
     def used_cells(self) -> int:
         """Number of cells that at least one sequence refers to."""
         return len(self._references)
+
+    def used_in_partition(self, partition: int) -> int:
+        """Return the number of cells of a partition that at least one sequence refers to."""
+        if self.partitions == 1:
+            return len(self._references)
+        return sum(cell % self.partitions == partition for cell in self._references)
+
+    def place(self, sequence_id: int, partition: int) -> int:
+        assert not self._contexts.get(sequence_id), "only an empty sequence is placed"
+        self._partitions[sequence_id] = partition
+        return partition
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is loaded as long as it is used"
@@ -95,7 +113,7 @@ class SimulatedBackend:
             assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
             assert self.can_share(chunk.sequence_id, chunk.position), "the cells in the sliding window are there"
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
-                context[position] = (self._allocate_cell(), cell_content(token, adapter))
+                context[position] = (self._allocate_cell(chunk.sequence_id), cell_content(token, adapter))
             if len(context) % 3 or not self.divisible_tokens:  # Cells outside a window may have been used again.
                 # llama.cpp goes by the tokens before a batch, so that those at its end may be drafts.
                 self._forget_before_window(chunk.sequence_id, len(context) - max(0, chunk.outputs - 1))
@@ -125,8 +143,11 @@ class SimulatedBackend:
             self._first_positions[target] = self._first_positions.get(source, 0)
         shared = {position: self._contexts[source][position] for position in range(start, end)}
         assert not context.keys() & shared.keys(), "a sequence has one cell at a position"
-        for cell, _ in shared.values():
-            self._references[cell] += 1
+        if self._partitions[source] != self._partitions[target]:
+            shared = {position: (self._allocate_cell(target), stored) for position, (_, stored) in shared.items()}
+        else:
+            for cell, _ in shared.values():
+                self._references[cell] += 1
         context.update(shared)
 
     def save(self, sequence_id: int) -> SequenceState:
@@ -136,9 +157,11 @@ class SimulatedBackend:
     def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:
         assert not self._contexts.get(sequence_id), "only an empty sequence is restored"
         pairs = state.view(np.int32).reshape(-1, 2).tolist()
-        if self.used_cells + self.spent + len(pairs) > self.cells:
+        if self.used_in_partition(self._partitions[sequence_id]) + self.spent + len(pairs) > self.cells:
             return False
-        self._contexts[sequence_id] = {position: (self._allocate_cell(), stored) for position, stored in pairs}
+        self._contexts[sequence_id] = {
+            position: (self._allocate_cell(sequence_id), stored) for position, stored in pairs
+        }
         self._forget_before_window(sequence_id, len(pairs))
         return True
 
@@ -167,12 +190,14 @@ class SimulatedBackend:
         if length > self.divisible_tokens:
             self._first_positions[sequence_id] = length - max(1, self.divisible_tokens)
 
-    def _allocate_cell(self) -> int:
-        if self.used_cells + self.spent >= self.cells:
+    def _allocate_cell(self, sequence_id: int) -> int:
+        partition = self._partitions[sequence_id]
+        if self.used_in_partition(partition) + self.spent >= self.cells:
             raise DecodeError("llama_decode would return 1: no free cells")
-        self._next_cell += 1
-        self._references[self._next_cell] = 1
-        return self._next_cell
+        self._next_cell += self.partitions
+        cell = self._next_cell + partition
+        self._references[cell] = 1
+        return cell
 
 
 def reference_answer(prompt: Sequence[int], limit: int, adapter: int = NO_ADAPTER) -> list[int]:

@@ -163,6 +163,7 @@ def _engine_options(
         model_path=str(plan.model.path),
         socket_path=str(socket_path),
         kv_cache_tokens=engine.kv_cache_tokens,
+        kv_cache_partitions=engine.kv_cache_partitions,
         max_sequences=engine.max_sequences,
         threads=engine.threads or _available_cores(),
         max_batched_tokens=engine.max_batched_tokens,

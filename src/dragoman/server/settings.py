@@ -39,6 +39,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     kv_cache_tokens: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
     """Tokens that all running sequences together may hold in the KV cache. One cell holds one token."""
+    kv_cache_partitions: Annotated[int, Meta(ge=1, le=16)] = 4
+    """Parts of the KV cache at most, each with room for `kv_cache_tokens`, so that a token passes over fewer cells of
+    other requests. Used by ik_llama.cpp only; memory is taken for what is in use. 1: one cache."""
     max_sequences: Annotated[int, Meta(ge=1, le=128)] = 16
     """Sequences that decode in one batch."""
     threads: Annotated[int, Meta(ge=1, le=512)] | None = None

@@ -46,6 +46,8 @@ class BackendKind:
     separate_lora_backend: bool = False
     """Whether sequences with an adapter are computed by another backend."""
     divisible_tokens: int = ALL_TOKENS
+    partitions: int = 1
+    step_cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ backends = st.sampled_from(
         BackendKind(divisible_tokens=0),
         BackendKind(divisible_tokens=0, reuses_cells=False),
         BackendKind(divisible_tokens=15),
+        BackendKind(partitions=3, step_cells=40),
+        BackendKind(partitions=2, separate_lora_backend=True),
     ]
 )
 
@@ -103,12 +107,7 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
     backends: BackendKind,
     adapters: int,
 ) -> None:
-    harness = BatcherHarness(
-        cells=cells,
-        max_sequences=max_sequences,
-        host_cache_tokens=saved_tokens,
-        **vars(backends),
-    )
+    harness = BatcherHarness(cells=cells, max_sequences=max_sequences, host_cache_tokens=saved_tokens, **vars(backends))
     loaded = [NO_ADAPTER, *harness.load_adapters(adapters)]
     added: dict[RequestKey, tuple[Add, list[int]]] = {}
     cancelled: set[RequestKey] = set()

@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dragoman.engines.llama.native.resident_memory import holds_only_zeros, release_zeros
+from dragoman.engines.llama.native.resident_memory import (
+    available_bytes,
+    holds_only_zeros,
+    new_zeros_released,
+    release_zeros,
+)
 from dragoman.engines.llama.native.resident_memory import resident_bytes as resident_bytes_of_all
 
 MAPPING_BYTES = 64 * 2**20
@@ -60,3 +65,25 @@ def test_memory_that_was_given_back_meanwhile_is_left_alone() -> None:
         del memory
     assert not holds_only_zeros(descriptor, address, CHUNK_BYTES)
     os.close(descriptor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for")
+def test_only_zeros_that_are_mapped_meanwhile_are_given_back() -> None:
+    mappings = []
+    for size, apart in ((MAPPING_BYTES, mmap.MADV_DONTDUMP), (2 * MAPPING_BYTES, mmap.MADV_DONTFORK)):
+        with new_zeros_released(2 * MAPPING_BYTES):
+            mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            mapping.madvise(apart)
+            memory = np.frombuffer(mapping, dtype=np.uint8)
+            memory[:] = 0
+            memory[3] = 1
+        mappings.append((mapping, memory))
+    small, large = (memory for _, memory in mappings)
+    assert resident_bytes(small) >= MAPPING_BYTES, "it was smaller than what is looked for"
+    assert resident_bytes(large) <= 2 * CHUNK_BYTES
+    assert np.count_nonzero(large) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for")
+def test_available_memory_is_less_than_the_machine_has() -> None:
+    assert 0 < available_bytes() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -34,6 +34,7 @@ def options(tmp_path: Path, model_path: Path) -> EngineOptions:
         model_path=str(model_path),
         socket_path=str(tmp_path / "engine.sock"),
         kv_cache_tokens=1024,
+        kv_cache_partitions=1,
         max_sequences=1,
         threads=THREADS,
         max_batched_tokens=128,

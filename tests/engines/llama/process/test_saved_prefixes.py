@@ -30,6 +30,7 @@ OPTIONS = EngineOptions(
     model_path="model.gguf",
     socket_path="engine.sock",
     kv_cache_tokens=4096,
+    kv_cache_partitions=1,
     max_sequences=4,
     threads=1,
     max_batched_tokens=512,

@@ -47,6 +47,7 @@ def options(tmp_path: Path) -> EngineOptions:
         model_path=str(write_tiny_model(tmp_path / "tiny.gguf")),
         socket_path=str(tmp_path / "engine.sock"),
         kv_cache_tokens=256,
+        kv_cache_partitions=1,
         max_sequences=1,
         threads=THREADS,
         max_batched_tokens=256,

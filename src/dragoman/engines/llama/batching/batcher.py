@@ -12,12 +12,13 @@ from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
-from dragoman.engines.llama.batching.cache import ScheduledChunk, open_cache
+from dragoman.engines.llama.batching.cache import ScheduledChunk
 from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS, agreeing_tokens
+from dragoman.engines.llama.batching.whole_sequence_cache import open_cache
 from dragoman.engines.llama.native.backend import Backend, Chunk
 from dragoman.output import logprobs
 from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker

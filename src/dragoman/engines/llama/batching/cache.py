@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
+from dragoman.engines.llama.arrays import NO_CELLS, Cells
 from dragoman.engines.llama.batching.host_cache import (
     HostKVCache,
     SegmentSpan,
-    SharingScope,
     common_prefix_length,
     shared_prefix_length,
 )
+from dragoman.engines.llama.batching.partitions import PartitionLoad, choose_partition
 from dragoman.engines.llama.batching.sequence import ChoiceSequence
 from dragoman.engines.llama.native.backend import Backend
 
@@ -88,13 +88,24 @@ class CellAllocator:
         return int(np.count_nonzero(self._references[cells] == 1))
 
 
-class PrefixMatch(NamedTuple):
-    """The longest prefix of a sequence that the cache holds or will hold."""
+class CellMatch(NamedTuple):
+    """The longest prefix of a sequence that one other sequence has."""
 
     source: int | None
     """The sequence id to share from. None if nothing matches."""
     cells: Cells
     """The cells to share, one for each token."""
+
+
+NO_MATCH = CellMatch(None, NO_CELLS)
+
+
+class PrefixMatch(NamedTuple):
+    """The longest prefix of a sequence that the cache holds or will hold."""
+
+    longest: CellMatch
+    by_partition: Sequence[CellMatch]
+    """The longest match in each partition."""
     host_spans: list[SegmentSpan]
     """What can be restored after the shared cells."""
     awaitable_length: int
@@ -105,8 +116,13 @@ class PrefixMatch(NamedTuple):
         """Number of tokens that need not be computed."""
         return self.host_spans[-1].end if self.host_spans else len(self.cells)
 
+    @property
+    def cells(self) -> Cells:
+        """The cells that are shared, or copied to another partition, where they take no more of `cells`."""
+        return self.longest.cells
 
-class _CachedSequence:
+
+class CachedSequence:
     """A finished sequence that still has its cells."""
 
     def __init__(self, sequence: ChoiceSequence, sequence_id: int, last_used: int) -> None:
@@ -130,8 +146,10 @@ class PrefixCache:
 
     def __init__(self, backend: Backend, host_cache: HostKVCache) -> None:
         self._backend = backend
-        self._finished: list[_CachedSequence] = []
+        self._finished: list[CachedSequence] = []
         self._free_ids = list(range(backend.sequence_ids))
+        self._partitions = [0] * backend.sequence_ids
+        """Sequence id → the partition of its cells."""
         self._clock = 0
         self.allocator = CellAllocator(backend.cells, reuses=backend.reuses_cells)
         self.host_cache = host_cache
@@ -145,20 +163,44 @@ class PrefixCache:
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
         """Give the sequence an id and the shared cells of the match, and restore the offloaded ones."""
+        running = list(running)
+        partition = self._choose_partition(sequence, match, running)
         for entry in self._finished:
-            if entry.sequence_id == match.source:
+            if entry.sequence_id in (match.longest.source, match.by_partition[partition].source):
                 entry.last_used = self._tick()
         sequence.sequence_id = self._allocate_id()
-        if match.source is not None:
-            end = sequence.request.position_of(len(match.cells))
-            self._backend.share(match.source, sequence.sequence_id, 0, end)
-            self.allocator.share(match.cells)
-            sequence.cells = match.cells.copy()
+        partition = self._place(sequence.sequence_id, partition)
+        self._append_shared(sequence, match.by_partition[partition])
+        self._append_shared(sequence, match.longest)
         self._trim([*running, sequence])
         for span in match.host_spans:
             if not self._restore(sequence, sequence.sequence_id, span):
                 break
         sequence.computed = len(sequence.cells)
+
+    def _choose_partition(self, sequence: ChoiceSequence, match: PrefixMatch, running: Sequence[ChoiceSequence]) -> int:
+        if not running or self._backend.partitions == 1:
+            return 0 if match.longest.source is None else self._partitions[match.longest.source]
+        loads = []
+        for number, shared in enumerate(match.by_partition):
+            members = [one for one in running if self._partitions[one.running_id] == number]
+            cells = self._count_held(members) + sum(one.pending for one in members)
+            loads.append(PartitionLoad(len(members), cells, len(shared.cells)))
+        return choose_partition(loads, sequence.length, self._backend.step_cells)
+
+    def _place(self, sequence_id: int, partition: int) -> int:
+        """Place an empty sequence, and return its partition."""
+        self._partitions[sequence_id] = self._backend.place(sequence_id, partition)
+        return self._partitions[sequence_id]
+
+    def _append_shared(self, sequence: ChoiceSequence, match: CellMatch) -> None:
+        """Append the cells of the match that the sequence lacks."""
+        start, end = len(sequence.cells), len(match.cells)
+        if match.source is not None and start < end:
+            position_of = sequence.request.position_of
+            self._backend.share(match.source, sequence.running_id, position_of(start), position_of(end))
+            self.allocator.share(match.cells[start:])
+            sequence.cells = np.concatenate((sequence.cells, match.cells[start:]))
 
     def sweep_if_short(self, cells: int) -> None:
         """Free all cells if fewer than `cells` are free. Called only while nothing runs."""
@@ -199,12 +241,16 @@ class PrefixCache:
 
     def available(self, running: Iterable[ChoiceSequence]) -> int:
         """Count the cells that running sequences may get: free ones and those of finished sequences."""
-        held = np.zeros(self.allocator.total, dtype=np.bool_)
-        for sequence in running:
-            held[sequence.cells] = True
-        count = int(np.count_nonzero(held))
+        count = self._count_held(running)
         # While nothing runs, spent cells can be swept.
         return self.allocator.total - count - (self.allocator.spent if count else 0)
+
+    def _count_held(self, sequences: Iterable[ChoiceSequence]) -> int:
+        """Count the cells that at least one of the sequences has."""
+        held = np.zeros(self.allocator.total, dtype=np.bool_)
+        for sequence in sequences:
+            held[sequence.cells] = True
+        return int(np.count_nonzero(held))
 
     def release(self, sequence: ChoiceSequence) -> None:
         """Take the id and the cells from a cancelled sequence."""
@@ -219,13 +265,10 @@ class PrefixCache:
         tokens = sequence.tokens[: sequence.computed]
         for entry in list(self._finished):
             is_of_scope = sequence.scope.max_shared_tokens(entry.scope) is None
-            if (
-                is_of_scope
-                and not entry.is_checkpoint
-                and common_prefix_length(entry.tokens, tokens) == len(entry.tokens)
-            ):
+            is_replaceable = is_of_scope and not entry.is_checkpoint
+            if is_replaceable and common_prefix_length(entry.tokens, tokens) == len(entry.tokens):
                 self._drop(entry)
-        self._finished.append(_CachedSequence(sequence, sequence.sequence_id, self._tick()))
+        self._finished.append(CachedSequence(sequence, sequence.sequence_id, self._tick()))
         sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
         self._trim(running)
 
@@ -257,19 +300,24 @@ class PrefixCache:
     def _match_cells(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
         """Find the longest match in the KV cells."""
         wanted, scope = sequence.shareable_tokens[:-1], sequence.scope
-        source, cells, awaitable_length = None, NO_CELLS, 0
+        matches, awaitable_length = [NO_MATCH] * self._backend.partitions, 0
         for entry in self._finished:
             length = shared_prefix_length(scope, wanted, entry.scope, entry.tokens)
-            if length > len(cells) and self._backend.can_share(entry.sequence_id, length):
-                source, cells = entry.sequence_id, entry.cells[:length]
+            self._offer(matches, entry.sequence_id, entry.cells, length)
         for other in running:
             common = shared_prefix_length(scope, wanted, other.scope, other.tokens)
             length = min(common, other.computed)
             if length < common and not other.request.is_preemptible_by(sequence.request):
                 awaitable_length = max(awaitable_length, common)
-            if length > len(cells) and self._backend.can_share(other.running_id, length):
-                source, cells = other.running_id, other.cells[:length]
-        return PrefixMatch(source, cells, [], max(awaitable_length, len(cells)))
+            self._offer(matches, other.running_id, other.cells, length)
+        longest = max(matches, key=lambda match: len(match.cells))
+        return PrefixMatch(longest, matches, [], max(awaitable_length, len(longest.cells)))
+
+    def _offer(self, matches: list[CellMatch], sequence_id: int, cells: Cells, length: int) -> None:
+        """Note that the first `length` cells of a sequence match, if they are the most of its partition."""
+        partition = self._partitions[sequence_id]
+        if length > len(matches[partition].cells) and self._backend.can_share(sequence_id, length):
+            matches[partition] = CellMatch(sequence_id, cells[:length])
 
     def _trim(self, running: Iterable[ChoiceSequence]) -> None:
         """Evict finished sequences until they hold no cell besides those of running ones.
@@ -288,6 +336,7 @@ class PrefixCache:
         if (surplus and not self._backend.reuses_cells) or not self._evict_until_free(segment.length):
             return False
         temporary_id = self._free_ids.pop()
+        self._place(temporary_id, self._partitions[sequence_id])
         if not self._backend.restore(temporary_id, segment.state, segment.scope.adapter):
             self._free_ids.append(temporary_id)
             return False
@@ -316,7 +365,7 @@ class PrefixCache:
         self._offload(entry, start)
         self._drop(entry)
 
-    def _offload(self, entry: _CachedSequence, start: int) -> None:
+    def _offload(self, entry: CachedSequence, start: int) -> None:
         """Copy the entry to host memory from position `start` on, except what is there already."""
         if self.host_cache.tokens and (host_spans := self.host_cache.match(entry.scope, entry.tokens, start)):
             start = host_spans[-1].end
@@ -324,12 +373,13 @@ class PrefixCache:
         if start == end:
             return
         temporary_id = self._free_ids.pop()
+        self._place(temporary_id, self._partitions[entry.sequence_id])
         self._backend.share(entry.sequence_id, temporary_id, entry.position_of(start), entry.position_of(end))
         self.host_cache.store(entry.scope, entry.tokens, start, self._backend.save(temporary_id))
         self._backend.forget(temporary_id)
         self._free_ids.append(temporary_id)
 
-    def _drop(self, entry: _CachedSequence) -> None:
+    def _drop(self, entry: CachedSequence) -> None:
         self._finished.remove(entry)
         self._free(entry.sequence_id, entry.cells)
 
@@ -347,51 +397,3 @@ class PrefixCache:
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
-
-
-class WholeSequenceCache(PrefixCache):
-    """The cache of a model with sliding windows or a recurrent state, of whose sequences only short parts are saved.
-
-    Host memory has whole sequences, each of which may be continued from its end.
-    """
-
-    def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
-        match = self._match_cells(sequence, running)
-        if not self._backend.divisible_tokens:  # A recurrent state goes past the end of a common prefix.
-            checkpoints = (other.next_checkpoint or 0 for other in running if other.request is sequence.request)
-            match = match._replace(awaitable_length=max(len(match.cells), *checkpoints, 0))
-        span = self._match_host(sequence.scope, sequence.shareable_tokens[:-1])
-        if span is None or span.end <= len(match.cells):
-            return match
-        return PrefixMatch(None, NO_CELLS, [span], match.awaitable_length)
-
-    @property
-    def needs_checkpoints(self) -> bool:
-        return not self._backend.divisible_tokens
-
-    def keep_checkpoint(self, sequence: ChoiceSequence) -> None:
-        checkpoint = _CachedSequence(sequence, self._allocate_id(), self._tick())
-        self._backend.share(sequence.running_id, checkpoint.sequence_id, 0, sequence.computed)
-        self.allocator.share(checkpoint.cells)
-        checkpoint.is_checkpoint = True
-        self._finished.append(checkpoint)
-
-    def _match_host(self, scope: SharingScope, wanted: TokenArray) -> SegmentSpan | None:
-        return self.host_cache.match_whole(scope, wanted, self._backend.divisible_tokens)
-
-    def _offload(self, entry: _CachedSequence, start: int) -> None:  # noqa: ARG002
-        span = self._match_host(entry.scope, entry.tokens)
-        if span is None or span.end < len(entry.tokens):
-            self.host_cache.store(entry.scope, entry.tokens, 0, self._backend.save(entry.sequence_id))
-
-
-def open_cache(backend: Backend, host_cache_tokens: int) -> PrefixCache:
-    """Open the cache that suits the backend's model.
-
-    `host_cache_tokens`: the most tokens of finished sequences whose cells are kept in host memory. A recurrent state is
-    as large for one token as for many, so that host memory has no more of them than there are sequences.
-    """
-    if backend.divisible_tokens >= backend.cells:
-        return PrefixCache(backend, HostKVCache(host_cache_tokens))
-    min_charge = 0 if backend.divisible_tokens else host_cache_tokens // backend.sequence_ids
-    return WholeSequenceCache(backend, HostKVCache(host_cache_tokens, min_charge=min_charge))

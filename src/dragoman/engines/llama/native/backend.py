@@ -89,6 +89,23 @@ class Backend(Protocol):
         """Whether a forgotten cell can be used again immediately, and not only after `sweep`."""
         ...
 
+    @property
+    def partitions(self) -> int:
+        """Number of partitions of the KV cells: a step passes over the cells of each for its own sequences only.
+
+        Each has room for all cells. It may fall when there is no memory for another one.
+        """
+        ...
+
+    @property
+    def step_cells(self) -> int:
+        """What a step of a partition takes besides attention, in cells that one token attends to in that time."""
+        ...
+
+    def place(self, sequence_id: int, partition: int) -> int:
+        """Let an empty sequence have its cells in this partition. Returns where it has them: there may be no memory."""
+        ...
+
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         """Decode all chunks in one batch, and return float32[outputs of all, vocabulary] in their order.
 
@@ -109,7 +126,7 @@ class Backend(Protocol):
         ...
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
-        """Append the cells of `source` from position `start` to `end` to `target`, by reference."""
+        """Append the cells of `source` from position `start` to `end` to `target`: by reference within a partition."""
         ...
 
     def save(self, sequence_id: int) -> SequenceState:

@@ -40,6 +40,8 @@ class LlamaContext:
         self._memory: int = library.llama_get_memory(self._context)
         self.vocabulary_size = model.vocabulary.size
         self.cells: int = library.llama_n_ctx(self._context)
+        self.batch_tokens = options.batch_tokens
+        self._threads = options.threads
         self._allocate_batch(options.batch_tokens)
 
     def _allocate_batch(self, size: int) -> None:
@@ -66,6 +68,12 @@ class LlamaContext:
         """
         arguments = (None, 0, None) if adapter is None else adapter.arguments
         self._library.llama_set_adapters_lora(self._context, *arguments)
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
+        if threads != self._threads:
+            self._threads = threads
+            self._library.llama_set_n_threads(self._context, threads, threads)
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         """Decode all chunks in one batch, and return float32[outputs of all, vocabulary] in their order.

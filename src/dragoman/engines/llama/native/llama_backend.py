@@ -1,4 +1,4 @@
-"""The backends over llama.cpp: one context of a model, two of them, and those with a second library for adapters."""
+"""The backends over llama.cpp: one context of a model, two or more, and those with a second library for adapters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,10 @@ from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, 
 from dragoman.engines.llama.native.context import EMPTY_STATE, LlamaContext
 from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS, ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
-from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.partitioned_decoder import PartitionedDecoder
+from dragoman.engines.llama.native.resident_memory import available_bytes, new_zeros_released
+from dragoman.engines.llama.weights.cell_size import CellSize
 
 _PREFILL_CONTEXT_STEPS = 4
 """The number of prefill steps that fit into the prefill context."""
@@ -22,6 +25,11 @@ _MIN_MOVED_TOKENS = 17
 _MAX_COPIED_PER_COMPUTED = 4
 """The most computed tokens that are copied for each token to compute."""
 
+_PARTITION_BATCH_TOKENS = 64
+"""Of a partition except the first. Decode steps have no more, and buffers grow with cells times tokens."""
+
+_SPARE_MEMORY = 2
+"""Another partition is opened if so many times its bytes are available."""
 
 _ALL = 2**31 - 1
 """More tokens than any sequence has."""
@@ -35,6 +43,9 @@ def _divisible_tokens(model: Model) -> int:
 
 class SingleContextBackend:
     """One llama_context, which holds and computes all sequences."""
+
+    partitions = 1
+    step_cells = 0
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
@@ -72,15 +83,23 @@ class SingleContextBackend:
         images = [chunk for chunk in chunks if chunk.image is not None]
         if not images:
             return chunks
-        self._main_context.set_adapter(adapter)
         for chunk in images:
             assert chunk.image is not None
-            self._main_context.decode_image(chunk, chunk.image)
+            context = self._context_of(chunk.sequence_id)
+            context.set_adapter(adapter)
+            context.decode_image(chunk, chunk.image)
         return [chunk for chunk in chunks if chunk.image is None]
 
     def _decode(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
         self._main_context.set_adapter(adapter)
         return self._main_context.decode(chunks)
+
+    def _context_of(self, sequence_id: int) -> LlamaContext:  # noqa: ARG002
+        """Return the context that holds the cells of a sequence."""
+        return self._main_context
+
+    def place(self, sequence_id: int, partition: int) -> int:  # noqa: ARG002
+        return 0
 
     def load_adapter(self, path: Path, scale: float) -> int:
         loaded = LoraAdapter(self._model, path, scale)
@@ -98,7 +117,7 @@ class SingleContextBackend:
             return True
         # The token after them attends to as many before it, or goes on from the state of the last one.
         needed = max(1, self.divisible_tokens)
-        return self._main_context.first_position(sequence_id) <= max(0, length - needed)
+        return self._context_of(sequence_id).first_position(sequence_id) <= max(0, length - needed)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         self._main_context.share(source, target, start, end)
@@ -109,16 +128,16 @@ class SingleContextBackend:
     def truncate(self, sequence_id: int, length: int) -> None:
         if not self.reuses_cells:
             self._main_context.share(sequence_id, self._spent_id, length, -1)
-        self._main_context.truncate(sequence_id, length)
+        self._context_of(sequence_id).truncate(sequence_id, length)
 
     def sweep(self) -> None:
         self._main_context.forget(self._spent_id)
 
     def save(self, sequence_id: int) -> SequenceState:
-        return self._main_context.save(sequence_id)
+        return self._context_of(sequence_id).save(sequence_id)
 
     def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:  # noqa: ARG002
-        return self._main_context.restore(sequence_id, state)
+        return self._context_of(sequence_id).restore(sequence_id, state)
 
     def close(self) -> None:
         """Free the caches, the buffers and the adapters."""
@@ -150,15 +169,19 @@ class LlamaBackend(SingleContextBackend):
     def _decode(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
         separate = self._select_for_prefill_context(chunks)
         if not separate:
-            return super()._decode(chunks, adapter)
+            return self._decode_where_held(chunks, adapter)
         self._prefill_context.set_adapter(adapter)
         logits = self._decode_in_prefill_context([chunks[index] for index in separate])
         if len(separate) == len(chunks):
             return logits
         rest = [index for index in range(len(chunks)) if index not in separate]
-        combined = np.concatenate((logits, super()._decode([chunks[index] for index in rest], adapter)))
+        held = self._decode_where_held([chunks[index] for index in rest], adapter)
         order = [index for index in (*separate, *rest) for _ in range(chunks[index].outputs)]
-        return combined[np.argsort(order, kind="stable")]
+        return np.concatenate((logits, held))[np.argsort(order, kind="stable")]
+
+    def _decode_where_held(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
+        """Decode chunks in the context that holds their sequences."""
+        return super()._decode(chunks, adapter)
 
     def _select_for_prefill_context(self, chunks: Sequence[Chunk]) -> list[int]:
         free_cells = self._prefill_context.cells
@@ -178,23 +201,24 @@ class LlamaBackend(SingleContextBackend):
     def _decode_in_prefill_context(self, chunks: Sequence[Chunk]) -> Logits:
         for number, chunk in enumerate(chunks):
             if chunk.position:
-                self._move(self._main_context, chunk.sequence_id, self._prefill_context, number)
+                self._move(self._context_of(chunk.sequence_id), chunk.sequence_id, self._prefill_context, number)
         logits = self._prefill_context.decode(
             [chunk._replace(sequence_id=number) for number, chunk in enumerate(chunks)]
         )
         for number, chunk in enumerate(chunks):
-            self._move_to_main(number, chunk)
+            end = chunk.position + len(chunk.tokens)
+            self._append_copy(self._prefill_context, number, chunk.sequence_id, chunk.position, end)
+            self._prefill_context.forget(number)
         return logits
 
-    def _move_to_main(self, number: int, chunk: Chunk) -> None:
-        """Move the computed cells to their sequence in the main context."""
-        end = chunk.position + len(chunk.tokens)
-        self._prefill_context.share(number, self._transfer_id, chunk.position, end)
-        self._move(self._prefill_context, self._transfer_id, self._main_context, self._transfer_id)
-        self._main_context.share(self._transfer_id, chunk.sequence_id, chunk.position, end)
-        self._main_context.forget(self._transfer_id)
-        self._prefill_context.forget(self._transfer_id)
-        self._prefill_context.forget(number)
+    def _append_copy(self, source: LlamaContext, source_id: int, target_id: int, start: int, end: int) -> None:
+        """Append a copy of the cells from position `start` to `end` to a sequence of another context."""
+        target = self._context_of(target_id)
+        source.share(source_id, self._transfer_id, start, end)
+        self._move(source, self._transfer_id, target, self._transfer_id)
+        target.share(self._transfer_id, target_id, start, end)
+        target.forget(self._transfer_id)
+        source.forget(self._transfer_id)
 
     def _move(self, source: LlamaContext, source_id: int, target: LlamaContext, target_id: int) -> None:
         state = source.save(source_id, self._transfer_buffer)
@@ -202,6 +226,73 @@ class LlamaBackend(SingleContextBackend):
             raise DecodeError(f"llama.cpp did not take {len(state)} bytes of KV cells back")
         if len(state) > len(self._transfer_buffer):
             self._transfer_buffer = state
+
+
+class PartitionedBackend(LlamaBackend):
+    """A LlamaBackend with up to `partitions` contexts that hold sequences. They are opened when they are needed.
+
+    Without flash attention, a step takes time for each of its tokens and every cell of the context, whoever's it is.
+    benchmarks/README.md has the measurement.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions, partitions: int, cell_size: CellSize) -> None:
+        """Allocate what LlamaBackend has, which is the first partition. Raises ModelError when there is no memory."""
+        super().__init__(model, options)
+        self.partitions = partitions
+        self.step_cells = cell_size.step_cells
+        self._threads = options.threads
+        self._partition_bytes = cell_size.bytes * self.cells
+        self._partition_options = msgspec.structs.replace(
+            options, sequence_ids=MAX_SEQUENCE_IDS, batch_tokens=min(_PARTITION_BATCH_TOKENS, options.batch_tokens)
+        )
+        self._partition_contexts = [self._main_context]
+        self._partition_of = [0] * self.sequence_ids
+        self._decoder = PartitionedDecoder(options.threads, partitions, self.step_cells)
+
+    def place(self, sequence_id: int, partition: int) -> int:
+        while partition >= len(self._partition_contexts):
+            if not self._open_partition():
+                partition = 0
+        self._partition_of[sequence_id] = partition
+        return partition
+
+    def _open_partition(self) -> bool:
+        """Open another partition. False if there is no memory for it; then there will never be one."""
+        if available_bytes() >= _SPARE_MEMORY * self._partition_bytes:
+            try:
+                with new_zeros_released(self._partition_bytes):
+                    context = LlamaContext(self._model, self._partition_options)
+            except ModelError:
+                pass
+            else:
+                self._partition_contexts.append(context)
+                self._contexts.append(context)
+                return True
+        self.partitions = len(self._partition_contexts)
+        return False
+
+    def _context_of(self, sequence_id: int) -> LlamaContext:
+        return self._partition_contexts[self._partition_of[sequence_id]]
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        context = self._context_of(source)
+        if context is self._context_of(target):
+            context.share(source, target, start, end)
+        else:
+            self._append_copy(context, source, target, start, end)
+
+    def _decode_where_held(self, chunks: Sequence[Chunk], adapter: LoraAdapter | None) -> Logits:
+        contexts = [self._context_of(chunk.sequence_id) for chunk in chunks]
+        if all(context is self._main_context for context in contexts):
+            self._main_context.use_threads(self._threads)
+            return super()._decode_where_held(chunks, adapter)
+        for context in contexts:
+            context.set_adapter(adapter)
+        return self._decoder.decode(chunks, contexts)
+
+    def close(self) -> None:
+        self._decoder.close()
+        super().close()
 
 
 class LoraFallbackBackend:
@@ -223,6 +314,14 @@ class LoraFallbackBackend:
         self.cells = primary.cells
         self.sequence_ids = primary.sequence_ids
         self.divisible_tokens = primary.divisible_tokens
+        self.step_cells = primary.step_cells
+
+    @property
+    def partitions(self) -> int:
+        return self._primary.partitions
+
+    def place(self, sequence_id: int, partition: int) -> int:
+        return self._primary.place(sequence_id, partition)
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         if adapter != NO_ADAPTER:

@@ -21,9 +21,15 @@ from dragoman.engines.llama.native.library_check import (
     is_equivalent,
     is_independent_of_batch,
 )
-from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend, SingleContextBackend
+from dragoman.engines.llama.native.llama_backend import (
+    LlamaBackend,
+    LoraFallbackBackend,
+    PartitionedBackend,
+    SingleContextBackend,
+)
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.native.parallel_contexts import MAX_CONTEXTS, PART_TOKENS, ParallelContexts
+from dragoman.engines.llama.weights.cell_size import read_cell_size
 from dragoman.engines.llama.weights.model_kind import read_pooling
 
 
@@ -53,8 +59,10 @@ def load_embedding_model(path: Path, setting: str | None) -> Model:
     return Model(load_library(LLAMA_CPP if setting in (None, IK_LLAMA_CPP) else setting), path)
 
 
-def open_backend(model: Model, options: ContextOptions, projector: ImageProjector | None = None) -> Backend:
-    """Open a backend for the model and its adapters. Raises ModelError.
+def open_backend(
+    model: Model, options: ContextOptions, projector: ImageProjector | None = None, *, partitions: int = 1
+) -> Backend:
+    """Open a backend for the model and its adapters, with up to `partitions` of KV cells. Raises ModelError.
 
     With positions in several dimensions, no cells are moved between contexts.
     """
@@ -66,10 +74,19 @@ def open_backend(model: Model, options: ContextOptions, projector: ImageProjecto
         return SingleContextBackend(model, options)
     if projector is not None and projector.has_coordinates:
         return SingleContextBackend(model, options)
-    primary = LlamaBackend(model, options)
+    primary = _primary_backend(model, options, partitions if projector is None else 1)
     if model.library.supports_lora:
         return primary
     return LoraFallbackBackend(primary, lambda: LlamaBackend(Model(load_library(LLAMA_CPP), model.path), options))
+
+
+def _primary_backend(model: Model, options: ContextOptions, partitions: int) -> LlamaBackend:
+    """Open several partitions only where attention passes over all cells: flash attention skips those of others."""
+    if partitions > 1 and not (model.library.has_flash_attention or model.sliding_window):
+        cell_size = read_cell_size(model.path)
+        if cell_size is not None:
+            return PartitionedBackend(model, options, partitions, cell_size)
+    return LlamaBackend(model, options)
 
 
 def open_embedding_context(

@@ -80,7 +80,8 @@ def _load(options: EngineOptions) -> tuple[Model, Backend | ParallelContexts, Im
         library = options.library or (LLAMA_CPP if options.mmproj_path else None)
         model = load_model(path, library, context)
         projector = _load_projector(options, model)
-        return model, open_backend(model, context, projector), projector
+        backend = open_backend(model, context, projector, partitions=options.kv_cache_partitions)
+        return model, backend, projector
     model = load_embedding_model(path, options.library)
     _load_projector(options, model)
     return model, open_embedding_context(model, options.kind, context, options.library), None

@@ -26,6 +26,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     socket_path: str
     kv_cache_tokens: int
+    kv_cache_partitions: int
+    """The most partitions of the KV cells, where there may be several."""
     max_sequences: int
     """The most sequences that run together."""
     threads: int

@@ -79,6 +79,8 @@ class Library:
     """struct llama_batch. Its pointers refer to arrays that the caller keeps alive."""
     supports_reproducible: ClassVar[bool] = True
     """Whether a context can compute attention independently of the batch."""
+    has_flash_attention: ClassVar[bool] = True
+    """Whether contexts for generation compute attention with it."""
     supports_lora: ClassVar[bool] = True
     """Whether it computes LoRA adapters correctly."""
     supports_recurrent: ClassVar[bool] = True

@@ -58,6 +58,7 @@ class IkLlamaCpp(Library):
     model_defaults = MODEL_DEFAULTS
     context_defaults = CONTEXT_DEFAULTS
     supports_reproducible = False
+    has_flash_attention = False
     supports_lora = False
     supports_recurrent = False
     # Its kernels for floats multiply matrices with an inner dimension of 4 wrongly. In an encoder without a cache, the
