@@ -8,7 +8,7 @@ import inspect
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -187,22 +187,31 @@ class RoutedApp:
         await self.select(scope)(scope, receive, send)
 
 
-def _fixed_routes(routes: Sequence[BaseRoute]) -> list[tuple[Route, str]]:
-    """Return the routes, and their methods, that requests for their path reach whatever else the requests hold."""
-    return [
-        (route, method)
-        for route in routes
-        if type(route) is Route and not route.param_convertors and inspect.iscoroutinefunction(route.endpoint)
-        for method in route.methods or ()
-        if _first_match(routes, route.path, method) is route
-    ]
-
-
-def _first_match(routes: Sequence[BaseRoute], path: str, method: str) -> BaseRoute | None:
-    """Return the route that Starlette's router takes, for a request with all headers that routes ask for."""
+def _fixed_routes(routes: Sequence[BaseRoute]) -> Iterator[tuple[Route, str]]:
+    """Generate the routes, and their methods, that requests for their path reach whatever else the requests hold."""
     headers = [(route.header, b"") for route in routes if isinstance(route, HeaderRoutes)]
-    scope = {"type": "http", "path": path, "method": method, "headers": headers}
-    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+    taken: set[tuple[str, str]] = set()
+    before: list[BaseRoute] = []
+    """Earlier routes that may take other paths than one, or all methods."""
+    for route in routes:
+        if type(route) is not Route or route.param_convertors or not route.methods:
+            before.append(route)
+            continue
+        for method in route.methods:
+            key = (route.path, method)
+            if key not in taken and inspect.iscoroutinefunction(route.endpoint):
+                # A request with all headers that routes ask for.
+                scope = {"type": "http", "path": route.path, "method": method, "headers": headers}
+                if not any(_takes(other, scope) for other in before):
+                    yield route, method
+            taken.add(key)
+
+
+def _takes(route: BaseRoute, scope: Scope) -> bool:
+    """Report whether Starlette's router takes the route for a request, if no earlier one."""
+    if type(route) is Route and route.path_regex.match(scope["path"]) is None:
+        return False  # as `matches` would find out in ten times the time
+    return route.matches(scope)[0] is Match.FULL
 
 
 def _endpoint_app(endpoint: Endpoint) -> ASGIApp:
