@@ -1,5 +1,6 @@
 """Which tests of a run on several workers share one of them, so that they never run beside each other."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -10,6 +11,7 @@ import pytest
 if TYPE_CHECKING:  # A run on one worker needs no pytest-xdist.
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+    from xdist.workermanage import WorkerController
 
 SHARED_FIXTURES = frozenset(
     {"model", "fast_model", "shallow_model", "one_layer_model", "model_server", "steady_server", "echo_server"}
@@ -84,6 +86,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """Patterns of files, whose tests run on one worker, one after another. All other tests go to a free worker."""
 
 
+@functools.cache
 def group_of(path: str) -> str | None:
     """Return the group of a file below tests."""
     return next((name for name, files in GROUPS.items() if any(fnmatch(path, file) for file in files)), None)
@@ -102,6 +105,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
     class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             return group_of(_path_of(nodeid)) or nodeid
+
+        def mark_test_complete(self, node: "WorkerController", item_index: int, duration: float = 0) -> None:
+            """Forget the test. pytest-xdist counts the pending tests among all that a worker ever had, at each end."""
+            nodeid = self.registered_collections[node][item_index]
+            scope = self._split_scope(nodeid)
+            unit = self.assigned_work[node][scope]
+            del unit[nodeid]
+            if not unit:
+                del self.assigned_work[node][scope]
+            self._reschedule(node)
 
     return GroupScheduling(config, log)
 
