@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.output_parts import parse, splits, tool_call_parts
+from tests.support.schemas import FUNCTION_NAME_CHARACTERS
 
 NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which has the markup of hermes
 FEWER = settings(max_examples=50)
@@ -56,6 +58,7 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=12).map("".join)
 
 
+@functools.cache
 def look_alikes(name: ToolFormatName) -> st.SearchStrategy[str]:
     """Generate texts from pieces of a format's markup, whole ones and cut ones, in any order."""
     markup = FORMATS[name].markup
@@ -74,22 +77,23 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+COMPOSITES = st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=9), VALUES, max_size=4)
+SEPARATORS = st.sampled_from([None, (",", ":"), (" , ", " : ")])
+INDENTATIONS = st.sampled_from([None, 2])
 
 
 @st.composite
 def arguments(draw: st.DrawFn, scalars: bool) -> str:
     """Encode an object, a list or another value as JSON in any style."""
-    composite = st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=9), VALUES, max_size=4)
-    value: Any = draw(VALUES | composite if scalars else composite)
-    separators = draw(st.sampled_from([None, (",", ":"), (" , ", " : ")]))
-    return json.dumps(
-        value, indent=draw(st.none() | st.just(2)), separators=separators, ensure_ascii=draw(st.booleans())
-    )
+    value: Any = draw(VALUES | COMPOSITES if scalars else COMPOSITES)
+    separators, indent = draw(SEPARATORS), draw(INDENTATIONS)
+    return json.dumps(value, indent=indent, separators=separators, ensure_ascii=draw(st.booleans()))
 
 
-PARAMETER_NAMES = st.from_regex(r"[A-Za-z0-9_.$ -]{1,32}", fullmatch=True)
+FUNCTION_NAMES = st.text(FUNCTION_NAME_CHARACTERS, min_size=1, max_size=64)
+PARAMETER_NAMES = st.text(FUNCTION_NAME_CHARACTERS + ".$ ", min_size=1, max_size=32)
 RAW_STRINGS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=5).map("".join)
-VALUE_NAMES = st.from_regex(r"[A-Za-z0-9_.$-]{1,32}", fullmatch=True)
+VALUE_NAMES = st.text(FUNCTION_NAME_CHARACTERS + ".$", min_size=1, max_size=32)
 VALUED_ARGUMENTS = st.dictionaries(VALUE_NAMES, RAW_STRINGS | VALUES, max_size=4)
 TAGGED_ARGUMENTS = st.dictionaries(PARAMETER_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
     lambda values: json.dumps(values, ensure_ascii=False)
@@ -104,6 +108,7 @@ def chunks_of(draw: st.DrawFn, text: str) -> list[str]:
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
+@functools.cache
 def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     """Generate calls. Where nothing follows the arguments, the end of a number or a word would be unknown."""
     markup = FORMATS[name].markup
@@ -113,8 +118,7 @@ def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     elif markup.values is not None:
         # Gemma's syntax has no escapes, so that a string cannot contain its quotes.
         values = VALUED_ARGUMENTS.filter(markup.values.can_have).map(lambda each: json.dumps(each, ensure_ascii=False))
-    names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
-    calls = st.builds(ToolCall, st.just(""), names, values)
+    calls = st.builds(ToolCall, st.just(""), FUNCTION_NAMES, values)
     return st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call.name)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jsonschema import Draft202012Validator
@@ -82,23 +82,42 @@ def generate(grammar: str, random: Random, length: int = 300, prefix: Sequence[i
     tokens = list(prefix)
     assert generator.consume_tokens(tokens)
     while len(tokens) < length:
-        mask = np.frombuffer(generator.compute_bitmask(), np.uint8)
-        allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist()
-        assert allowed, f"a dead end after {tokens}: {generator.get_error()}"
+        allowed = _allowed_by(generator.compute_bitmask())
+        assert allowed.ends or allowed.tokens, f"a dead end after {tokens}: {generator.get_error()}"
         finishing = len(tokens) > length / 2
-        if allowed == [END] or (END in allowed and random.random() < (1 if finishing else 0.3)):
+        if allowed.ends and (not allowed.tokens or random.random() < (1 if finishing else 0.3)):
             return b"".join(SpecialByteVocabulary.tokens[token] for token in tokens).decode()
-        tokens.append(_choose([token for token in allowed if token != END], random, finishing))
+        tokens.append(_choose(allowed, random, finishing))
         assert generator.consume_token(tokens[-1])
     return None
 
 
-def _choose(allowed: list[int], random: Random, finishing: bool) -> int:
-    closing = [token for token in allowed if token in _CLOSING]
-    if closing and finishing:
-        return closing[0]
-    plain = [token for token in allowed if 0x20 <= token < 0x7F]
-    return random.choice(plain if plain and random.random() < 0.9 else allowed)
+class _Allowed(NamedTuple):
+    """The tokens that may come next."""
+
+    tokens: Sequence[int]
+    plain: Sequence[int]
+    closing: Sequence[int]
+    ends: bool
+
+
+@functools.lru_cache(2_000)
+def _allowed_by(mask: bytes) -> _Allowed:
+    """Decode a bit mask. A grammar has few, which come again and again."""
+    allowed: list[int] = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")).tolist()
+    tokens = [token for token in allowed if token != END]
+    return _Allowed(
+        tokens,
+        [token for token in tokens if 0x20 <= token < 0x7F],
+        [token for token in tokens if token in _CLOSING],
+        END in allowed,
+    )
+
+
+def _choose(allowed: _Allowed, random: Random, finishing: bool) -> int:
+    if allowed.closing and finishing:
+        return allowed.closing[0]
+    return random.choice(allowed.plain if allowed.plain and random.random() < 0.9 else allowed.tokens)
 
 
 def validation_errors(text: str, schema: Any, draft: type[Validator] = Draft202012Validator) -> list[str]:

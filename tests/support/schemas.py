@@ -1,5 +1,7 @@
 """Random JSON Schemas that can be enforced strictly, and tools with such parameters."""
 
+import functools
+import string
 from typing import Any
 
 from hypothesis import strategies as st
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 from dragoman.core.request import Tool
 
 Schema = dict[str, Any]
+
+FUNCTION_NAME_CHARACTERS = string.ascii_letters + string.digits + "_-"
+"""A text of an alphabet is drawn at once, and one of a regular expression character by character."""
 
 _NAMES = st.sampled_from(["a", "b", "name", "größe", "two words", 'q"uote', "x/y~z", "$ref", "type", "😀"])
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=8)
@@ -34,6 +39,7 @@ _CONSTANTS: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@functools.cache
 def json_schemas(*, conditions: bool = False) -> st.SearchStrategy[Schema]:
     """Generate schemas of draft 2020-12, some with definitions, some of them recursive.
 
@@ -48,12 +54,12 @@ def json_schemas(*, conditions: bool = False) -> st.SearchStrategy[Schema]:
     return nodes | st.builds(_with_definition, st.deferred(lambda: _objects(_leaves() | _REFERENCES)), nodes)
 
 
+@functools.cache
 def tools() -> st.SearchStrategy[Tool]:
     """Generate strict tools whose parameters are objects."""
     parameters = st.none() | _objects(_leaves() | _arrays(_leaves()))
-    return st.builds(
-        Tool, name=st.from_regex("[A-Za-z0-9_-]{1,12}", fullmatch=True), parameters=parameters, strict=st.just(True)
-    )
+    names = st.text(FUNCTION_NAME_CHARACTERS, min_size=1, max_size=12)
+    return st.builds(Tool, name=names, parameters=parameters, strict=st.just(True))
 
 
 _REFERENCES = st.just({"$ref": "#/$defs/node"}) | st.just({"type": "array", "items": {"$ref": "#/$defs/node"}})

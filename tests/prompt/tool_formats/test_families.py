@@ -33,6 +33,7 @@ from tests.support.chat_templates import (
 )
 from tests.support.grammars import SPECIAL, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
+from tests.support.schemas import FUNCTION_NAME_CHARACTERS
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
     *WRITING,
@@ -50,7 +51,7 @@ WEATHER = {
     "additionalProperties": False,
 }
 CHOSEN = ToolOptions((Tool("get_weather", parameters=WEATHER), Tool("get-time")))
-NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+NAMES = st.text(FUNCTION_NAME_CHARACTERS, min_size=1, max_size=64)
 ARGUMENTS = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_characters='\r\n<>"'), min_size=1, max_size=8),
     st.text() | st.integers() | st.lists(st.booleans()),
