@@ -3,7 +3,6 @@
 import base64
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,8 +14,7 @@ from dragoman.gateway.image_fetching import HttpImageFetcher, ImageFetchOptions
 from tests.support.apps import client_of, echo_app, running_app
 from tests.support.echo_engines import GatedEcho
 from tests.support.image_servers import PNG, ImageServer, SeeingEcho
-from tests.support.jobs.http_queue_harness import RESPOND_ASYNC, HttpQueueHarness, job_when_ended
-from tests.support.metered import sqlite_account
+from tests.support.jobs.http_queue_harness import RESPOND_ASYNC, job_when_ended, open_queue_harness
 
 IMAGE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 RULES = UrlRules(allow_http=True, allow_private=True, settings="images.fetch")
@@ -134,9 +132,8 @@ def _base64_body() -> dict[str, Any]:
     return body
 
 
-async def test_nothing_is_fetched_for_an_account_that_cannot_pay(dialect: Dialect, tmp_path: Path) -> None:
-    with sqlite_account(tmp_path, balance=0) as account:
-        harness = HttpQueueHarness(account, tmp_path / "journals")
+async def test_nothing_is_fetched_for_an_account_that_cannot_pay(dialect: Dialect) -> None:
+    with open_queue_harness(balance=0) as harness:
         async with ImageServer().running() as image_server, harness.server(SeeingEcho(), images=fetcher()) as server:
             for headers in ({}, RESPOND_ASYNC):
                 body = dialect.body(image_server.url())
@@ -149,10 +146,9 @@ class FailingSeeingEcho(SeeingEcho, GatedEcho):
     """Fails once after the first token."""
 
 
-async def test_a_queued_request_keeps_the_image_that_was_fetched_when_it_was_accepted(tmp_path: Path) -> None:
+async def test_a_queued_request_keeps_the_image_that_was_fetched_when_it_was_accepted() -> None:
     dialect = DIALECTS["openai"]  # What is stored is the same in all of them.
-    with sqlite_account(tmp_path) as account:
-        harness = HttpQueueHarness(account, tmp_path / "journals")
+    with open_queue_harness() as harness:
         engine = FailingSeeingEcho(EngineFailed("once"))
         async with ImageServer().running() as image_server, harness.server(engine, images=fetcher()) as server:
             body = dialect.body(image_server.url())
@@ -163,11 +159,8 @@ async def test_a_queued_request_keeps_the_image_that_was_fetched_when_it_was_acc
         assert (image_server.paths, engine.runs) == (["/image"], 2)
 
 
-async def test_a_continued_response_has_the_images_of_earlier_turns_and_drops_them_if_they_are_too_large(
-    tmp_path: Path,
-) -> None:
-    with sqlite_account(tmp_path) as account:
-        harness = HttpQueueHarness(account, tmp_path / "journals")
+async def test_a_continued_response_has_the_images_of_earlier_turns_and_drops_them_if_they_are_too_large() -> None:
+    with open_queue_harness() as harness:
         engine = SeeingEcho(context_length=3500)
         async with ImageServer().running() as image_server, harness.server(engine, images=fetcher()) as server:
             first = (await server.client.post("/v1/responses", json=_responses(image_server.url("large")))).json()

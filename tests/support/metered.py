@@ -1,6 +1,7 @@
 """The whole app in this process, in front of one engine called echo, with accounts."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App
 from tests.support.apps import echo_app
 from tests.support.ledger_harness import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE
-from tests.support.sqlite_files import create_sqlite_database
+from tests.support.sqlite_files import SqliteTemplate, create_sqlite_template
 
 MODEL = "echo"
 AMPLE_BALANCE = 10**12
@@ -27,12 +28,10 @@ AMPLE_BALANCE = 10**12
 class AccountFixture:
     """One account and a price for the model."""
 
-    def __init__(self, database: Database, balance: int = AMPLE_BALANCE) -> None:
+    def __init__(self, database: Database, balance: int = AMPLE_BALANCE, *, account_id: int | None = None) -> None:
+        """Create both, unless the database has them: then `account_id` is that of its account."""
         self.database = database
-        self.account_id = create_account(database, "acme").id
-        if balance:
-            deposit(database, self.account_id, balance)
-        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+        self.account_id = create_priced_account(database, balance) if account_id is None else account_id
 
     @property
     def url(self) -> str:
@@ -63,6 +62,20 @@ class AccountFixture:
         assert [key.running for key in self.keys] == [0] * len(self.keys)
 
 
+def create_priced_account(database: Database, balance: int = AMPLE_BALANCE) -> int:
+    """Create an account and a price for the model. Return the account's id."""
+    account_id = create_account(database, "acme").id
+    if balance:
+        deposit(database, account_id, balance)
+    set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+    return account_id
+
+
+@functools.cache
+def _template(balance: int) -> SqliteTemplate[int]:
+    return create_sqlite_template(lambda database: create_priced_account(database, balance))
+
+
 def cost(prompt: int, completion: int, cached: int = 0) -> int:
     """Compute the charge for tokens of the model."""
     return (prompt - cached) * PROMPT_PRICE + cached * CACHED_PRICE + completion * COMPLETION_PRICE
@@ -71,8 +84,9 @@ def cost(prompt: int, completion: int, cached: int = 0) -> int:
 @contextlib.contextmanager
 def sqlite_account(folder: Path, balance: int = AMPLE_BALANCE, *, busy_seconds: float = 5) -> Iterator[AccountFixture]:
     """Create an account in a new database file."""
-    database = Database(create_sqlite_database(folder / "accounts.db"), busy_seconds=busy_seconds)
-    yield AccountFixture(database, balance)
+    template = _template(balance)
+    database = Database(template.copy_to(folder / "accounts.db"), busy_seconds=busy_seconds)
+    yield AccountFixture(database, account_id=template.result)
     database.close()
 
 

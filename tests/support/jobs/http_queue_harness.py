@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from sqlalchemy import select
@@ -25,23 +26,38 @@ from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app, running_app
-from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account
+from tests.support.metered import AMPLE_BALANCE, AccountFixture, create_priced_account
+from tests.support.sqlite_files import SqliteTemplate, create_sqlite_template
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 RESPOND_ASYNC = {"prefer": "respond-async"}
 ACCEPT_STREAM = {"accept": "text/event-stream"}
 
 
+class Customers(NamedTuple):
+    """Two accounts of a database, with a key each."""
+
+    account_id: int
+    secret: str
+    other_secret: str
+
+
+def create_customers(database: Database, balance: int) -> Customers:
+    """Create both, and a price for the model. The first has this balance."""
+    account_id = create_priced_account(database, balance)
+    other = create_account(database, "other").id
+    deposit(database, other, AMPLE_BALANCE)
+    return Customers(account_id, create_key(database, account_id).secret, create_key(database, other).secret)
+
+
 class HttpQueueHarness:
     """A database with two accounts, shared by the apps that it starts."""
 
-    def __init__(self, account_fixture: AccountFixture, folder: Path) -> None:
+    def __init__(self, database: Database, customers: Customers, folder: Path) -> None:
         self._folder = folder
-        self.customer = account_fixture
-        self.secret = account_fixture.new_key()
-        other = create_account(account_fixture.database, "other").id
-        deposit(account_fixture.database, other, AMPLE_BALANCE)
-        self.other_secret = create_key(account_fixture.database, other).secret
+        self.customer = AccountFixture(database, account_id=customers.account_id)
+        self.secret = customers.secret
+        self.other_secret = customers.other_secret
 
     @contextlib.asynccontextmanager
     async def server(
@@ -89,10 +105,18 @@ class HttpQueueServer:
 
 
 @contextlib.contextmanager
-def open_queue_harness() -> Iterator[HttpQueueHarness]:
+def open_queue_harness(balance: int = AMPLE_BALANCE) -> Iterator[HttpQueueHarness]:
     """Create a harness in a temporary folder."""
-    with tempfile.TemporaryDirectory() as name, sqlite_account(Path(name)) as account_fixture:
-        yield HttpQueueHarness(account_fixture, Path(name) / "journals")
+    template = _template(balance)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with contextlib.closing(Database(template.copy_to(folder / "accounts.db"))) as database:
+            yield HttpQueueHarness(database, template.result, folder / "journals")
+
+
+@functools.cache
+def _template(balance: int) -> SqliteTemplate[Customers]:
+    return create_sqlite_template(lambda database: create_customers(database, balance))
 
 
 @contextlib.asynccontextmanager
