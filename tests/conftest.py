@@ -55,6 +55,14 @@ def echo_server() -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
+def keep_alive_server() -> Iterator[RunningServer]:
+    """The echo engine at four tokens a second, with comments after a tenth of a second of silence."""
+    environment = {"DRAGOMAN_SSE_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
+    with running_server("echo", environment=environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def model_server() -> Iterator[RunningServer]:
     """The bundled model behind one HTTP worker, with the settings a newcomer gets, but for the engine's one thread."""
     with running_server() as server:

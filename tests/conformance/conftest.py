@@ -9,7 +9,7 @@ from tests.support.server import RunningServer, running_server
 @pytest.fixture(scope="session")
 def slow_server() -> Iterator[RunningServer]:
     """The echo engine at ten tokens a second: a long answer takes longer than any test."""
-    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}) as server:
+    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}, records_usage=False) as server:
         yield server
 
 

@@ -64,7 +64,7 @@ def run(folder: Path, *command: str, environment: dict[str, str] | None = None) 
 @pytest.fixture(scope="module")
 def roomy_server() -> Iterator[RunningServer]:
     """An echo engine for first requests that are longer than the shared server's context."""
-    with running_server("echo", environment={"DRAGOMAN_ECHO_CONTEXT_LENGTH": "400000"}) as server:
+    with running_server("echo", environment={"DRAGOMAN_ECHO_CONTEXT_LENGTH": "400000"}, records_usage=False) as server:
         yield server
 
 

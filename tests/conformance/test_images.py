@@ -82,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     settings = folder / "dragoman.toml"
     projector = write_projector(folder / "mmproj.gguf")
     settings.write_text(f'model = "{path}"\n[engine]\nmmproj = "{projector}"\n{IMAGES}')
-    with running_server("--config", str(settings)) as server:
+    with running_server("--config", str(settings), records_usage=False) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from scale_gp import SGPClient
 from scale_gp.types import CompletionResponse
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 QUESTION = "What is the capital of France?"
@@ -67,12 +67,9 @@ def test_openais_library_gives_the_same_text_streamed_or_not(client: OpenAI) -> 
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_openais_library_reads_a_stream_with_ids_and_comments_between_them() -> None:
-    environment = {"DRAGOMAN_SSE_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
-    with (
-        running_server("echo", environment=environment) as server,
-        OpenAI(base_url=f"{server.url}/queue", api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client,
-    ):
+def test_openais_library_reads_a_stream_with_ids_and_comments_between_them(keep_alive_server: RunningServer) -> None:
+    base = f"{keep_alive_server.url}/queue"
+    with OpenAI(base_url=base, api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client:
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
         chunks = client.chat.completions.create(model="echo", messages=messages, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello"

@@ -20,6 +20,7 @@ def test_old_spellings_from_everywhere_are_reported_in_one_line(tmp_path: Path) 
             "2",
             environment={"DRAGOMAN_KEEP_ALIVE_SECONDS": "3", "DRAGOMAN_LOG_LEVEL": "warning"},
             errors=file,
+            records_usage=False,
         ),
     ):
         pass
@@ -36,6 +37,6 @@ def test_old_spellings_from_everywhere_are_reported_in_one_line(tmp_path: Path) 
 
 def test_current_spellings_are_not_reported(tmp_path: Path) -> None:
     errors = tmp_path / "errors"
-    with errors.open("w") as file, running_server("echo", "--max-sequences", "2", errors=file):
+    with errors.open("w") as file, running_server("echo", "--max-sequences", "2", errors=file, records_usage=False):
         pass
     assert "deprecated" not in errors.read_text()

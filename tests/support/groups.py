@@ -14,7 +14,10 @@ if TYPE_CHECKING:  # A run on one worker needs no pytest-xdist.
     from xdist.workermanage import WorkerController
 
 SHARED_FIXTURES = frozenset(
-    {"model", "fast_model", "shallow_model", "one_layer_model", "model_server", "steady_server", "echo_server"}
+    {
+        *("model", "fast_model", "shallow_model", "one_layer_model"),
+        *("model_server", "steady_server", "echo_server", "slow_server", "keep_alive_server"),
+    }
 )
 """They are set up once on each worker that runs one of their tests, which costs more than most tests."""
 
@@ -32,6 +35,9 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "engines/llama/test_exactness.py",
         "engines/llama/test_structured_answers.py",
         "engines/llama/weights/test_sources.py",
+        # The templates of open models, compiled once.
+        "prompt/test_call_round_trips.py",
+        "prompt/test_open_model_reasoning.py",
         "prompt/test_template_equality.py",
         "prompt/tool_formats/test_families.py",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 CHAT_PATHS = [
@@ -32,10 +32,8 @@ def client(echo_server: RunningServer) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def slow_client() -> Iterator[httpx.Client]:
-    """Two tokens a second, and a comment after 0.2 seconds of silence."""
-    environment = {"DRAGOMAN_SSE_KEEP_ALIVE_SECONDS": "0.2", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "2"}
-    with running_server("echo", environment=environment) as server, httpx.Client(base_url=server.url) as client:
+def slow_client(keep_alive_server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=keep_alive_server.url) as client:
         yield client
 
 
