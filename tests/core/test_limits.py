@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import check_sampling
+from dragoman.core.limits import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS_ENTRIES,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    check_sampling,
+)
 from dragoman.core.request import SamplingParams
 
 BOUNDED = {
@@ -39,6 +46,29 @@ def test_exactly_the_values_in_its_range_are_accepted(parameter: str, value: flo
 def test_a_repetition_penalty_is_a_positive_finite_number(penalty: float) -> None:
     with pytest.raises(BadRequest, match=r"^repetition_penalty must be greater than 0 and finite, got "):
         check_sampling(SamplingParams(repetition_penalty=penalty))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "most"),
+    [
+        ("stop", MAX_STOP_STRINGS),
+        ("stop_token_ids", MAX_STOP_TOKEN_IDS),
+        ("bad_words", MAX_BAD_WORDS),
+        ("allowed_token_ids", MAX_ALLOWED_TOKEN_IDS),
+        ("logit_bias", MAX_LOGIT_BIAS_ENTRIES),
+    ],
+)
+def test_a_list_has_at_most_as_many_entries_as_its_limit(parameter: str, most: int) -> None:
+    def sampling(count: int) -> SamplingParams:
+        texts, numbers = ("x",) * count, tuple(range(count))
+        values = {"stop": texts, "bad_words": texts, "logit_bias": dict.fromkeys(numbers, 1.0)}
+        return msgspec.structs.replace(SamplingParams(), **{parameter: values.get(parameter, numbers)})
+
+    accepted = sampling(most)
+    assert check_sampling(accepted) is accepted
+    with pytest.raises(BadRequest, match=str(most + 1)) as caught:
+        check_sampling(sampling(most + 1))
+    assert caught.value.parameter == parameter
 
 
 @given(st.integers(-(2**65), 2**65))

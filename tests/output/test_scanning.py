@@ -3,7 +3,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dragoman.output.scanning import ExpectedMarkup, JsonValueScanner, atoms_of_head, atoms_of_words, overlap
@@ -22,6 +22,8 @@ def test_the_overlap_is_the_longest_proper_prefix_that_the_text_ends_with(text: 
 
 
 @given(VALUES, st.sampled_from(["}", " ", ",", "\n}", "]"]), st.randoms())
+@example('a "quoted\\" }', ",", random.Random(1))
+@example({"a": ["\\", "]"]}, "}", random.Random(1))
 def test_a_value_ends_where_json_ends(value: Any, following: str, randomness: random.Random) -> None:
     written = json.dumps(value, ensure_ascii=False)
     text = written + following
