@@ -57,12 +57,13 @@ _REASONS: dict[str, tuple[str, ...]] = {
     ),
     "calls are content": (
         "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
-        "ibm-granite-granite-3.3-2B-Instruct",
-        "tool_chat_template_deepseekv31",
         "tool_chat_template_glm4",
         "tool_chat_template_llama3.2_json",
         "tool_chat_template_llama4_json",
     ),
+    "calls, and what stands around a text, are content": ("ibm-granite-granite-3.3-2B-Instruct",),
+    "reasoning and calls are content": ("tool_chat_template_deepseekv31",),
+    "a call behind a text or another call is refused": ("meetkai-functionary-medium-v3.2",),
     "calls are refused": ("tool_chat_template_xlam_llama", "tool_chat_template_xlam_qwen"),
     "every answer is refused": (
         "tool_chat_template_functiongemma",

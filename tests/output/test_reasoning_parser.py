@@ -54,6 +54,25 @@ def test_reasoning_opened_by_the_prompt_needs_no_marker() -> None:
         assert parse(new_parser(opened=True), *texts) == [ReasoningText("Hm."), ContentText("Yes.")]
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("</think>Yes.", [ContentText("Yes.")]),
+        ("\n</think>\nYes.</think>", [ContentText("Yes.</think>")]),
+        ("<think>Hm.</think>Yes.", [ReasoningText("Hm."), ContentText("Yes.")]),
+        ("Yes.</think>", [ContentText("Yes.</think>")]),
+        ("</thi", [ContentText("</thi")]),
+    ],
+)
+def test_the_closing_marker_may_stand_alone_before_an_answer_without_reasoning(
+    answer: str, expected: list[OutputPart]
+) -> None:
+    spec = ReasoningSpec("<think>", "</think>", opened_by_prompt=False, budget_tokens=None, closes_alone=True)
+    for texts in splits(answer):
+        assert parse(ReasoningParser(spec), *texts) == expected
+    assert parse(new_parser(), "</think>Yes.") == [ContentText("</think>Yes.")]
+
+
 def test_markers_may_be_any_text() -> None:
     spec = ReasoningSpec("[THINK]", "[/THINK]", opened_by_prompt=False, budget_tokens=None)
     assert parse(ReasoningParser(spec), "[THINK]Hm.[/THINK]Yes.") == [ReasoningText("Hm."), ContentText("Yes.")]

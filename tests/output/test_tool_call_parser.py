@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from dragoman.core.request import ToolCall
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
-from dragoman.output.tagged_arguments import StringParameters
-from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.output.tool_call_parser import ArgumentTypes, ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
+from tests.support.element_types import can_be_elements, types_of
 from tests.support.output_parts import parse, splits, tool_call_parts
 from tests.support.schemas import FUNCTION_NAME_CHARACTERS
 
@@ -118,18 +118,22 @@ def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     elif markup.values is not None:
         # Gemma's syntax has no escapes, so that a string cannot contain its quotes.
         values = VALUED_ARGUMENTS.filter(markup.values.can_have).map(lambda each: json.dumps(each, ensure_ascii=False))
+    elif markup.elements is not None:
+        values = VALUED_ARGUMENTS.filter(can_be_elements).map(lambda each: json.dumps(each, ensure_ascii=False))
     calls = st.builds(ToolCall, st.just(""), FUNCTION_NAMES, values)
     return st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call.name)
 
 
 def new_parser(name: ToolFormatName, calls: Sequence[ToolCall] = ()) -> ToolCallParser:
     """Create a parser that knows which arguments of these calls are strings, if they are tagged parameters."""
-    return ToolCallParser(FORMATS[name].syntax, strings=strings_of(calls))
+    return ToolCallParser(FORMATS[name].syntax, strings=strings_of(name, calls))
 
 
-def strings_of(calls: Sequence[ToolCall]) -> StringParameters:
-    """Return the arguments that are strings. Of tools with the same name, only the last one's are known."""
+def strings_of(name: ToolFormatName, calls: Sequence[ToolCall]) -> ArgumentTypes:
+    """Return the arguments that are strings, or the types of all. Of tools with the same name, the last one's."""
     objects = {call.name: json.loads(call.arguments) for call in calls}
+    if FORMATS[name].markup.elements is not None:
+        return {function: types_of(arguments) for function, arguments in objects.items()}
     return {
         name: {key: False for key, value in arguments.items() if isinstance(value, str)}
         for name, arguments in objects.items()
@@ -214,7 +218,7 @@ def test_calls_that_are_cut_anywhere_lose_only_their_end(name: ToolFormatName, d
     answer = written(name, calls)
     whole = parse(new_parser(name, calls), answer)
     cut = answer[: data.draw(st.integers(0, len(answer)))]
-    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", strings_of(calls)), cut)
+    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", strings_of(name, calls)), cut)
     ended = [part for part in parts if isinstance(part, ToolCallEnd)]
     assert parts == whole[: len(parts)] or isinstance(parts[-1], ToolCallArguments)
     assert parts[: 3 * len(ended)] == whole[: 3 * len(ended)]

@@ -28,7 +28,14 @@ from dragoman.engines.llama.native.model import Model, Vocabulary
 from dragoman.engines.llama.wire.messages import GenerateCommand, rendered_prompt
 from dragoman.output.markup import ID, INDEX, ToolCallMarkup
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
-from tests.support.chat_templates import OPEN_MODELS, WRITING, open_model_template, requires_open_models
+from tests.support.chat_templates import (
+    FUNCTIONARY_V32,
+    MINIMAX_M3,
+    OPEN_MODELS,
+    WRITING,
+    open_model_template,
+    requires_open_models,
+)
 from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS
 from tests.support.special_token_model import load_special_token_model
@@ -115,6 +122,8 @@ class RoundTrip(NamedTuple):
             opening = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
         call_id = next(each for each in ("aB3dE6gH9", "a1b2c3d4e5") if re.fullmatch(markup.id_pattern, each))
         opening = opening.replace(INDEX, str(markup.first_index)).replace(ID, call_id)
+        if spec.text_element is not None:
+            opening = opening.removeprefix(spec.text_element.prompt_end)
         if reasoning is None or (self.thoughts is None and not reasoning.opened_by_prompt):
             return f"{before}{opening}" if self.options.choice == "auto" else ""
         thoughts, closing, after = before.partition(reasoning.closing)
@@ -126,6 +135,9 @@ class RoundTrip(NamedTuple):
 
     def _before_call(self, rendered: RenderedPrompt, markup: ToolCallMarkup) -> str:
         """Return what the template writes between the prompt and a call, where it repeats the prompt."""
+        element = rendered.parser_spec.text_element
+        if element is not None and element.prompt_end:
+            return ""
         call = ToolCall("callabcd1", "get_weather", '{"city": "Rome", "days": 3}')
         next_text = self.render_next(call, "", self.thoughts).text
         opening = markup.section_open or markup.call_open or markup.head_before_name or markup.trigger
@@ -240,7 +252,10 @@ def special_tokens(template: ChatTemplate) -> frozenset[str]:
 
 
 def test_what_a_model_generates_begins_the_next_prompt(models: Models) -> None:
-    templates: dict[str, ChatTemplate] = {name: template_of(source) for name, source in WRITING if name not in REDUCED}
+    further = [("functionary_v32", FUNCTIONARY_V32), ("minimax_m3", MINIMAX_M3)]
+    templates: dict[str, ChatTemplate] = {
+        name: template_of(source) for name, source in [*WRITING, *further] if name not in REDUCED
+    }
     assert changing(templates, models) == {name: set() for name in templates}
 
 

@@ -144,7 +144,8 @@ def writes_reasoning(opening: str, closing: str, before: str = "") -> str:
 def test_markers_of_other_families_are_known(opening: str, closing: str, special_tokens: tuple[str, ...]) -> None:
     source = writes_reasoning(opening, closing)
     spec = render(source, "low").parser_spec.reasoning
-    assert spec == ReasoningSpec(opening, closing, False, 1024, special_tokens, after_closing="")
+    alone = opening == "<mm:think>"
+    assert spec == ReasoningSpec(opening, closing, False, 1024, special_tokens, after_closing="", closes_alone=alone)
     parser = ReasoningParser(spec)
     assert parse(parser, *f"{opening}Hm.\n{closing}\n\nYes.") == [ReasoningText("Hm."), ContentText("Yes.")]
     assert render(source, "none").text.endswith(f"@assistant {opening}{closing}")

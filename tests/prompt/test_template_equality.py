@@ -37,6 +37,7 @@ REFUSED = {
     ("tool_chat_template_apertus", "result_without_call"): "Tool message outside of assistant",
     ("Kimi-K3", "result_without_call"): "tool messages need a resolvable tool name",
     ("MiniMax-M2", "result_without_call"): "there was no previous assistant message with a tool call",
+    ("MiniMax-M3", "result_without_call"): "there was no previous assistant message with a tool call",
     ("openai-gpt-oss-120b", "result_without_call"): "there was no previous assistant message with a tool call",
 }
 """What a template refuses, with its reason."""
@@ -106,7 +107,11 @@ NO_NULL_BESIDE_DOCUMENTS = {"Cohere2MoE", "CohereForAI-c4ai-command-r7b-12-2024-
 FUNCTIONS_AS_TEXT = {"fireworks-ai-llama-3-firefunction-v2"}
 """Templates that take the functions and the date as texts of their own."""
 
-TEXT_ARGUMENTS = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "tool_chat_template_phi4_mini"}
+TEXT_ARGUMENTS = {
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "meetkai-functionary-medium-v3.2",
+    "tool_chat_template_phi4_mini",
+}
 """Templates that refuse arguments that are an object, or would write them in Python's syntax."""
 
 NULL_CONTENT = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}

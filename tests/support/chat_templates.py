@@ -267,6 +267,54 @@ SMOLLM3 = """
 {%- endif %}"""
 """Takes the functions in a variable of its own, leaves earlier calls out, and writes results as a user's messages."""
 
+FUNCTIONARY_V32 = """
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' }}
+    {%- if message.role != 'assistant' %}{{ message.content }}
+    {%- elif message.content %}{{ '>>>all\\n' + message.content }}{% endif %}
+    {%- if loop.first and tools %}{{ tools | map('tojson') | join }}{% endif %}
+    {%- for call in message.tool_calls or [] %}
+        {{- '>>>' + call.function.name + '\\n' + call.function.arguments }}
+    {%- endfor %}
+    {{- '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n>>>' }}{% endif %}"""
+"""Ends the prompt with what begins a text or a call, and writes arguments as text."""
+
+MINIMAX_M3 = """
+{%- set ns = ']<]minimax[>[' %}
+{%- macro elements(value) %}
+    {%- if value is mapping %}
+        {%- for k, v in value.items() if v is not none %}{{ element(k, v) }}{% endfor %}
+    {%- elif value is iterable and value is not string %}
+        {%- for item in value %}{{ element('item', item) }}{% endfor %}
+    {%- else %}{{ value | tojson if value is boolean else value }}{% endif %}
+{%- endmacro %}
+{%- macro element(name, value) %}
+    {{- ns + '<' + name + '>' + elements(value) + ns + '</' + name + '>' }}
+{%- endmacro %}
+{%- for message in messages %}
+    {{- ']~b]' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}
+        {{- ('<mm:think>' + message.reasoning_content if message.reasoning_content else '') + '</mm:think>' }}
+    {%- endif %}
+    {{- message.content }}
+    {%- if loop.first and tools %}{{ tools | map('tojson') | join }}{% endif %}
+    {%- for call in message.tool_calls or [] %}
+        {{- ns + '<tool_call>\\n' if loop.first }}
+        {{- ns + '<invoke name="' + call.function.name + '">' }}{{ elements(call.function.arguments) }}
+        {{- ns + '</invoke>\\n' + (ns + '</tool_call>' if loop.last else '') }}
+    {%- endfor %}
+    {{- '[e~[\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- ']~b]assistant\\n' }}
+    {%- if thinking_mode is defined %}
+        {{- '</mm:think>' if thinking_mode == 'disabled' else '<mm:think>' if thinking_mode == 'enabled' else '' }}
+    {%- endif %}
+{%- endif %}"""
+"""Writes arguments as elements, and the end of the reasoning before every answer."""
+
 UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}

@@ -20,6 +20,7 @@ _SPECIAL_TEXTS = (
     *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "｜DSML｜"),
     *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_call>", "<tool_call|>", '<|"|>'),
     *("<|open|>", "<|sep|>", "<|close|>", "<|eom|>", "<|begin|>", "<|content|>"),
+    "]<]minimax[>[",
 )
 SPECIAL = {text: END + number for number, text in enumerate(_SPECIAL_TEXTS, 1)}
 """Special tokens of the vocabulary, as some families of models have them."""

@@ -89,6 +89,8 @@ class WrittenAnswers:
         element = self._spec.text_element
         if element is not None and element.closing:
             answers["text and call"] = f"{element.opening}{_TEXT}{element.closing}{write_calls(self._markup, [_OSLO])}"
+        elif element is not None and element.prompt_end:
+            answers["text and call"] = f"{element.opening}{_TEXT}{write_calls(self._markup, [_OSLO])}"
         elif element is None and not (self._markup.in_channels or self._markup.only_at_start):
             answers["text and call"] = f"{self._text(_TEXT)}\n\n{self._calls(_OSLO)}"
         for number in range(generated):
@@ -132,7 +134,8 @@ class WrittenAnswers:
             return f"{header}{call.arguments}"
         element = self._spec.text_element
         before = f"{element.opening}{element.closing}" if element is not None and element.before_calls else ""
-        return before + write_calls(self._markup, calls)
+        written = write_calls(self._markup, calls)
+        return before + (written if element is None else written.removeprefix(element.prompt_end))
 
 
 def _reasoning(spec: ReasoningSpec, text: str) -> str:

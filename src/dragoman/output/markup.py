@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from dragoman.output.element_syntax import ElementSyntax
 from dragoman.output.value_syntax import ValueSyntax
 
 ToolFormatName = Literal[
@@ -29,6 +30,7 @@ ToolFormatName = Literal[
     "phi4_mini",
     "functools",
     "functionary_v31",
+    "functionary_v32",
     "granite_20b",
     "internlm2",
     "gigachat",
@@ -44,6 +46,7 @@ ToolFormatName = Literal[
     "glm47",
     "ling3",
     "minimax_m2",
+    "minimax_m3",
     "muse_glimmer",
     "hunyuan3",
     "deepseek_v32",
@@ -125,8 +128,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
 
-    INDEX and ID may stand before and after the name, and NAME after it. With `parameters` or `values`, `tail` is not
-    empty.
+    INDEX and ID may stand before and after the name, and NAME after it. With `parameters`, `values` or `elements`,
+    `tail` is not empty.
     """
 
     trigger: str
@@ -135,6 +138,11 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an answer has either calls or text, so that the trigger counts only at its beginning."""
     text_cannot_begin_with: str = ""
     """Regular expression of the beginnings of calls, if texts may begin with the trigger. Empty: the trigger."""
+    trigger_has_name: bool = False
+    """Whether texts may have the trigger in them unless the name of one of the request's functions, and all of
+    `head_after_name`, follow it."""
+    reserved_names: tuple[str, ...] = ()
+    """Names that a function cannot have, since they mean something else in answers."""
     optional_prefix: str = ""
     """Special token that may stand before the first call, if an answer has either calls or text."""
     section_open: str = ""
@@ -145,6 +153,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """How each argument is tagged; None: they are not."""
     values: ValueSyntax | None = None
     """How the arguments are written that are not tagged; None: as one JSON value."""
+    elements: ElementSyntax | None = None
+    """How arguments are elements that are named after them; None: they are not."""
     tail: str = "}"
     call_close: str = ""
     separator: str = ""

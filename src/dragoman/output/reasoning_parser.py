@@ -21,6 +21,8 @@ class ReasoningSpec(msgspec.Struct, frozen=True):
     """Parts of the markers that are special tokens, where the whole markers are none."""
     after_closing: str = "\n\n"
     """Text that a model whose budget is spent must go on with after the closing marker."""
+    closes_alone: bool = False
+    """Whether an answer without reasoning may begin with the closing marker."""
 
 
 class ReasoningParser:
@@ -72,10 +74,12 @@ class ReasoningParser:
 
     def _parse_beginning(self) -> None:
         start = self._buffer.lstrip(WHITESPACE)
-        opening = self._spec.opening.strip(WHITESPACE)
+        opening, closing = self._spec.opening.strip(WHITESPACE), self._spec.closing
         if start.startswith(opening):
             self._consume_marker("reasoning", start.removeprefix(opening))
-        elif not opening.startswith(start):
+        elif self._spec.closes_alone and start.startswith(closing):
+            self._consume_marker("answer", start.removeprefix(closing))
+        elif not opening.startswith(start) and not (self._spec.closes_alone and closing.startswith(start)):
             self._state = "answer"
 
     def _parse_reasoning(self) -> list[OutputPart]:

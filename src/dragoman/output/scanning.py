@@ -30,14 +30,19 @@ def atoms_of_words(text: str) -> Atoms:
 def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True) -> Atoms:
     """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name.
 
-    The groups are the name and, in the order of the text, the id if there is one.
+    The groups are the name and, in the order of the text, the id if there is one. White space that alone stands between
+    the name and JSON must be there as it is.
     """
     quote = '"' if before_name.endswith('"') else ""
     name = [ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
+    after_name = after_name.removeprefix(quote)
+    after = _atoms_of_parts(after_name, in_json=before_json)
+    if before_json and not after:
+        after = [*map(re.escape, after_name)]
     return [
         *_atoms_of_parts(before_name.removesuffix(quote), in_json=before_json),
         *name,
-        *_atoms_of_parts(after_name.removeprefix(quote), in_json=before_json),
+        *after,
         *([ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
     ]
 

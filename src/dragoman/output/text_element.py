@@ -14,6 +14,8 @@ class TextElement(msgspec.Struct, frozen=True, kw_only=True):
     """The texts around the text of an answer.
 
     opening TEXT closing CALLS, or opening TEXT end, or CALLS
+
+    With `prompt_end`: opening TEXT CALLS, or opening TEXT, or CALLS without `prompt_end` at their beginning.
     """
 
     opening: str
@@ -30,16 +32,26 @@ class TextElement(msgspec.Struct, frozen=True, kw_only=True):
     """The function whose call the opening is. If a request has a function of this name, there is no element."""
     opened_by_prompt: bool = False
     """Whether the prompt ends within the element."""
+    prompt_end: str = ""
+    """What the prompt ends with, and all calls but an answer's first begin with. Then the opening stands exactly so."""
 
 
 class TextElementParser:
     """Implements parts.OutputParser: drops the texts around the text, and passes the rest to another parser."""
 
-    def __init__(self, element: TextElement, answer_parser: OutputParser | None = None) -> None:
-        """Pass what is in no element to `answer_parser`; None: it is content."""
-        self._opening = _expected_opening(element.opening)
+    def __init__(
+        self, element: TextElement, answer_parser: OutputParser | None = None, text_parser: OutputParser | None = None
+    ) -> None:
+        """Pass what is in no element to `answer_parser`; None: it is content.
+
+        `text_parser` is for the text, if the element has a `prompt_end`.
+        """
+        is_exact = bool(element.prompt_end)
+        self._opening = _expected_opening(element.opening, is_exact=is_exact)
+        self._exact_opening = element.opening if is_exact else ""
+        self._text_parser = text_parser
         self._function = f'"{element.function}"' if element.function else None
-        self._at_space = not element.opened_by_prompt and element.opening.endswith(tuple(WHITESPACE))
+        self._at_space = not (element.opened_by_prompt or is_exact) and element.opening.endswith(tuple(WHITESPACE))
         """Whether white space comes next that is no part of the text."""
         self._marks = tuple(filter(None, (element.closing, element.end)))
         longest_first = sorted(self._marks, key=len, reverse=True)
@@ -65,6 +77,8 @@ class TextElementParser:
             return [] if is_mark or not rest or self._at_space else [ContentText(rest)]
         if self._state == "beginning" and self._function is not None and self._function in rest:
             return []  # The answer ends within the opening, which another parser would take for a call.
+        if self._state == "beginning" and self._answer_parser is None and self._exact_opening.startswith(rest):
+            return []  # The same, where nothing else is expected.
         parts = self._pass(rest)
         return parts if self._answer_parser is None else parts + self._answer_parser.finish()
 
@@ -84,6 +98,8 @@ class TextElementParser:
         """Look for the opening. True if there is more to parse."""
         if (opening := self._opening.match(self._buffer)) is not None:
             self._state, self._buffer = "text", self._buffer[opening.end() :]
+            if self._exact_opening:
+                self._state, self._answer_parser = "rest", self._text_parser
         elif self._opening.matches_prefix(self._buffer):
             return False
         else:
@@ -116,6 +132,6 @@ class TextElementParser:
 
 
 @functools.cache
-def _expected_opening(opening: str) -> ExpectedMarkup:
-    """Return the markup of an opening, in which white space may differ."""
-    return ExpectedMarkup(atoms_of_words(opening))
+def _expected_opening(opening: str, *, is_exact: bool) -> ExpectedMarkup:
+    """Return the markup of an opening, in which white space may differ unless it `is_exact`."""
+    return ExpectedMarkup([*map(re.escape, opening)] if is_exact else atoms_of_words(opening))

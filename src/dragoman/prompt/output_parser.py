@@ -1,5 +1,7 @@
 """How to parse an answer: data that the worker, which renders the prompt, sends to the engine, which parses."""
 
+import functools
+
 import msgspec
 
 from dragoman.output.channel_parser import ChannelParser
@@ -7,9 +9,8 @@ from dragoman.output.marked_text_parser import MarkedTextParser, TextMarkers
 from dragoman.output.markup import ToolCallMarkup, ToolFormatName
 from dragoman.output.parts import OutputParser
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
-from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.text_element import TextElement, TextElementParser
-from dragoman.output.tool_call_parser import ToolCallMode, ToolCallParser
+from dragoman.output.tool_call_parser import ArgumentTypes, ToolCallMode, ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 
 
@@ -26,6 +27,8 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
     """What the model may write around its text; None: nothing."""
     text_element: TextElement | None = None
     """The element that text is in; None: it stands by itself."""
+    functions: tuple[str, ...] | None = None
+    """The functions that may be called, if only their names make a call; None: any name does."""
 
     @property
     def markup(self) -> ToolCallMarkup | None:
@@ -35,19 +38,24 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
 
 
 def build_parser(
-    spec: OutputParserSpec, mode: ToolCallMode = "none", strings: StringParameters | None = None
+    spec: OutputParserSpec, mode: ToolCallMode = "none", strings: ArgumentTypes | None = None
 ) -> OutputParser | None:
     """Return a parser for one answer; None: all of the answer is text for the client.
 
-    `strings` are the tools' parameters that the grammar of the answer enforces to be strings outside of JSON.
+    `strings` are the types that the grammar of the answer enforces outside of JSON.
     """
     if spec.in_channels:
         return ReasoningParser(spec.reasoning, ChannelParser()) if spec.reasoning is not None else ChannelParser()
     parser: OutputParser | None = None
+    element = spec.text_element
     if spec.tool_format is not None:
-        parser = ToolCallParser(FORMATS[spec.tool_format].syntax, mode, strings)
+        calls = functools.partial(
+            ToolCallParser, FORMATS[spec.tool_format].syntax, mode, strings, functions=spec.functions
+        )
+        parser = calls(prompt_end="" if element is None else element.prompt_end)
     if spec.text_markers is not None:
         parser = MarkedTextParser(spec.text_markers, parser)
-    if spec.text_element is not None:
-        parser = TextElementParser(spec.text_element, parser)
+    if element is not None:
+        in_text = calls() if element.prompt_end and spec.tool_format is not None else None
+        parser = TextElementParser(element, parser, in_text)
     return ReasoningParser(spec.reasoning, parser) if spec.reasoning is not None else parser

@@ -17,6 +17,7 @@ from dragoman.output.scanning import WHITESPACE
 from dragoman.output.text_element import TextElement
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError
 from dragoman.prompt.tool_formats.command_r import DIRECT_ANSWER
+from dragoman.prompt.tool_formats.functionary_v32 import TO_ALL
 
 
 class ReasoningMarkers(NamedTuple):
@@ -31,6 +32,8 @@ class ReasoningMarkers(NamedTuple):
     after_closing: str = "\n\n"
     is_message: bool = False
     """Whether the reasoning is a message of its own, so that a prompt may end with the closing text all the same."""
+    closes_alone: bool = False
+    """Whether a model that does not reason may write the closing text itself."""
 
 
 DEFAULT_MARKERS: Final = ReasoningMarkers("<think>", "</think>")
@@ -64,7 +67,7 @@ _KNOWN_MARKERS: Final = {
             ReasoningMarkers("[THINK]", "[/THINK]"),
             ReasoningMarkers("<seed:think>", "</seed:think>"),
             ReasoningMarkers("<thought>", "</thought>"),
-            ReasoningMarkers("<mm:think>", "</mm:think>"),
+            ReasoningMarkers("<mm:think>", "</mm:think>", closes_alone=True),
             ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
             ReasoningMarkers("<|inner_prefix|>", "<|inner_suffix|>"),
             ReasoningMarkers("<|channel>thought\n", "<channel|>", ("<|channel>", "<channel|>")),
@@ -96,10 +99,11 @@ _TEXT_ELEMENTS: Final = {
         special_tokens=_KIMI_TOKENS,
     ),
     "`directly-answer` tool": DIRECT_ANSWER,
+    ">>>all": TO_ALL,
 }
 """Text in a template that shows in which element its model's text is.
 
-They are Solar Open's, Muse Glimmer's, Kimi K3's and Command R's.
+They are Solar Open's, Muse Glimmer's, Kimi K3's, Command R's and Functionary 3.2's.
 """
 
 _TEXT_MARKERS: Final = {
@@ -228,6 +232,7 @@ class TemplateReasoning:
             budget_tokens=None if effort == "none" else REASONING_BUDGETS[effort],
             special_tokens=markers.special_tokens,
             after_closing=markers.after_closing,
+            closes_alone=markers.closes_alone and not opened_by_prompt,
         )
 
     def end_prompt(
@@ -280,6 +285,8 @@ def element_of_answer(element: TextElement, prompt: ChatPrompt, rendered: str) -
     """Return the element of the text of the answer to a prompt that was rendered like this; None: there is none."""
     if prompt.continue_final_message or rendered.endswith(element.opening):
         return msgspec.structs.replace(element, opened_by_prompt=True) if element.closing else None
+    if not rendered.endswith(element.prompt_end):
+        return None
     names = () if prompt.tools is None else (tool.name for tool in prompt.tools.tools)
     return None if element.function in names else element
 

@@ -5,7 +5,6 @@ Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import is_large_prompt
-from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, Tool, ToolOptions
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
@@ -37,7 +36,7 @@ from dragoman.prompt.sandbox import (
 )
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import XML_TOOLS, TemplateTraits, detect_traits, write_alike
-from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, with_function_names
+from dragoman.prompt.tool_formats.format import ToolFormat, call_fields, tool_fields, with_function_names
 from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, as_text, with_tools, with_written_calls
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
@@ -222,7 +221,14 @@ class ChatTemplate:
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained, must_call=must_call)
         tool_format_name = None if prompt.tools is None else self.tool_format
         element = self._text_element and element_of_answer(self._text_element, prompt, text)
-        spec = OutputParserSpec(tool_format_name, reasoning, self._in_channels, self._text_markers, element)
+        spec = OutputParserSpec(
+            tool_format_name,
+            reasoning,
+            self._in_channels,
+            self._text_markers,
+            element,
+            functions=None if prompt.tools is None else tool_format.called_names(prompt.tools),
+        )
         return RenderedPrompt(text, spec)
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
@@ -262,7 +268,7 @@ class ChatTemplate:
             fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = [
-                _call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
+                call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
             ]
             if not text and not self._traits.takes_empty_content:
                 fields["content"] = None
@@ -317,24 +323,6 @@ def _uses_tools(prompt: ChatPrompt) -> bool:
 
 def _tools(tools: ToolOptions | None, known: ToolFormat) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool, known) for tool in tools.tools]
-
-
-def _call_fields(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
-    arguments = call.arguments or "{}"
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments if as_text else _arguments(arguments)},
-    }
-
-
-def _arguments(text: str) -> dict[str, Any] | str:
-    """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
-    try:
-        arguments = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return arguments if isinstance(arguments, dict) else text
 
 
 def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:

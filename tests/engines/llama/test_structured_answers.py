@@ -18,7 +18,7 @@ from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.template import ChatTemplate
 from tests.support import schemas
-from tests.support.chat_templates import GEMMA4, LFM2, QWEN3_CODER
+from tests.support.chat_templates import GEMMA4, LFM2, MINIMAX_M3, QWEN3_CODER
 from tests.support.dialects.cases import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
 from tests.support.grammars import validation_errors
 from tests.support.in_process_engine import InProcessEngine
@@ -183,7 +183,7 @@ def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
     return len(complete)
 
 
-@pytest.mark.parametrize("source", [QWEN3_CODER, LFM2, GEMMA4])
+@pytest.mark.parametrize("source", [QWEN3_CODER, LFM2, GEMMA4, MINIMAX_M3])
 def test_arguments_that_are_no_json_are_sent_as_json_that_is_valid_under_their_schema(
     engine: InProcessEngine, source: str
 ) -> None:
@@ -205,10 +205,11 @@ def test_arguments_that_are_no_json_are_sent_as_json_that_is_valid_under_their_s
         "tool_choice": "required",
         "parallel_tool_calls": False,
         "temperature": 1.5,
+        "reasoning_effort": "none",
     }
     client, template = InfermaticChat(), ChatTemplate(source, bos="", eos="")
     decoded = [client.decode(**conversation) for _ in range(BATCH_SIZE)]
-    commands = [command(number, call.requests[0], 96, template) for number, call in enumerate(decoded)]
+    commands = [command(number, call.requests[0], 160, template) for number, call in enumerate(decoded)]
     complete = 0
     for call, events in zip(decoded, engine.generate(commands), strict=True):
         [whole] = client.read(build_response(call.builder, events))

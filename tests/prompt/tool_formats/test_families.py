@@ -15,7 +15,7 @@ from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptio
 from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, ToolCallArguments, ToolCallStart
-from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.output.tool_call_parser import ArgumentTypes, ToolCallParser
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.template import ChatTemplate
@@ -31,6 +31,7 @@ from tests.support.chat_templates import (
     open_model_template,
     requires_open_models,
 )
+from tests.support.element_types import types_of
 from tests.support.grammars import SPECIAL, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 from tests.support.schemas import FUNCTION_NAME_CHARACTERS
@@ -204,6 +205,8 @@ def _beginning(name: ToolFormatName, tool: str, has_special_tokens: bool) -> lis
     text = markup.trigger
     if markup.text_cannot_begin_with:  # a text may begin with the trigger
         text = f"{markup.section_open}{markup.head(tool)}"
+    elif markup.trigger_has_name:
+        text = f"{markup.call_open}{markup.head(tool)}"
     elif markup.in_channels:
         text = "<|channel|>commentary to"
     return tokens_of(text) if has_special_tokens else list(text.encode())
@@ -284,45 +287,34 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "unsloth-mistral-Devstral-Small-2507": "mistral_args",
     "openai-gpt-oss-120b": "harmony",
     "upstage-Solar-Open-100B": "solar",
-    "MiniMax-M3": "generic",
+    "MiniMax-M3": "minimax_m3",
     "unsloth-Apriel-1.5": "tool_calls_list",
-    "meetkai-functionary-medium-v3.2": "generic",
+    "meetkai-functionary-medium-v3.2": "functionary_v32",
 }
 
 
-NO_TOOLS = "the template has no tools"
-
-GENERIC: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "HuggingFaceTB-SmolLM3-3B",
-            "google-gemma-2-2b-it",
-            "llama-cpp-rwkv-world",
-            "microsoft-Phi-3.5-mini-instruct",
-            "template_alpaca",
-            "template_chatglm",
-            "template_chatglm2",
-            "template_chatml",
-            "template_falcon",
-            "template_falcon_180b",
-            "template_inkbot",
-            "template_teleflm",
-        ),
-        NO_TOOLS,
-    ),
-    "MiniMax-M3": "tags are named after the parameters, at every depth, and show no type",
-    "meetkai-functionary-medium-v3.2": "the prompt begins the first call, and texts may have what begins others",
+WITHOUT_TOOLS = {
+    "HuggingFaceTB-SmolLM3-3B",
+    "google-gemma-2-2b-it",
+    "llama-cpp-rwkv-world",
+    "microsoft-Phi-3.5-mini-instruct",
+    "template_alpaca",
+    "template_chatglm",
+    "template_chatglm2",
+    "template_chatml",
+    "template_falcon",
+    "template_falcon_180b",
+    "template_inkbot",
+    "template_teleflm",
 }
-"""Templates without a format of their own → why."""
+"""Templates without a format of their own."""
 
 
 @requires_open_models
-def test_only_templates_without_tools_or_in_another_shape_are_generic() -> None:
+def test_only_templates_without_tools_are_generic() -> None:
     sources = {path.stem: open_model_template(path.stem) for path in OPEN_MODELS.glob("*.jinja")}
-    assert {name for name, text in sources.items() if template_of(text).tool_format == "generic"} == set(GENERIC)
-    assert {name for name in GENERIC if not re.search(r"\btools\b|tool_calls", sources[name])} == {
-        name for name, reason in GENERIC.items() if reason == NO_TOOLS
-    }
+    assert {name for name, text in sources.items() if template_of(text).tool_format == "generic"} == WITHOUT_TOOLS
+    assert not [name for name in WITHOUT_TOOLS if re.search(r"\btools\b|tool_calls", sources[name])]
 
 
 @requires_open_models
@@ -337,7 +329,7 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
     [
         (model, family)
         for model, family in EXPECTED_FAMILIES.items()
-        if FORMATS[family].markup.parameters is not None or FORMATS[family].markup.values is not None
+        if FORMATS[family].markup.parameters or FORMATS[family].markup.values or FORMATS[family].markup.elements
     ],
 )
 def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_are_parsed(
@@ -354,7 +346,10 @@ def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_a
     answer = write_calls(FORMATS[family].markup, [call])
     assert answer in text
     assert text.count("Rain.") == 1
-    parser = ToolCallParser(FORMATS[family].syntax, strings={"get_weather": {"city": False}})
+    types: ArgumentTypes = {"get_weather": {"city": False}}
+    if FORMATS[family].markup.elements is not None:
+        types = {"get_weather": types_of(json.loads(call.arguments))}
+    parser = ToolCallParser(FORMATS[family].syntax, strings=types)
     assert parse(parser, *answer) == tool_call_parts(0, call.name, call.arguments)
 
 

@@ -109,6 +109,8 @@ def _read(server: Any, tools: list[dict[str, Any]], variables: dict[str, Any], t
         answer = server.handle_chat_completions(request)
     except RuntimeError as error:  # which xllamacpp raises for the server's errors
         return Reading(failure=str(error))
+    if "error" in answer:
+        return Reading(failure=str(answer["error"]["message"]))
     [choice] = answer["choices"]
     message = choice["message"]
     calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]

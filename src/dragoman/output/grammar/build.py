@@ -18,7 +18,9 @@ from dragoman.core.request import (
     Tool,
     ToolOptions,
 )
+from dragoman.output.element_syntax import ElementSyntax, ValueTypes
 from dragoman.output.grammar.channels import ChannelGrammar
+from dragoman.output.grammar.elements import element_rules
 from dragoman.output.grammar.json_quoting import json_quoted_grammar, json_quoted_regex
 from dragoman.output.grammar.keywords import Schema, types_of
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, quoted, regex
@@ -27,8 +29,8 @@ from dragoman.output.grammar.schema import enforceable_schema
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar, answer_in_element
 from dragoman.output.grammar.values import ArgumentRules, argument_rules
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.text_element import TextElement
+from dragoman.output.tool_call_parser import ArgumentTypes
 from dragoman.output.value_syntax import ValueSyntax
 
 _FORMAT = "response_format"
@@ -44,6 +46,10 @@ _REFUSED_BY_LLGUIDANCE = {
 """Text in llguidance's error → the keywords that it cannot enforce there, and why."""
 
 
+_ArgumentSyntax = ParameterMarkup | ValueSyntax | ElementSyntax
+"""How arguments are written that are not one JSON value."""
+
+
 class BuiltGrammar(NamedTuple):
     """The grammar of a whole answer."""
 
@@ -51,8 +57,8 @@ class BuiltGrammar(NamedTuple):
     """To be enforced with PARSER_LIMITS. None: any text is allowed."""
     unenforced: tuple[str, ...] = ()
     """Keywords of schemas that are not strict which are not enforced: "'contains' at #/properties/a"."""
-    strings: StringParameters | None = None
-    """The parameters that are strings, if calls have tagged parameters."""
+    strings: ArgumentTypes | None = None
+    """What the text of arguments does not show, if they are tagged or elements."""
 
 
 class _Rule(NamedTuple):
@@ -93,7 +99,8 @@ def build_grammar(
         return BuiltGrammar(_assemble(main, answer.definitions), answer.unenforced)
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    rules = _rules_of_tools(tools, markup.parameters or markup.values)
+    _check_names(tools, markup)
+    rules = _rules_of_tools(tools, markup.parameters or markup.values or markup.elements)
     arguments = {name: rule.parameters or rule.body for name, rule in rules.items()}
     definitions = _definitions(answer, rules)
     if element is not None:
@@ -116,8 +123,18 @@ def build_grammar(
         return _assemble(text, definitions)
 
     _check_together(grammar(lambda _: None, ()))
-    strings = {name: rule.parameters.strings for name, rule in rules.items() if isinstance(rule.parameters, Parameters)}
-    return BuiltGrammar(grammar(special_token, control_tokens), _unenforced(answer, rules), strings or None)
+    return BuiltGrammar(grammar(special_token, control_tokens), _unenforced(answer, rules), _types(rules) or None)
+
+
+def _types(rules: Mapping[str, _Rule]) -> dict[str, Mapping[str, bool] | ValueTypes]:
+    """Return what a parser must know about the arguments of the tools."""
+    types: dict[str, Mapping[str, bool] | ValueTypes] = {}
+    for name, rule in rules.items():
+        if isinstance(rule.parameters, Parameters):
+            types[name] = rule.parameters.strings
+        elif rule.parameters is not None and rule.parameters.types is not None:
+            types[name] = rule.parameters.types
+    return types
 
 
 def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: SpecialTokenLookup) -> BuiltGrammar:
@@ -136,6 +153,15 @@ def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: Specia
 
     _check_together(grammar(lambda _: None))
     return BuiltGrammar(grammar(special_token), _unenforced(answer, rules))
+
+
+def _check_names(tools: ToolOptions, markup: ToolCallMarkup) -> None:
+    """Raise BadRequest for a function whose name means something else in this model's answers."""
+    reserved = next((tool.name for tool in tools.callable_tools if tool.name in markup.reserved_names), None)
+    if reserved is not None:
+        raise BadRequest(
+            f"This model cannot call a function named {reserved!r}, which has a meaning of its own", _TOOLS
+        )
 
 
 def _check_together(grammar: str) -> None:
@@ -182,7 +208,7 @@ def _subject(tool: Tool) -> str:
     return f"The schema of the parameters of tool '{tool.name}'"
 
 
-def _rules_of_tools(tools: ToolOptions, syntax: ParameterMarkup | ValueSyntax | None = None) -> dict[str, _Rule]:
+def _rules_of_tools(tools: ToolOptions, syntax: _ArgumentSyntax | None = None) -> dict[str, _Rule]:
     """Return the rule for the arguments of each tool that may be called. Raises BadRequest."""
     if not tools.callable_tools:
         raise BadRequest("There is no tool to call", _TOOLS)
@@ -192,7 +218,7 @@ def _rules_of_tools(tools: ToolOptions, syntax: ParameterMarkup | ValueSyntax | 
     }
 
 
-def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, name: str) -> _Rule:
+def _arguments_rule(tool: Tool, syntax: _ArgumentSyntax | None, name: str) -> _Rule:
     """Return the rule for a tool's arguments, which are JSON if there is no other `syntax`. Raises BadRequest.
 
     `name` is for rules of values.
@@ -206,7 +232,7 @@ def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, na
     if syntax is None:
         return _Rule('"{}"' if tool.parameters is None else json_text(schema), unenforced=unenforced)
     parameters: Parameters | ArgumentRules
-    if isinstance(syntax, ValueSyntax):
+    if not isinstance(syntax, ParameterMarkup):
         schema = {"type": "object", "additionalProperties": False} if tool.parameters is None else schema
         parameters = _argument_rules(tool, schema, syntax, name)
     else:
@@ -215,9 +241,7 @@ def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, na
     return _Rule("", unenforced=tuple(dict.fromkeys([*unenforced, *further])), parameters=parameters)
 
 
-def _text_rule(
-    tool: Tool, binding: RegexFormat | GrammarFormat, syntax: ParameterMarkup | ValueSyntax | None, name: str
-) -> _Rule:
+def _text_rule(tool: Tool, binding: RegexFormat | GrammarFormat, syntax: _ArgumentSyntax | None, name: str) -> _Rule:
     """Return the rule for the arguments of a tool that takes one text. Raises BadRequest."""
     if syntax is not None:
         raise BadRequest(
@@ -243,9 +267,12 @@ def _tagged_parameters(tool: Tool, schema: Schema, markup: ParameterMarkup) -> P
     return parameters
 
 
-def _argument_rules(tool: Tool, schema: Schema, syntax: ValueSyntax, name: str) -> ArgumentRules:
+def _argument_rules(tool: Tool, schema: Schema, syntax: ValueSyntax | ElementSyntax, name: str) -> ArgumentRules:
     """Return the rules of a tool's arguments. Raises BadRequest for what cannot be enforced or written."""
-    rules = argument_rules(schema, syntax, name)
+    if isinstance(syntax, ValueSyntax):
+        rules = argument_rules(schema, syntax, name)
+    else:
+        rules = element_rules(schema, syntax, name)
     invalid = [name for name in rules.names if not syntax.can_have_argument(name)]
     _check_parameters(tool, bool(rules.rules), invalid, rules.unenforced, "a syntax of their own")
     return rules

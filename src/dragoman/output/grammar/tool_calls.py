@@ -56,6 +56,8 @@ class ToolCallGrammar:
 
         `reasoning` begins the reasoning, which may stand first. The grammar goes on after it.
         """
+        if element.prompt_end:
+            return self._calls_behind_prompt(element, answer)
         opening = "" if element.opened_by_prompt else self._literals(element.opening)
         calls = self._calls_alone(element)
         before = f"({self._literals(reasoning)})? " if reasoning else ""
@@ -78,7 +80,38 @@ class ToolCallGrammar:
 
     def only_calls_with_element(self, element: TextElement) -> str:
         """Allow only calls, after an empty element if there must be one."""
+        if element.prompt_end:
+            return "\n".join([f"start: {self._first_call(element)}", *self._call_rules()])
         return f"start: {self._calls_alone(element)}\n{self._calls()}"
+
+    def _calls_behind_prompt(self, element: TextElement, answer: str) -> str:
+        """Allow text behind the element's opening, with or without calls at its end, or calls only."""
+        start = (
+            f"start: {self._literals(element.opening)} {'answer' if answer else 'body'} | {self._first_call(element)}"
+        )
+        rules = [f"answer: {answer}"] if answer else [f"body: {self._text_and_calls()}", *self._text_rules()]
+        return "\n".join([start, *rules, *self._call_rules()])
+
+    def _first_call(self, element: TextElement) -> str:
+        """Match calls behind the end of the prompt."""
+        first = self._alternatives(consumed_prefix=element.prompt_end)
+        return f"({first}) {self._further_calls()}"
+
+    def _text_and_calls(self) -> str:
+        """Match text, and calls from the first name of a function behind the trigger on."""
+        more = "(TEXT free)* " if self._free_tokens else ""
+        return f"text | {more}named_call {self._further_calls()}"
+
+    def _named_calls(self) -> Iterator[str]:
+        """Yield the rules of a first call with the text before it: the text ends at a name behind the trigger."""
+        end = self._literals(self._markup.tail + self._markup.call_close)
+        heads = [self._markup.call_open + self._markup.head(name) for name in self._arguments]
+        calls = (f"head_{number} {rule} {end}" for number, rule in enumerate(self._arguments.values()))
+        yield f"named_call: {' | '.join(calls)}"
+        yield from (f"head_{number}[lazy]: {ANY_TEXT} {quoted(head)}" for number, head in enumerate(heads))
+
+    def _call_rules(self) -> list[str]:
+        return [f"call: {self._alternatives()}", *self._argument_rules(), *self._named_calls()]
 
     def _calls_alone(self, element: TextElement) -> str:
         """Match calls without text, behind an empty element if there must be one or if the prompt has opened it."""
@@ -93,6 +126,8 @@ class ToolCallGrammar:
             text = f"{ANY_TEXT} & ~/{beginning}(?s:.*)/" if beginning else _text_without_prefix(self._markup.trigger)
             answer = "FIRST (free TEXT)* | free TEXT (free TEXT)*" if self._free_tokens else "FIRST"
             return "\n".join([self.calls_or_answer(answer), f"FIRST: {text}", *self._text_rules()])
+        if self._markup.trigger_has_name:
+            return "\n".join([f"start: {self._text_and_calls()}", *self._text_rules(), *self._call_rules()])
         first = self._beginning(self._markup.trigger)
         call_rest = self._alternatives(self._markup.section_open, consumed_prefix="".join(first))
         if self._several and not self._markup.section_open:
@@ -135,10 +170,17 @@ class ToolCallGrammar:
     def _rule_of_arguments(self, arguments: str | Parameters | ArgumentRules) -> str:
         """Return what matches the arguments of a tool."""
         if isinstance(arguments, str):
-            return arguments
+            if not self._markup.trigger_has_name:
+                return arguments
+            # They stand in three places.
+            name = f"json_{len(self._parameter_rules)}"
+            self._parameter_rules.append(f"{name}: {arguments}")
+            return name
         if isinstance(arguments, Parameters):
             return self._parameters(arguments)
         self._parameter_rules += arguments.rules
+        if arguments.tag and self._markup.elements is not None:
+            self._parameter_rules.append(f"{arguments.tag}: {self._literals(self._markup.elements.prefix)}")
         for name, terminal in arguments.strings.items():
             number = self._terminals.setdefault(terminal, len(self._terminals))
             self._parameter_rules.append(f"{name}: {self._literals(arguments.quote)} string_{number}")
@@ -195,6 +237,8 @@ class ToolCallGrammar:
         """Return the padding and the text at the end of strings without escapes."""
         if self._markup.parameters is not None:
             return self._markup.parameters.padding, self._markup.parameters.close
+        if self._markup.elements is not None:
+            return "", self._markup.elements.prefix
         assert self._markup.values is not None
         return "", self._markup.values.quotes[0]
 
@@ -223,8 +267,17 @@ class ToolCallGrammar:
         return " ".join(
             self._literal(part)
             for piece in split_at_placeholders(text)
-            for part in ([piece] if piece in PLACEHOLDERS else self._split_at_special_tokens(piece))
+            for part in ([piece] if piece in PLACEHOLDERS else self._literal_parts(piece))
         )
+
+    def _literal_parts(self, text: str) -> Iterator[str]:
+        """Split text before and after special tokens and what stands before the tags of elements.
+
+        The lexer takes the longest of the literals that may come next, although another one may be what follows.
+        """
+        elements = self._markup.elements
+        for part in self._split_at_special_tokens(text):
+            yield from [part] if elements is None else _split_at(part, [elements.prefix])
 
     def _literal(self, part: str) -> str:
         if part in PLACEHOLDERS:

@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from dragoman.output.element_syntax import ValueTypes
 from dragoman.output.grammar.keywords import Node, Schema
 from dragoman.output.grammar.lark import compile_error, fitting_values, json_text, quoted
 from dragoman.output.grammar.parameters import SchemaDivider, listed_values, together
 from dragoman.output.grammar.raw_strings import searching_pattern
 from dragoman.output.value_syntax import ValueSyntax
 
-_ARRAY_KEYWORDS: Final = ("items", "prefixItems", "minItems", "maxItems")
+ARRAY_KEYWORDS: Final = ("items", "prefixItems", "minItems", "maxItems")
 _QUOTED_NAME: Final = r'/"(?:[^"\\\x00-\x1F]|\\["\\bfnrt])*"/'
 _SINGLE_QUOTED: Final = r"/'(?:[^'\\\x00-\x1F]|\\['\\bfnrt])*'/"
 _BARE_NAME: Final = "/[A-Za-z_][A-Za-z0-9_]{0,63}/"
@@ -38,6 +39,10 @@ class ArgumentRules(NamedTuple):
     """The names of arguments."""
     unenforced: tuple[tuple[str, str], ...]
     """Keywords that are not enforced, each with its pointer."""
+    tag: str = ""
+    """The rule of what stands before every tag, if values are elements."""
+    types: ValueTypes | None = None
+    """The types of values whose texts do not show them."""
 
 
 def argument_rules(schema: Schema, syntax: ValueSyntax, name: str) -> ArgumentRules:
@@ -108,7 +113,7 @@ class _RuleWriter(SchemaDivider):
             yield from map(self._literal, filter(self._syntax.can_have, listed))
             return
         if "array" in kinds:
-            for parts in self._flattened(schema, keywords=_ARRAY_KEYWORDS):
+            for parts in self._flattened(schema, keywords=ARRAY_KEYWORDS):
                 yield from self._array(parts, pointer)
         if "object" in kinds:
             for members in self._objects(schema, pointer, in_object=True):
@@ -155,7 +160,7 @@ class _RuleWriter(SchemaDivider):
         """Return the lists and objects that a schema allows if it lists its values, else None."""
         if isinstance(schema, bool):
             return None
-        listed = next((values for node in (schema, *_required_nodes(schema)) for values in listed_values(node)), None)
+        listed = next((values for node in (schema, *required_nodes(schema)) for values in listed_values(node)), None)
         if listed is None:
             return None
         composites = [value for value in listed if isinstance(value, list | dict)]
@@ -171,7 +176,7 @@ class _RuleWriter(SchemaDivider):
         maximum = min((part.get("maxItems", math.inf) for part in parts), default=math.inf)
         first: list[str] = []
         for index in range(length):
-            value = self._value(together([_item(part, index) for part in parts]), f"{pointer}/prefixItems/{index}")
+            value = self._value(together([item_of(part, index) for part in parts]), f"{pointer}/prefixItems/{index}")
             if value is None:
                 maximum = min(maximum, index)
                 break
@@ -189,7 +194,7 @@ class _RuleWriter(SchemaDivider):
         if not first:
             assert further is not None
             first, length = [further], 1
-        rest = "" if further is None else f"({separator} {further}){_repetition(minimum - length, maximum - length)}"
+        rest = "" if further is None else f"({separator} {further}){repetition(minimum - length, maximum - length)}"
         if maximum <= length:
             first, rest = first[: int(maximum)], ""
         for index, value in reversed(list(enumerate(first))):
@@ -205,7 +210,7 @@ class _RuleWriter(SchemaDivider):
         for parts in self._flattened(schema):
             combined = self._combined(parts)
             if combined is not None:
-                members = self._members(combined, _further_properties(parts), pointer, in_object=in_object)
+                members = self._members(combined, further_properties(parts), pointer, in_object=in_object)
                 if members is not None:
                     yield members
 
@@ -284,15 +289,15 @@ class _RuleWriter(SchemaDivider):
         return self._rule(body, f"{self._prefix}_NAME".upper())
 
 
-def _required_nodes(schema: Node) -> Iterator[Node]:
+def required_nodes(schema: Node) -> Iterator[Node]:
     """Yield the schemas in `allOf`, which hold together with this one."""
     for part in schema.get("allOf", ()):
         if isinstance(part, dict):
             yield part
-            yield from _required_nodes(part)
+            yield from required_nodes(part)
 
 
-def _further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Schema]]:
+def further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Schema]]:
     """Return the schemas of properties that are not named, each with the pattern of their names, or all with None.
 
     Those that a keyword might forbid are left out.
@@ -305,13 +310,13 @@ def _further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Sch
     return list(relevant[0]["patternProperties"].items()) if len(relevant) == 1 else ()
 
 
-def _item(part: Node, index: int) -> Schema:
+def item_of(part: Node, index: int) -> Schema:
     first: Sequence[Schema] = part.get("prefixItems", ())
     item: Schema = first[index] if index < len(first) else part.get("items", True)
     return item
 
 
-def _repetition(minimum: float, maximum: float) -> str:
+def repetition(minimum: float, maximum: float) -> str:
     if minimum <= 0 and maximum == math.inf:
         return "*"
     return f"{{{max(0, int(minimum))},{'' if maximum == math.inf else int(maximum)}}}"

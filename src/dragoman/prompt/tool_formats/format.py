@@ -39,6 +39,10 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Then `calls_as_text` writes them.
     """
 
+    def called_names(self, tools: ToolOptions) -> tuple[str, ...] | None:
+        """Return the functions that may be called, if only their names make a call."""
+        return tuple(tool.name for tool in tools.callable_tools) if self.markup.trigger_has_name else None
+
     @functools.cached_property
     def syntax(self) -> ToolCallSyntax:
         """The markup, prepared for parsing answers. Takes a while, and a process needs few of the families."""
@@ -65,7 +69,8 @@ def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
 def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
     """Write arguments. Raises ValueError if they must be a JSON object and are none, or cannot be written."""
     text = call.arguments or "{}"
-    if markup.parameters is None and markup.values is None:
+    syntax = markup.values or markup.elements
+    if markup.parameters is None and syntax is None:
         return text
     try:
         arguments = json.loads(text)
@@ -73,8 +78,8 @@ def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
         arguments = None
     if not isinstance(arguments, dict):
         raise ValueError("the arguments of a tool call are not a JSON object")
-    if markup.values is not None:
-        return markup.values.arguments(arguments)
+    if syntax is not None:
+        return syntax.arguments(arguments)
     parameters = markup.parameters
     assert parameters is not None
     return "".join(_parameter(parameters, name, value) for name, value in arguments.items())
@@ -173,3 +178,22 @@ def tool_fields(tool: Tool, known: ToolFormat | None = None) -> dict[str, Any]:
         parameters = known.adapt_parameters(parameters)
     function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
     return {"type": "function", "function": function}
+
+
+def call_fields(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
+    """Return a call's fields, as templates need them. `as_text`: the arguments, otherwise as an object."""
+    arguments = call.arguments or "{}"
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments if as_text else _arguments_fields(arguments)},
+    }
+
+
+def _arguments_fields(text: str) -> dict[str, Any] | str:
+    """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return arguments if isinstance(arguments, dict) else text

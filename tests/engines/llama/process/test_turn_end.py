@@ -7,7 +7,7 @@ import pytest
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.turn_end import turn_end_tokens
 from tests.support.captured_logs import capture_logs
-from tests.support.chat_templates import HERMES, KIMI_K3
+from tests.support.chat_templates import FUNCTIONARY_V32, HERMES, KIMI_K3
 from tests.support.special_token_model import load_special_token_model
 
 TOKENS = ("<|over|>", "<|user|>", "<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>", "<tool_call>", "</tool_call>")
@@ -39,6 +39,7 @@ def turns(end: str, begin: str = "") -> str:
         (None, None),
         (HERMES, None),
         (KIMI_K3, None),
+        (FUNCTIONARY_V32.replace("<|eot_id|>", "<|over|>"), "<|over|>"),
     ],
 )
 def test_the_token_behind_an_answer_ends_it_unless_the_template_has_an_end_of_the_file(

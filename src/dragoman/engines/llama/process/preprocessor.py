@@ -27,9 +27,8 @@ from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, Gram
 from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.reasoning_parser import ReasoningSpec
-from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.text_element import TextElement
-from dragoman.output.tool_call_parser import ToolCallMode
+from dragoman.output.tool_call_parser import ArgumentTypes, ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
 _NO_GRAMMAR = BuiltGrammar(None)
@@ -248,7 +247,7 @@ class RequestPreprocessor(PromptTokenizer):
         return GrammarCompiler(self._model.vocabulary)
 
     def _output_format(
-        self, output_format: OutputParserSpec, tools: ToolOptions | None, strings: StringParameters | None
+        self, output_format: OutputParserSpec, tools: ToolOptions | None, strings: ArgumentTypes | None
     ) -> TokenizedOutputFormat:
         if output_format == OutputParserSpec():
             return PLAIN_OUTPUT

@@ -35,7 +35,8 @@ def turn_end_tokens(vocabulary: Vocabulary, chat_template: str | None) -> frozen
     except (BadRequest, TooManySteps):
         return frozenset()  # The template renders no conversation at all; each request is told so.
     spec = rendered.parser_spec
-    if spec.in_channels or spec.text_element is not None or spec.text_markers is not None:
+    element = spec.text_element
+    if spec.in_channels or (element is not None and not element.prompt_end) or spec.text_markers is not None:
         return frozenset()
     behind = rendered.text.partition(_ANSWER)[2].partition(_NEXT)[0].lstrip()
     tokens = vocabulary.tokenize_fragment(behind)[:1]
