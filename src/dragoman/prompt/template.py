@@ -236,6 +236,8 @@ class ChatTemplate:
         messages = tool_format.adapt(with_function_names(prompt.messages), prompt.tools)
         if tool_format.template_writes_tools and not self._traits.shows_tools:
             messages = with_tools(messages, prompt.tools, tool_format.markup)
+        if self._traits.reads_tools_of_system and prompt.tools and all(m.role != "system" for m in messages[:1]):
+            messages = [Message(role="system", content=""), *messages]
         return messages
 
     def _with_shown_system(self, messages: list[Message]) -> list[Message]:
@@ -250,6 +252,8 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def render(conversation: Sequence[Message]) -> str:
             fields = [self._message_fields(message) for message in conversation]
+            if self._traits.reads_tools_of_system and variables["tools"] and fields[0]["role"] == "system":
+                fields[0]["tools"] = to_json([tool["function"] for tool in variables["tools"]])
             return self._template.render_with_null({**variables, "messages": fields}, max_characters)
 
         try:

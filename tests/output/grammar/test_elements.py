@@ -92,7 +92,7 @@ def test_schemas_are_enforced_and_what_they_allow_is_read(schema: Any, valid: li
     assert [value for value in invalid if allows(grammar.text, written(value))] == []
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(schema=json_schemas(), seed=st.integers(0, 2**32), strict=st.booleans())
 def test_generated_values_are_valid(schema: dict[str, Any], seed: int, strict: bool) -> None:
     with contextlib.suppress(BadRequest):  # a keyword, if strict, or a value that cannot be written

@@ -51,6 +51,8 @@ class TemplateTraits(NamedTuple):
     tool_format: ToolFormatName
     shows_tools: bool
     """Whether it describes the tools to the model."""
+    reads_tools_of_system: bool
+    """Whether it does so only if a system message has them, as text in JSON."""
     shows_system: bool
     """Whether it writes a system message at the beginning."""
     shows_late_system: bool
@@ -93,6 +95,7 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
     traits = TemplateTraits(
         "generic",
         shows_tools=False,
+        reads_tools_of_system=False,
         shows_system=system_text is None or _SYSTEM in system_text,
         shows_late_system=late_text is None or (_SYSTEM in late_text and _LATE_SYSTEM in late_text),
         writes_calls=True,
@@ -117,12 +120,22 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
         return traits
     if not texts:
         return traits._replace(tool_format=hinted, shows_tools=_MENTIONS_TOOLS.search(source) is not None)
+    shows_tools = any(_DESCRIPTION in text for text in texts)
+    of_system = not shows_tools and _reads_tools_of_system(template)
     return traits._replace(
         tool_format=hinted,
-        shows_tools=any(_DESCRIPTION in text for text in texts),
+        shows_tools=shows_tools or of_system,
+        reads_tools_of_system=of_system,
         writes_calls=any(_PLACE in text for text in texts),
         marks_results=_marks_results(template),
     )
+
+
+def _reads_tools_of_system(template: SandboxedTemplate) -> bool:
+    """Whether the tools of a system message are written."""
+    system = {**_message("system", _SYSTEM), "tools": to_json([_TOOL["function"]])}
+    text = _render(template, [system, _message("user", "Well?")], None)
+    return text is not None and _DESCRIPTION in text
 
 
 def _marks_results(template: SandboxedTemplate) -> bool:
