@@ -5,105 +5,36 @@ without a word, and computing then ends the process.
 """
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from gguf import GGMLQuantizationType as Type
-
-from tests.support.gguf_files import BYTE_VOCABULARY, Weights, random_tensor, write_gguf
+from tests.support.architecture_files import (
+    EXPERT,
+    EXPERT_COUNT,
+    GROUPS,
+    HEAD,
+    INNER,
+    SSM,
+    SSM_HEADS,
+    STATE,
+    VOCABULARY,
+    Layers,
+    TinyArchitecture,
+)
 
 WINDOW = 16
 """Tokens of a sliding window."""
 
-_WIDTH, _INNER, _HEAD, _EXPERTS, _EXPERT = 32, 48, 16, 4, 48
-_SSM, _STATE, _GROUPS, _SSM_HEADS = 64, 16, 2, 4
-_CHANNELS = _SSM + 2 * _GROUPS * _STATE
-"""Of the convolution of Mamba 2."""
-_VOCABULARY = len(BYTE_VOCABULARY["tokenizer.ggml.tokens"])
-
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "token_embd": (_VOCABULARY, _WIDTH),
-    "output": (_VOCABULARY, _WIDTH),
-    "attn_q": (_WIDTH, _WIDTH),
-    "attn_k": (_WIDTH, _WIDTH),
-    "attn_v": (_WIDTH, _WIDTH),
-    "attn_qkv": (3 * _WIDTH, _WIDTH),
-    "attn_qkv.bias": (3 * _WIDTH,),
-    "attn_output": (_WIDTH, _WIDTH),
-    "attn_gate": (_WIDTH, _WIDTH),
-    "attn_sinks": (2,),
-    "attn_q_norm": (_HEAD,),
-    "attn_k_norm": (_HEAD,),
-    "attn_q_a": (16, _WIDTH),
-    "attn_q_a_norm": (16,),
-    "attn_q_b": (_WIDTH, 16),
-    "attn_kv_a_mqa": (24, _WIDTH),
-    "attn_kv_a_norm": (16,),
-    "attn_k_b": (2, 16, 8),
-    "attn_v_b": (2, 16, 16),
-    "ffn_gate": (_INNER, _WIDTH),
-    "ffn_up": (_INNER, _WIDTH),
-    "ffn_up.bias": (_INNER,),
-    "ffn_down": (_WIDTH, _INNER),
-    "ffn_gate_inp": (_EXPERTS, _WIDTH),
-    "ffn_gate_inp.bias": (_EXPERTS,),
-    "ffn_gate_exps": (_EXPERTS, _EXPERT, _WIDTH),
-    "ffn_gate_exps.bias": (_EXPERTS, _EXPERT),
-    "ffn_up_exps": (_EXPERTS, _EXPERT, _WIDTH),
-    "ffn_up_exps.bias": (_EXPERTS, _EXPERT),
-    "ffn_down_exps": (_EXPERTS, _WIDTH, _EXPERT),
-    "ffn_down_exps.bias": (_EXPERTS, _WIDTH),
-    "ffn_gate_shexp": (_EXPERT, _WIDTH),
-    "ffn_up_shexp": (_EXPERT, _WIDTH),
-    "ffn_down_shexp": (_WIDTH, _EXPERT),
-    "exp_probs_b.bias": (_EXPERTS,),
-    "rope_freqs": (_HEAD // 2,),
-    "shortconv.conv.weight": (_WIDTH, 3),
-    "shortconv.in_proj.weight": (3 * _WIDTH, _WIDTH),
-    "shortconv.out_proj.weight": (_WIDTH, _WIDTH),
-    "ssm_in": (_SSM + _CHANNELS + _SSM_HEADS, _WIDTH),
-    "ssm_conv1d": (_CHANNELS, 4),
-    "ssm_conv1d.bias": (_CHANNELS,),
-    "ssm_dt.bias": (_SSM_HEADS,),
-    "ssm_a.": (_SSM_HEADS, 1),
-    "ssm_d.": (_SSM_HEADS, 1),
-    "ssm_norm": (_GROUPS, _SSM // _GROUPS),
-    "ssm_out": (_WIDTH, _SSM),
-    "ssm_b_norm": (_STATE,),
-    "ssm_c_norm": (_STATE,),
-    "ssm_alpha": (_SSM_HEADS, _WIDTH),
-    "ssm_beta": (_SSM_HEADS, _WIDTH),
-    "ssm_ba": (2 * _SSM_HEADS, _WIDTH),
-}
-"""The shapes that most architectures have. All others are vectors as long as a token's vector."""
-
-Layers = tuple[str, ...]
-
-
-class TinyArchitecture(NamedTuple):
-    """What a file of the architecture must have."""
-
-    layers: Layers
-    """The names of each layer's tensors, without `.weight`; `=4x32` behind one is a shape of its own.
-
-    A single layer stands for two equal ones.
-    """
-    metadata: Mapping[str, Any] = {}
-    """With keys that begin with the name of the architecture, except those that begin with a dot."""
-    tensors: str = "output_norm"
-    """Tensors besides those of the layers and the embeddings."""
-    name: str = ""
-    """llama.cpp's name, if it is shared with another one."""
-
-
 _OUTPUT = "output_norm output"
+_OUTPUT_NORM_BIAS = "output_norm output_norm.bias output"
+_OUTPUT_BIASES = f"{_OUTPUT_NORM_BIAS} output.bias={VOCABULARY}"
 _QKV = "attn_q attn_k attn_v attn_output "
 _ATTENTION = "attn_norm " + _QKV
 _QK_NORM = "attn_q_norm attn_k_norm "
 _WIDE_QK_NORM = "attn_q_norm=32 attn_k_norm=32 "
 _FFN = "ffn_gate ffn_up ffn_down "
+_BIASED = (
+    "attn_norm attn_norm.bias attn_qkv attn_qkv.bias attn_output attn_output.bias ffn_norm ffn_norm.bias "
+    "ffn_up ffn_up.bias ffn_down ffn_down.bias "
+)
 _NORM_FFN = "ffn_norm " + _FFN
 _EXPERT_FFN = "ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps "
 _NORM_EXPERTS = "ffn_norm " + _EXPERT_FFN
@@ -126,17 +57,18 @@ _MOE_LAYERS: Layers = (_ATTENTION + _NORM_EXPERTS,)
 _DENSE_THEN_MOE: Layers = (_ATTENTION + _NORM_FFN, _ATTENTION + _NORM_EXPERTS + _SHARED_EXPERT)
 
 _MOE = {
-    "expert_count": _EXPERTS,
-    "expert_used_count": _EXPERTS,  # A choice of some would change with the rounding.
-    "expert_feed_forward_length": _EXPERT,
-    "expert_shared_feed_forward_length": _EXPERT,
+    "expert_count": EXPERT_COUNT,
+    "expert_used_count": EXPERT_COUNT,  # A choice of some would change with the rounding.
+    "expert_feed_forward_length": EXPERT,
+    "expert_shared_feed_forward_length": EXPERT,
     "expert_gating_func": 2,
 }
 _SHARED = {**_MOE, "expert_shared_count": 1, "leading_dense_block_count": 1}
 _LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
 _LOGIT_SCALE = {"logit_scale": 1.0}
 _SLIDING = {"attention.sliding_window": WINDOW}
-_HEADS = {"attention.key_length": _HEAD, "attention.value_length": _HEAD}
+_ALTERNATING = {"attention.sliding_window_pattern": [True, False]}
+_HEADS = {"attention.key_length": HEAD, "attention.value_length": HEAD}
 _LATENT = {
     "attention.head_count_kv": 1,
     "attention.kv_lora_rank": 16,
@@ -150,13 +82,13 @@ _LATENT = {
 _SECTIONS = {"rope.dimension_sections": [2, 2, 2, 2]}
 _RECURRENT = {
     "ssm.conv_kernel": 4,
-    "ssm.inner_size": _SSM,
-    "ssm.state_size": _STATE,
-    "ssm.time_step_rank": _SSM_HEADS,
-    "ssm.group_count": _GROUPS,
+    "ssm.inner_size": SSM,
+    "ssm.state_size": STATE,
+    "ssm.time_step_rank": SSM_HEADS,
+    "ssm.group_count": GROUPS,
 }
 _SECOND_ATTENDS = {"attention.head_count_kv": [0, 2]}
-_NEMOTRON_LAYERS = {"attention.head_count_kv": [0, 2, 0], "feed_forward_length": [0, 0, _INNER]}
+_NEMOTRON_LAYERS = {"attention.head_count_kv": [0, 2, 0], "feed_forward_length": [0, 0, INNER]}
 _EVERY_SECOND_ATTENDS = {"full_attention_interval": 2}
 _NO_ATTENTION = {"attention.head_count": 0, "feed_forward_length": 0}
 
@@ -201,6 +133,29 @@ DENSE = {
         "output_norm output_norm.bias",
     ),
     "gemma": TinyArchitecture(_DENSE),
+    "phi2": TinyArchitecture((_BIASED.replace("ffn_norm ffn_norm.bias ", ""),), _LAYER_NORM, _OUTPUT_BIASES),
+    "stablelm": TinyArchitecture((_DENSE[0] + "attn_norm.bias ffn_norm.bias",), _LAYER_NORM, _OUTPUT_NORM_BIAS),
+    "orion": TinyArchitecture((_DENSE[0] + "attn_norm.bias ffn_norm.bias",), _LAYER_NORM, _OUTPUT_NORM_BIAS),
+    "olmo": TinyArchitecture((_QKV + _FFN,), _LAYER_NORM, "output"),
+    "baichuan": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "xverse": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "deci": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "maincoder": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_FFN,), tensors=_OUTPUT),
+    "qwen": TinyArchitecture(
+        ("attn_norm attn_qkv attn_qkv.bias attn_output ffn_norm ffn_gate=24x32 ffn_up=24x32 ffn_down=32x24",),
+        tensors=_OUTPUT,
+    ),
+    "chatglm": TinyArchitecture(("attn_norm attn_qkv attn_output ffn_norm ffn_up=96x32 ffn_down",), tensors=_OUTPUT),
+    "falcon": TinyArchitecture(
+        ("attn_norm attn_norm.bias attn_qkv attn_output ffn_up ffn_down",), _LAYER_NORM, _OUTPUT_NORM_BIAS
+    ),
+    "gptneox": TinyArchitecture((_BIASED,), _LAYER_NORM | {"use_parallel_residual": False}, _OUTPUT_NORM_BIAS),
+    "gpt2": TinyArchitecture((_BIASED,), _LAYER_NORM, f"{_OUTPUT_NORM_BIAS} position_embd=512x32"),
+    "starcoder": TinyArchitecture((_BIASED,), _LAYER_NORM, f"{_OUTPUT_NORM_BIAS} position_embd=512x32"),
+    "pangu-embedded": TinyArchitecture((_ATTENTION + "attn_output.bias " + _NORM_FFN,), tensors=_OUTPUT),
+    "nanbeige": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "bitnet": TinyArchitecture((_ATTENTION + _NORM_FFN + "attn_sub_norm ffn_sub_norm=48",)),
+    "mpt": TinyArchitecture(("attn_norm attn_qkv attn_output ffn_norm ffn_up ffn_down",), _LAYER_NORM),
     "minicpm3": TinyArchitecture(
         (_MLA.replace("attn_q_b", "attn_q_b=48x16").replace("attn_k_b attn_v_b", "attn_kv_b=64x16") + _NORM_FFN,),
         {name: _LATENT[name] for name in _LATENT if name not in {"attention.head_count_kv", "attention.value_length"}},
@@ -211,6 +166,22 @@ EXPERTS = {
     "mixtral": TinyArchitecture(_MOE_LAYERS, _MOE, name="llama"),
     "qwen2moe": TinyArchitecture((_ATTENTION + "ffn_norm " + _QWEN_EXPERTS,), _MOE, _OUTPUT),
     "qwen3moe": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS,), _MOE),
+    "qwen3vlmoe": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS,), _MOE | _SECTIONS),
+    "phimoe": TinyArchitecture(
+        (_BIASED.partition("ffn_up")[0] + _EXPERT_FFN,),
+        _MOE | {"rope.scaling.original_context_length": 512},
+        _OUTPUT_BIASES,
+    ),
+    "laguna": TinyArchitecture(
+        (
+            _ATTENTION + _QK_NORM + "attn_gate " + _NORM_FFN,
+            _ATTENTION + _QK_NORM + "attn_gate exp_probs_b.bias " + _NORM_EXPERTS + _SHARED_EXPERT,
+        ),
+        _SHARED,
+        _OUTPUT,
+    ),
+    "hy_v3": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS,), _MOE, _OUTPUT),
+    "bailingmoe": TinyArchitecture((_ATTENTION + _NORM_EXPERTS + _SHARED_EXPERT,), _SHARED, _OUTPUT),
     "granitemoe": TinyArchitecture((_ATTENTION + _NORM_EXPERTS + _SHARED_EXPERT,), _MOE | _LOGIT_SCALE),
     "olmoe": TinyArchitecture((_ATTENTION + _WIDE_QK_NORM + _NORM_EXPERTS,), _MOE, _OUTPUT),
     "hunyuan-moe": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS + _SHARED_EXPERT,), _MOE),
@@ -248,8 +219,8 @@ SLIDING_WINDOWS = {
             **_SLIDING,
             **_HEADS,
             "attention.sliding_window_pattern": [1, 0],
-            "attention.key_length_swa": _HEAD,
-            "attention.value_length_swa": _HEAD,
+            "attention.key_length_swa": HEAD,
+            "attention.value_length_swa": HEAD,
             "attention.shared_kv_layers": 0,
             "embedding_length_per_layer_input": 0,
             "rope.freq_base_swa": 10000.0,
@@ -265,6 +236,31 @@ SLIDING_WINDOWS = {
         _OUTPUT,
     ),
     "cohere2": TinyArchitecture((_ATTENTION + _FFN,), _SLIDING | _LAYER_NORM | _LOGIT_SCALE),
+    "cohere2moe": TinyArchitecture(
+        (_ATTENTION + _FFN, _ATTENTION + _EXPERT_FFN),
+        _MOE | _SLIDING | _LAYER_NORM | _LOGIT_SCALE | {"leading_dense_block_count": 1},
+    ),
+    "afmoe": TinyArchitecture(
+        (
+            _ATTENTION + _QK_NORM + "attn_gate " + _NORM_FFN + _AFTER,
+            _ATTENTION + _QK_NORM + "attn_gate exp_probs_b.bias " + _NORM_EXPERTS + _SHARED_EXPERT + _AFTER,
+        ),
+        _SHARED | _SLIDING,
+        _OUTPUT,
+    ),
+    "spark2_5": TinyArchitecture((_ATTENTION + _NORM_FFN + "attn_gate=2x32",), _SLIDING | _ALTERNATING, _OUTPUT),
+    "mimo2": TinyArchitecture(_MOE_LAYERS, _MOE | _SLIDING | _ALTERNATING, _OUTPUT),
+    "step35": TinyArchitecture(_MOE_LAYERS, _MOE | _SLIDING | _ALTERNATING, _OUTPUT),
+    "gemma3n": TinyArchitecture(
+        (
+            _ATTENTION + _QK_NORM + _NORM_FFN + _AFTER + "inp_gate=256x32 proj=32x256 post_norm altup_correct_coef=4x4 "
+            "altup_correct_scale altup_predict_coef=16x4 altup_router=4x32 altup_router_norm laurel_l=64x32 "
+            "laurel_r=32x64 laurel_post_norm",
+        ),
+        _SLIDING,
+        f"output_norm altup_proj=3x32x32 altup_unembd_proj=3x32x32 per_layer_token_embd={VOCABULARY}x512 "
+        "per_layer_model_proj=512x32 per_layer_proj_norm=256",
+    ),
     "olmo2": TinyArchitecture((_QKV + _WIDE_QK_NORM + _FFN + _AFTER,), _SLIDING, _OUTPUT),
     "exaone4": TinyArchitecture((_QKV + _QK_NORM + _FFN + _AFTER,), _SLIDING),
     "exaone-moe": TinyArchitecture(tuple(layer + _QK_NORM for layer in _DENSE_THEN_MOE), _SHARED | _SLIDING, _OUTPUT),
@@ -352,43 +348,3 @@ REFUSED = {
 }
 
 SERVED = DENSE | EXPERTS | SLIDING_WINDOWS | RECURRENT | HYBRID
-
-
-def write_tiny_architecture(
-    path: Path, name: str, model: TinyArchitecture, updates: Mapping[str, Weights] | None = None
-) -> Path:
-    """Write a file of the architecture, whose tokens are bytes. `updates` are added to its weights."""
-    architecture = model.name or name
-    layers = model.layers * 2 if len(model.layers) == 1 else model.layers
-    metadata = {
-        "context_length": 512,
-        "embedding_length": _WIDTH,
-        "block_count": len(layers),
-        "feed_forward_length": _INNER,
-        "attention.head_count": 2,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        **model.metadata,
-    }
-    keys = {key: key[1:] if key.startswith(".") else f"{architecture}.{key}" for key in metadata}
-    tensors = [("", name) for name in ("token_embd", *model.tensors.split())]
-    tensors += [(f"blk.{number}.", name) for number, layer in enumerate(layers) for name in layer.split()]
-    weights = dict(_tensor(seed, prefix, entry) for seed, (prefix, entry) in enumerate(tensors))
-    weights |= {name: weights[name] + update for name, update in (updates or {}).items()}
-    return write_gguf(
-        path,
-        {name: (values, Type.F32) for name, values in weights.items()},
-        metadata={**{keys[key]: value for key, value in metadata.items()}, **BYTE_VOCABULARY},
-        architecture=architecture,
-    )
-
-
-def _tensor(seed: int, prefix: str, entry: str) -> tuple[str, Weights]:
-    name, _, shape = entry.partition("=")
-    full_name = name.removesuffix(".") if "." in name else f"{name}.weight"
-    dimensions = tuple(map(int, shape.split("x"))) if shape else _SHAPES.get(name, (_WIDTH,))
-    values = random_tensor(*dimensions, seed=seed) / np.float32(4)
-    if name == "ssm_a.":  # The state decays.
-        values = -np.exp(values)
-    elif "norm" in name and not name.endswith(".bias"):
-        values = 1 + values / 2
-    return prefix + full_name, values.astype(np.float32)

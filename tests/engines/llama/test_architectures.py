@@ -25,6 +25,7 @@ from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged
 from dragoman.engines.llama.native.llama_backend import SingleContextBackend
 from dragoman.engines.llama.native.loading import open_backend
 from dragoman.engines.llama.native.model import Model, ModelError
+from tests.support.architecture_files import TinyArchitecture, write_tiny_architecture
 from tests.support.batching import tokens_by_request, tokens_of_choice
 from tests.support.models import THREADS
 from tests.support.tiny_architectures import (
@@ -35,8 +36,6 @@ from tests.support.tiny_architectures import (
     REFUSED,
     SERVED,
     SLIDING_WINDOWS,
-    TinyArchitecture,
-    write_tiny_architecture,
 )
 
 ROOT = Path(__file__).parents[3]

@@ -28,9 +28,10 @@ from dragoman.engines.llama.process.image_tokenizer import ImageTokenizer
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import GenerateCommand, ImagePrompt, PlacedImage
+from tests.support.architecture_files import write_tiny_architecture
 from tests.support.models import THREADS
 from tests.support.special_token_model import load_special_token_model
-from tests.support.tiny_architectures import SERVED, write_tiny_architecture
+from tests.support.tiny_architectures import SERVED
 from tests.support.tiny_projector import TEXT_WIDTH, ProjectorKind, random_image, write_projector
 
 TOKENS = 8

@@ -11,11 +11,12 @@ from dragoman.engines.llama.native.libraries.binding import LibraryError
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.native.model import Model, ModelError
+from tests.support.architecture_files import write_tiny_architecture
 from tests.support.gguf_files import write_tiny_model
 from tests.support.libraries import requires_ik_llama_cpp
 from tests.support.models import THREADS
 from tests.support.special_token_model import load_special_token_model
-from tests.support.tiny_architectures import SERVED, write_tiny_architecture
+from tests.support.tiny_architectures import SERVED
 from tests.support.tiny_projector import ProjectorKind, random_image, write_projector
 
 IMAGE_TOKENS = ("<start_of_image>", "<end_of_image>")

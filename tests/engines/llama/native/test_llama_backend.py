@@ -14,9 +14,10 @@ from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, SingleContextBackend
 from dragoman.engines.llama.native.loading import open_backend
 from dragoman.engines.llama.native.model import Model
+from tests.support.architecture_files import write_tiny_architecture
 from tests.support.libraries import INSTALLED_BUILDS
 from tests.support.models import THREADS
-from tests.support.tiny_architectures import SERVED, write_tiny_architecture
+from tests.support.tiny_architectures import SERVED
 from tests.support.tiny_llama import random_weights, write_model
 
 BROKEN_TOKEN = 50

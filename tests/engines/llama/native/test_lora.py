@@ -17,10 +17,11 @@ from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, SingleContextBackend
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
+from tests.support.architecture_files import write_tiny_architecture
 from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.gguf_files import random_tensor
 from tests.support.models import THREADS
-from tests.support.tiny_architectures import SERVED, write_tiny_architecture
+from tests.support.tiny_architectures import SERVED
 from tests.support.tiny_llama import (
     VOCABULARY,
     WIDTH,
