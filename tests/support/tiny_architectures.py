@@ -154,6 +154,15 @@ DENSE = {
     "starcoder": TinyArchitecture((_BIASED,), _LAYER_NORM, f"{_OUTPUT_NORM_BIAS} position_embd=512x32"),
     "pangu-embedded": TinyArchitecture((_ATTENTION + "attn_output.bias " + _NORM_FFN,), tensors=_OUTPUT),
     "nanbeige": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "bloom": TinyArchitecture((_BIASED,), _LAYER_NORM, f"{_OUTPUT_NORM_BIAS} token_embd_norm token_embd_norm.bias"),
+    "codeshell": TinyArchitecture((_BIASED,), _LAYER_NORM, _OUTPUT_NORM_BIAS),
+    "jais": TinyArchitecture((_BIASED + "ffn_gate ffn_gate.bias=48",), _LAYER_NORM, _OUTPUT_NORM_BIAS),
+    "jais2": TinyArchitecture((_BIASED,), _LAYER_NORM, _OUTPUT_NORM_BIAS),
+    "openelm": TinyArchitecture(("attn_norm attn_qkv attn_output " + _QK_NORM + _NORM_FFN,)),
+    "plamo": TinyArchitecture((_ATTENTION + _FFN,), tensors=_OUTPUT),
+    "refact": TinyArchitecture(_DENSE, tensors=_OUTPUT),
+    "hunyuan_vl": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_FFN,), _SECTIONS),
+    "paddleocr": TinyArchitecture(_DENSE, _SECTIONS),
     "bitnet": TinyArchitecture((_ATTENTION + _NORM_FFN + "attn_sub_norm ffn_sub_norm=48",)),
     "mpt": TinyArchitecture(("attn_norm attn_qkv attn_output ffn_norm ffn_up ffn_down",), _LAYER_NORM),
     "minicpm3": TinyArchitecture(
@@ -179,6 +188,15 @@ EXPERTS = {
         ),
         _SHARED,
         _OUTPUT,
+    ),
+    "dbrx": TinyArchitecture(
+        ("attn_norm attn_qkv attn_output attn_output_norm " + _EXPERT_FFN,),
+        _MOE | _LAYER_NORM | {"attention.clamp_kqv": 1.0},
+        _OUTPUT,
+    ),
+    "grok": TinyArchitecture((_ATTENTION + "attn_output_norm layer_output_norm " + _NORM_EXPERTS,), _MOE, _OUTPUT),
+    "arctic": TinyArchitecture(
+        (_ATTENTION + "ffn_norm_exps ffn_gate=32x32 ffn_up=32x32 ffn_down=32x32 " + _NORM_EXPERTS,), _MOE, _OUTPUT
     ),
     "hy_v3": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS,), _MOE, _OUTPUT),
     "bailingmoe": TinyArchitecture((_ATTENTION + _NORM_EXPERTS + _SHARED_EXPERT,), _SHARED, _OUTPUT),
@@ -249,6 +267,10 @@ SLIDING_WINDOWS = {
         _OUTPUT,
     ),
     "spark2_5": TinyArchitecture((_ATTENTION + _NORM_FFN + "attn_gate=2x32",), _SLIDING | _ALTERNATING, _OUTPUT),
+    "mellum": TinyArchitecture((_ATTENTION + _QK_NORM + _NORM_EXPERTS,), _MOE | _SLIDING, _OUTPUT),
+    "granite_swa": TinyArchitecture(
+        (_ATTENTION + "attn_sinks " + _NORM_FFN,), _SLIDING | _ALTERNATING | _LOGIT_SCALE, _OUTPUT
+    ),
     "mimo2": TinyArchitecture(_MOE_LAYERS, _MOE | _SLIDING | _ALTERNATING, _OUTPUT),
     "step35": TinyArchitecture(_MOE_LAYERS, _MOE | _SLIDING | _ALTERNATING, _OUTPUT),
     "gemma3n": TinyArchitecture(
@@ -333,6 +355,14 @@ REFUSED = {
         "enc.output_norm.weight dec.output_norm.weight "
         + re.sub(r"(\w+)(\S*)", r"enc.blk.0.\1.weight\2 ", _CODER)
         + re.sub(r"(\w+)(\S*)", r"dec.blk.0.\1.weight\2 ", f"{_CODER} {_CROSS_ATTENTION}"),
+    ),
+    "cogvlm": TinyArchitecture(
+        (
+            "attn_norm attn_qkv attn_output vis_attn_qkv=96x32 vis_attn_output=32x32 "
+            + _NORM_FFN
+            + "vis_gate=48x32 vis_down=32x48 vis_up=48x32",
+        ),
+        tensors=_OUTPUT,
     ),
     "plamo2": TinyArchitecture(
         tuple(

@@ -136,6 +136,7 @@ REASONS = {
     "dream": "has a diffusion decoder",
     "llada": "has a diffusion decoder",
     "t5": "has an encoder",
+    "cogvlm": "computes several sequences of it wrongly",
     "plamo2": "computes several sequences of it wrongly",
 }
 

@@ -30,7 +30,11 @@ from dragoman.engines.llama.native.llama_backend import (
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.native.parallel_contexts import MAX_CONTEXTS, PART_TOKENS, ParallelContexts
 from dragoman.engines.llama.weights.cell_size import read_cell_size
+from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.model_kind import read_pooling
+
+_COMPUTED_WRONGLY = ("cogvlm",)
+"""Architectures whose sequences llama.cpp computes otherwise in pieces, or beside others, than at once and alone."""
 
 
 def load_model(path: Path, setting: str | None, options: ContextOptions) -> Model:
@@ -66,11 +70,12 @@ def open_backend(
 
     With positions in several dimensions, no cells are moved between contexts.
     """
+    is_wrong = architecture(model.path) in _COMPUTED_WRONGLY
+    if is_wrong or (model.has_recurrent_state and not is_independent_of_batch(model, options.threads)):
+        raise ModelError(
+            f"{model.path} cannot be served: {model.library.pinned} computes several sequences of it wrongly"
+        )
     if model.has_recurrent_state:
-        if not is_independent_of_batch(model, options.threads):
-            raise ModelError(
-                f"{model.path} cannot be served: {model.library.pinned} computes several sequences of it wrongly"
-            )
         return SingleContextBackend(model, options)
     if projector is not None and projector.has_coordinates:
         return SingleContextBackend(model, options)
