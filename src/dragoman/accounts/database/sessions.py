@@ -116,10 +116,6 @@ class Session:
         if rows:
             self._cursor.executemany(statement.sql, rows)
 
-    def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
-        """Insert the rows, if any, by a statement of `insert_many`."""
-        self.write_many(statement, rows)
-
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
         """Open a block of statements that do not wait for each other's results: one round trip for all."""
         return contextlib.nullcontext()
@@ -187,10 +183,6 @@ class PostgresqlSession(Session):
         cursor.execute(statement.sql, parameters)
         fetch: Deferred[list[Any]] = cursor.fetchall
         return fetch
-
-    def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
-        if rows:
-            self.write(statement, msgspec.json.encode(rows).decode())
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
         pipeline: contextlib.AbstractContextManager[object] = self._connection.pipeline()

@@ -6,8 +6,8 @@ requests arrived, so that the second request sees what the first was given. Fina
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -15,10 +15,21 @@ from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.database.statements import Statement
 from dragoman.accounts.database.tables import FIRST_TOKEN_BOUNDS_MS, FIRST_TOKEN_CLASSES
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
-from dragoman.accounts.ledger.ledger_statements import LedgerStatements
+from dragoman.accounts.ledger.ledger_statements import LedgerStatements, ListStatements, TableStatements
 from dragoman.accounts.ledger.operations import Admitted
 from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, Bucket, RateLimits, RateWindow
-from dragoman.accounts.ledger.rows import HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+from dragoman.accounts.ledger.rows import (
+    AccountRow,
+    BatchScope,
+    ChangedRows,
+    HoldRow,
+    KeyRow,
+    LoadedRows,
+    MovementRow,
+    PriceRow,
+    UsageRow,
+    WindowRow,
+)
 from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
 from dragoman.core.money import check_amount
 
@@ -62,19 +73,6 @@ class ApiKeyState(msgspec.Struct, kw_only=True):
     changed: bool = False
 
 
-class BatchScope(NamedTuple):
-    """The requests and keys of a transaction."""
-
-    settled_ids: Collection[str]
-    """Ids of the requests to settle."""
-    admitted_ids: Collection[str]
-    """Ids of the requests to admit."""
-    key_digests: Collection[str]
-    """Digests of the keys of all admissions and lookups."""
-    selecting_digests: Collection[str]
-    """The part of `key_digests` whose requests select an account."""
-
-
 class LedgerBatch:
     """The states of one transaction. Call `load` first and `store` last."""
 
@@ -100,6 +98,7 @@ class LedgerBatch:
         self._hourly: dict[tuple[int, int, int, str, str], list[int]] = {}
         self._corrections: dict[tuple[int, int], int] = {}
         """Tokens to add to the bucket of a key and a second."""
+        self._rebased_keys: set[int] = set()
 
     def load(self, scope: BatchScope, *, begin: bool) -> None:
         """Read and lock all rows of the scope, and then read the clock, in one round trip.
@@ -107,68 +106,98 @@ class LedgerBatch:
         `begin` starts the transaction in the same round trip. The clock is read after the locks: a transaction that
         locks a row later never gets an earlier time.
         """
-        session, statements, listed = self._session, self._statements, self._session.list_parameter
-        digests, selecting = listed(scope.key_digests), listed(scope.selecting_digests)
-        settled, admitted = listed(scope.settled_ids), listed(scope.admitted_ids)
-        with session.pipeline():
-            if begin:
-                session.begin()
-            held = session.deferred_rows(statements.holds_of, settled) if scope.settled_ids else _no_rows
-            keys = session.deferred_rows(statements.keys_of, digests, settled)
-            accounts = session.deferred_rows(statements.accounts_of, settled, digests, selecting)
-            now = session.deferred_now()
-            selectable = (
-                session.deferred_rows(statements.selectable_accounts, selecting)
-                if scope.selecting_digests
-                else _no_rows
-            )
-            taken = (
-                session.deferred_rows(statements.used_request_ids, admitted, admitted)
-                if scope.admitted_ids
-                else _no_rows
-            )
-        self.holds = {row[0]: HoldRow._make(row) for row in held()}
-        for row in keys():
-            key = _key_state(KeyRow._make(row))
-            self.keys[key.row.id] = self.keys_by_digest[key.row.digest] = key
-        for account_id, balance, holds, charges in accounts():
+        tables, combined = self._statements.tables, self._statements.combined
+        if combined is not None:
+            loaded = combined.read(self._session, scope, begin=begin)
+        else:
+            assert tables is not None, "one of them is there"
+            loaded = self._load_tables(tables, scope, begin=begin)
+        self.now = now = loaded.now
+        self.holds = {row.request_id: row for row in loaded.holds}
+        for key_row in loaded.keys:
+            key = _key_state(key_row)
+            self.keys[key_row.id] = self.keys_by_digest[key_row.digest] = key
+            if key_row.is_limited and key_row.digest in scope.key_digests:
+                key.window = RateWindow(second=now.second, oldest=now.second)
+        for account_id, balance, holds, charges in loaded.accounts:
             self.accounts[account_id] = AccountState(id=account_id, balance=balance, holds=holds, charges=charges)
-        self.now = now()
-        for key_id, account_id, name in selectable():
+        for key_id, account_id, name in loaded.selectable:
             self.selectable.setdefault(key_id, []).append((account_id, name))
-        self.used_request_ids = {request_id for (request_id,) in taken()}
+        self.used_request_ids = set(loaded.used_request_ids)
+        self.prices = {row.model: row for row in loaded.prices}
+        for window in loaded.windows:
+            self._add_window(window)
 
-    def load_prices_and_limits(self, keys: Iterable[ApiKeyState], models: Collection[str]) -> None:
-        """Read the prices valid now and the rate windows of keys with limits per minute, after the settlements."""
-        session, statements, listed = self._session, self._statements, self._session.list_parameter
-        limited = {key.row.id: key for key in keys if key.limits}
-        if not limited and not models:
-            return
-        now = self.now
+    def _load_tables(self, tables: TableStatements, scope: BatchScope, *, begin: bool) -> LoadedRows:
+        session = self._session
+        rows = session.rows
+        if begin:
+            session.begin()
+        settled, digests, selecting = scope.settled_ids, scope.key_digests, scope.selecting_digests
+        of, parameters = self._with_lists(tables, (settled, digests, selecting, scope.admitted_ids, scope.models))
+        settled_list, digest_list, selecting_list, admitted_list, model_list = parameters
+        now = session.now()
+        found_keys = list(map(KeyRow._make, rows(of.keys_of, digest_list, settled_list)))
+        limited = [row.id for row in found_keys if row.is_limited and row.digest in digests]
+        of_limited, (limited_list,) = self._with_lists(tables, (limited,))
         since = now.second - WINDOW_SECONDS
-        with session.pipeline():
-            self._refund_unused_tokens()
-            windows = session.deferred_rows(statements.windows, listed(limited), since) if limited else _no_rows
-            prices = (
-                session.deferred_rows(statements.prices_of, listed(models), now.wall, now.wall) if models else _no_rows
-            )
-        self.prices = {row[1]: PriceRow._make(row) for row in prices()}
-        for key in limited.values():
-            key.window = RateWindow(second=now.second, oldest=now.second)
-        for key_id, oldest, newest, requests, tokens in windows():
-            limited[key_id].window = RateWindow(
-                second=now.second,
-                oldest=min(oldest, now.second),
-                newest=newest,
-                requests=requests,
-                tokens=tokens,
-            )
-            if newest > now.second:
-                self._rebase_buckets(key_id, requests, tokens)
+        held = rows(of.holds_of, settled_list) if settled else ()
+        used = rows(of.used_request_ids, admitted_list, admitted_list) if scope.admitted_ids else ()
+        windows = rows(of_limited.windows, limited_list, since) if limited else ()
+        prices = rows(of.prices_of, model_list, now.wall, now.wall) if scope.models else ()
+        return LoadedRows(
+            holds=list(map(HoldRow._make, held)),
+            keys=found_keys,
+            accounts=list(map(AccountRow._make, rows(of.accounts_of, settled_list, digest_list, selecting_list))),
+            now=now,
+            used_request_ids=[request_id for (request_id,) in used],
+            windows=list(map(WindowRow._make, windows)),
+            prices=list(map(PriceRow._make, prices)),
+            selectable=rows(of.selectable_accounts, selecting_list) if selecting else (),
+        )
+
+    def _store_tables(self, tables: TableStatements, rows: ChangedRows) -> None:
+        session, write_many = self._session, self._session.write_many
+        write_many(self._statements.correct_bucket, rows.corrections)
+        write_many(tables.add_holds, rows.holds)
+        write_many(tables.add_movements, rows.movements)
+        write_many(tables.add_usage, rows.usage)
+        write_many(tables.add_daily, rows.daily)
+        write_many(tables.add_hourly, rows.hourly)
+        if rows.removed_holds:
+            of, (removed,) = self._with_lists(tables, (rows.removed_holds,))
+            session.write(of.remove_holds, removed)
+        write_many(tables.change_key, rows.keys)
+        write_many(tables.change_account, rows.accounts)
+        write_many(self._statements.add_bucket, rows.buckets)
+        write_many(self._statements.delete_buckets, rows.old_buckets)
+
+    def _with_lists(
+        self, tables: TableStatements, lists: Sequence[Collection[object]]
+    ) -> tuple[ListStatements, Sequence[object]]:
+        """Return the statements that fit the lengths of the lists, and the lists as their parameters."""
+        if all(len(each) <= 1 for each in lists):
+            return tables.of_single, [next(iter(each), None) for each in lists]
+        return tables.of_lists, list(map(self._session.list_parameter, lists))
+
+    def _add_window(self, row: WindowRow) -> None:
+        key, second = self.keys.get(row.key_id), self.now.second
+        if key is None or key.window is None:  # None: it was created after the keys were read.
+            return
+        key.window = RateWindow(
+            second=second,
+            oldest=min(row.oldest, second),
+            newest=row.newest,
+            requests=row.requests,
+            tokens=row.tokens,
+        )
+        if row.newest > second:
+            self._rebase_buckets(row)
 
     def buckets(self, key: ApiKeyState) -> list[Bucket]:
         """Return the buckets of the key's window, oldest first, with what this transaction has added."""
         assert key.window is not None
+        self._refund_unused_tokens()
         second = self.now.second
         stored = self._session.rows(self._statements.buckets, key.row.id, second - WINDOW_SECONDS)
         return [*stored, (second, key.window.new_requests, key.window.new_tokens)]
@@ -228,24 +257,33 @@ class LedgerBatch:
 
     def store(self) -> None:
         """Write the decisions."""
-        session, statements = self._session, self._statements
-        self._refund_unused_tokens()
-        session.add(statements.add_holds, self._new_holds)
-        session.add(statements.add_movements, self._movements)
-        session.add(statements.add_usage, self._usage)
-        # In sorted order, so that no two transactions wait for each other.
-        session.write_many(statements.add_daily, [(*key, *sums) for key, sums in sorted(self._daily.items())])
-        session.write_many(statements.add_hourly, [(*key, *sums) for key, sums in sorted(self._hourly.items())])
-        if self._removed_holds:
-            session.write(statements.remove_holds, session.list_parameter(self._removed_holds))
         keys = [key for key in self.keys.values() if key.changed]
-        session.write_many(statements.change_key, [(key.spent, key.held, key.running, key.row.id) for key in keys])
         accounts = [account for account in self.accounts.values() if account.changed]
-        session.write_many(
-            statements.change_account,
-            [(account.balance, account.holds, account.charges, account.id) for account in accounts],
+        second = self.now.second
+        counted = [(key.row.id, key.window) for key in keys if key.window is not None and key.window.new_requests]
+        buckets = [
+            # What was refunded in this second is added with it: no statement changes a row twice.
+            (key_id, second, window.new_requests, window.new_tokens + self._corrections.pop((key_id, second), 0))
+            for key_id, window in counted
+        ]
+        rows = ChangedRows(
+            corrections=[(more, *bucket) for bucket, more in self._corrections.items()],
+            holds=self._new_holds,
+            movements=self._movements,
+            usage=self._usage,
+            # In sorted order, so that no two transactions wait for each other.
+            daily=[(*key, *sums) for key, sums in sorted(self._daily.items())],
+            hourly=[(*key, *sums) for key, sums in sorted(self._hourly.items())],
+            removed_holds=self._removed_holds,
+            keys=[(key.spent, key.held, key.running, key.row.id) for key in keys],
+            accounts=[(account.balance, account.holds, account.charges, account.id) for account in accounts],
+            buckets=buckets,
+            old_buckets=[(key_id, second - WINDOW_SECONDS) for key_id, window in counted if window.newest != second],
         )
-        self._store_buckets(keys)
+        if self._statements.combined is not None:
+            self._statements.combined.write(self._session, rows)
+        elif self._statements.tables is not None:
+            self._store_tables(self._statements.tables, rows)
 
     def _refund_unused_tokens(self) -> None:
         """Subtract the tokens that ended requests did not use from their rate buckets."""
@@ -253,22 +291,12 @@ class LedgerBatch:
         self._corrections = {}
         self._session.write_many(self._statements.correct_bucket, corrections)
 
-    def _store_buckets(self, keys: list[ApiKeyState]) -> None:
-        second = self.now.second
-        counted = [(key.row.id, key.window) for key in keys if key.window is not None and key.window.new_requests]
-        self._session.write_many(
-            self._statements.add_bucket,
-            [(key_id, second, window.new_requests, window.new_tokens) for key_id, window in counted],
-        )
-        advanced_key_ids = [key_id for key_id, window in counted if window.newest != second]
-        self._session.write_many(
-            self._statements.delete_buckets, [(key_id, second - WINDOW_SECONDS) for key_id in advanced_key_ids]
-        )
-
-    def _rebase_buckets(self, key_id: int, requests: int, tokens: int) -> None:
+    def _rebase_buckets(self, row: WindowRow) -> None:
         """Count the whole window from now: the clock went back, as it does when the machine is restarted."""
-        self._session.write(self._statements.delete_buckets, key_id, _MAX_SECOND)
-        self._session.write_many(self._statements.add_bucket, [(key_id, self.now.second, requests, tokens)])
+        self._rebased_keys.add(row.key_id)
+        self._session.write(self._statements.delete_buckets, row.key_id, _MAX_SECOND)
+        rebased = (row.key_id, self.now.second, row.requests, row.tokens)
+        self._session.write_many(self._statements.add_bucket, [rebased])
 
     def _release_key_hold(self, key: ApiKeyState, hold: HoldRow, usage_row: UsageRow) -> None:
         key.spent = check_amount(key.spent + usage_row.charge)
@@ -277,8 +305,11 @@ class LedgerBatch:
         key.changed = True
         unused = usage_row.prompt_tokens + usage_row.completion_tokens - hold.counted_tokens
         if hold.counted_second is not None and unused:
-            bucket = key.row.id, hold.counted_second
+            second = self.now.second if key.row.id in self._rebased_keys else hold.counted_second
+            bucket = key.row.id, second
             self._corrections[bucket] = self._corrections.get(bucket, 0) + unused
+            if key.window is not None and key.window.oldest <= second <= key.window.newest:
+                key.window.tokens += unused
 
     def _add_to_sums(self, row: UsageRow) -> None:
         """Add the request to the sums of its day and of its hour."""
@@ -318,10 +349,6 @@ class LedgerBatch:
 
     def _rows(self, statement: Statement, values: Iterable[object]) -> list[tuple[Any, ...]]:
         return self._session.rows(statement, self._session.list_parameter(values))
-
-
-def _no_rows() -> list[Any]:
-    return []
 
 
 def _key_state(row: KeyRow) -> ApiKeyState:

@@ -14,7 +14,7 @@ from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
 from dragoman.accounts.database.sessions import Instant, Session, sync_log
 from dragoman.accounts.database.tables import SIX_HOURLY_LAG_HOURS
 from dragoman.accounts.ledger import decisions
-from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
+from dragoman.accounts.ledger.batch import LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import ledger_statements
 from dragoman.accounts.ledger.operations import (
     Admission,
@@ -25,6 +25,7 @@ from dragoman.accounts.ledger.operations import (
     RequestIdTaken,
     Settlement,
 )
+from dragoman.accounts.ledger.rows import BatchScope
 from dragoman.accounts.times import HOUR_MILLISECONDS
 from dragoman.core.errors import DragomanError
 
@@ -172,8 +173,6 @@ class Ledger:
         scope = _scope_of(settlements, requests)
         batch.load(scope, begin=begin)
         settled = iter(_settle_all(batch, settlements))
-        keys = (batch.keys_by_digest[digest] for digest in scope.key_digests if digest in batch.keys_by_digest)
-        batch.load_prices_and_limits(keys, _priced_models(requests))
         answered = iter(_answer_all(batch, requests, is_retry))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
 
@@ -204,7 +203,7 @@ def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | 
                 selecting.add(request.key_digest)
     settled = {settlement.request_id for settlement in settlements}
     admitted = {request.request_id for request in requests if isinstance(request, Admission)}
-    return BatchScope(settled, admitted, digests, selecting)
+    return BatchScope(settled, admitted, digests, selecting, _priced_models(requests))
 
 
 def _priced_models(requests: Sequence[Admission | KeyLookup]) -> set[str]:

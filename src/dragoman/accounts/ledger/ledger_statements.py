@@ -1,13 +1,12 @@
 """The statements of the ledger's transactions."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Delete,
     Dialect,
-    Select,
     Table,
     TextClause,
     bindparam,
@@ -27,8 +26,7 @@ from dragoman.accounts.database.statements import (
     compile_statement,
     compiled_once,
     in_list,
-    in_subquery,
-    insert_many,
+    insert,
     update,
 )
 from dragoman.accounts.database.tables import (
@@ -44,6 +42,7 @@ from dragoman.accounts.database.tables import (
     rate_buckets,
     usage,
 )
+from dragoman.accounts.ledger.combined_statements import CombinedStatements
 from dragoman.accounts.ledger.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
 
 if TYPE_CHECKING:
@@ -63,42 +62,67 @@ _UNSUMMED = "hour >= (SELECT COALESCE(MAX(six_hours) + 1, 0) * 6 FROM six_hourly
 
 
 class LedgerStatements:
-    """The statements, compiled for one kind of database.
-
-    Rows are locked in the order holds, keys, accounts, and each table by its id, so that no two transactions wait for
-    each other.
-    """
+    """The statements, compiled for one kind of database. Either `tables` or `combined` is for its transactions."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id, lock=True)
-        self.usage_of = _rows_of(dialect, usage, UsageRow._fields, usage.c.request_id, lock=False)
-        self.accounts_of = _accounts(dialect)
-        self.keys_of = _keys(dialect)
-        self.used_request_ids = _used_request_ids(dialect)
-        self.selectable_accounts = _selectable_accounts(dialect)
-        self.prices_of = _current_prices(dialect)
-        self.add_holds = insert_many(dialect, holds, HoldRow._fields)
-        self.add_movements = insert_many(dialect, movements, MovementRow._fields)
-        self.add_usage = insert_many(dialect, usage, UsageRow._fields)
-        self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
-        self.add_hourly = _upsert_sums(dialect, hourly_usage, _HOURLY_KEY, _HOURLY_SUMS)
+        self.usage_of = _rows_of(dialect, usage, UsageRow._fields, usage.c.request_id)
+        self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id)
         self.add_six_hourly = compile_statement(six_hourly_sums(most=_MOST_SIX_HOURS), dialect, ("before",))
-        self.remove_holds = _remove_holds(dialect)
-        self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
-        self.change_key = update(dialect, keys, ("spent", "held", "running"))
-        self.windows = _windows(dialect)
         self.buckets = _buckets(dialect)
         self.add_bucket = _upsert_sums(dialect, rate_buckets, ("key_id", "second"), ("requests", "tokens"))
         self.correct_bucket = _correct_bucket(dialect)
         self.delete_buckets = compile_statement(_old_buckets(), dialect, ("key", "before"))
+        is_sqlite = dialect.name == "sqlite"
+        self.tables = TableStatements(dialect, self.holds_of) if is_sqlite else None
+        """SQLite's: one for each table, since they cost their own work and little else."""
+        self.combined = None if is_sqlite else CombinedStatements()
+        """PostgreSQL's."""
+
+
+class TableStatements:
+    """The statements that read and write one table each."""
+
+    def __init__(self, dialect: Dialect, holds_of: Statement) -> None:
+        self.of_lists = ListStatements(
+            holds_of=holds_of,
+            keys_of=_keys(dialect),
+            accounts_of=_accounts(dialect),
+            used_request_ids=_used_request_ids(dialect),
+            selectable_accounts=_selectable_accounts(dialect),
+            prices_of=_current_prices(dialect),
+            windows=_windows(dialect),
+            remove_holds=_remove_holds(dialect),
+        )
+        self.of_single = ListStatements._make(each.for_single() for each in self.of_lists)
+        """The same for lists of one member at most."""
+        self.add_holds = insert(dialect, holds, HoldRow._fields)
+        self.add_movements = insert(dialect, movements, MovementRow._fields)
+        self.add_usage = insert(dialect, usage, UsageRow._fields)
+        self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
+        self.add_hourly = _upsert_sums(dialect, hourly_usage, _HOURLY_KEY, _HOURLY_SUMS)
+        self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
+        self.change_key = update(dialect, keys, ("spent", "held", "running"))
+
+
+class ListStatements(NamedTuple):
+    """The statements whose parameters are lists."""
+
+    holds_of: Statement
+    keys_of: Statement
+    accounts_of: Statement
+    used_request_ids: Statement
+    selectable_accounts: Statement
+    prices_of: Statement
+    windows: Statement
+    remove_holds: Statement
 
 
 ledger_statements = compiled_once(LedgerStatements)
 
 
-def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Column[Any], *, lock: bool) -> Statement:
+def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Column[Any]) -> Statement:
     query = select(*(table.c[name] for name in names)).where(in_list(dialect, column, "listed"))
-    return compile_statement(_for_update(query, column) if lock else query, dialect, ("listed",))
+    return compile_statement(query, dialect, ("listed",))
 
 
 def _keys(dialect: Dialect) -> Statement:
@@ -108,8 +132,8 @@ def _keys(dialect: Dialect) -> Statement:
         select(asking.c.id).where(in_list(dialect, asking.c.digest, "digests")),
         select(holds.c.key_id).where(in_list(dialect, holds.c.request_id, "settled")),
     )
-    query = select(*(keys.c[name] for name in KeyRow._fields)).where(in_subquery(dialect, keys.c.id, wanted))
-    return compile_statement(_for_update(query, keys.c.id), dialect, ("digests", "settled"))
+    query = select(*(keys.c[name] for name in KeyRow._fields)).where(keys.c.id.in_(wanted))
+    return compile_statement(query, dialect, ("digests", "settled"))
 
 
 def _accounts(dialect: Dialect) -> Statement:
@@ -121,10 +145,8 @@ def _accounts(dialect: Dialect) -> Statement:
         .join_from(key_accounts, keys, key_accounts.c.key_id == keys.c.id)
         .where(in_list(dialect, keys.c.digest, "selecting")),
     )
-    query = select(*(accounts.c[name] for name in AccountRow._fields)).where(
-        in_subquery(dialect, accounts.c.id, wanted)
-    )
-    return compile_statement(_for_update(query, accounts.c.id), dialect, ("settled", "digests", "selecting"))
+    query = select(*(accounts.c[name] for name in AccountRow._fields)).where(accounts.c.id.in_(wanted))
+    return compile_statement(query, dialect, ("settled", "digests", "selecting"))
 
 
 def _used_request_ids(dialect: Dialect) -> Statement:
@@ -191,11 +213,6 @@ def _correct_bucket(dialect: Dialect) -> Statement:
 def _old_buckets() -> Delete:
     column = rate_buckets.c
     return delete(rate_buckets).where(column.key_id == bindparam("key"), column.second < bindparam("before"))
-
-
-def _for_update(query: Select[Any], column: Column[Any]) -> Select[Any]:
-    # SQLite has no FOR UPDATE and needs none: one transaction writes at a time. SQLAlchemy leaves it out there.
-    return query.order_by(column).with_for_update()
 
 
 def _upsert_sums(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:

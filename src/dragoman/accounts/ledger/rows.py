@@ -1,6 +1,9 @@
 """Rows that the ledger reads and writes. The fields are columns, in the order of the table; construct by keyword."""
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
+
+from dragoman.accounts.database.sessions import Instant
 
 
 class HoldRow(NamedTuple):
@@ -99,6 +102,11 @@ class KeyRow(NamedTuple):
     held: int
     running: int
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has a limit per minute."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
 
 class AccountRow(NamedTuple):
     """An account's totals that requests change."""
@@ -107,3 +115,64 @@ class AccountRow(NamedTuple):
     balance: int
     holds: int
     charges: int
+
+
+class WindowRow(NamedTuple):
+    """What was admitted for a key in the last minute."""
+
+    key_id: int
+    oldest: int
+    """The second of the oldest bucket."""
+    newest: int
+    requests: int
+    tokens: int
+
+
+class BatchScope(NamedTuple):
+    """The requests, keys and models of a transaction."""
+
+    settled_ids: Collection[str]
+    """Ids of the requests to settle."""
+    admitted_ids: Collection[str]
+    """Ids of the requests to admit."""
+    key_digests: Collection[str]
+    """Digests of the keys of all admissions and lookups."""
+    selecting_digests: Collection[str]
+    """The part of `key_digests` whose requests select an account."""
+    models: Collection[str]
+    """All that have to be priced."""
+
+
+class LoadedRows(NamedTuple):
+    """The rows of a transaction's scope, as they are once they are locked."""
+
+    holds: Sequence[HoldRow]
+    keys: Sequence[KeyRow]
+    accounts: Sequence[AccountRow]
+    now: Instant
+    used_request_ids: Sequence[str]
+    """The ids to be admitted that were used before."""
+    windows: Sequence[WindowRow]
+    prices: Sequence[PriceRow]
+    """Those that are valid now."""
+    selectable: Sequence[tuple[int, int, str]]
+    """Ids of keys that select, and of the accounts that they may use, with the accounts' names."""
+
+
+class ChangedRows(NamedTuple):
+    """What a transaction writes. Values are in the order of the tables' columns; those of updates end with the id."""
+
+    corrections: Sequence[Sequence[object]]
+    """Tokens to add to the bucket of a key and a second: tokens, key, second."""
+    holds: Sequence[HoldRow]
+    movements: Sequence[MovementRow]
+    usage: Sequence[UsageRow]
+    daily: Sequence[Sequence[object]]
+    hourly: Sequence[Sequence[object]]
+    removed_holds: Sequence[str]
+    """Request ids."""
+    keys: Sequence[Sequence[object]]
+    accounts: Sequence[Sequence[object]]
+    buckets: Sequence[Sequence[object]]
+    old_buckets: Sequence[Sequence[object]]
+    """Keys, and the second before which all their buckets are deleted."""
