@@ -49,8 +49,8 @@ _MAX_BATCH_SIZE = 500
 """Operations in one transaction."""
 
 _LINGER_SECONDS = 0.002
-"""How long a lone settlement lingers so that the client's next admission can share its transaction. Long enough for a
-client on this machine to send its next request, too short to be often visible in the accounts."""
+"""How long operations linger that no client waits for, so that the next admission can share their transaction. Long
+enough for a client on this machine to send its next request, too short to be often visible in the accounts."""
 
 _MAX_IN_FLIGHT = 2
 """Transactions at the process, so that the next one is there when it has finished one."""
@@ -80,6 +80,8 @@ class _PendingOperation(msgspec.Struct, eq=False):
     future: asyncio.Future[Any]
     deadline: float
     """On the event loop's clock, counted from being asked. Settlements do not expire before the shutdown."""
+    is_awaited: bool = True
+    """Whether a client waits for the answer."""
     may_be_committed: bool = False
     """Whether an earlier transaction with it may have been committed."""
 
@@ -120,7 +122,7 @@ class LedgerClient:
         self._backoff_seconds = 0.0
         self._timer: asyncio.Handle | None = None
         self._is_lingering = False
-        """Whether the timer only waits for an admission to join."""
+        """Whether the timer only waits for an operation that a client waits for."""
         self.pending_count = 0
         """Operations that are not answered yet."""
         self.statistics = LedgerStatistics()
@@ -173,6 +175,11 @@ class LedgerClient:
                 self._release_hold(admission.request_id)
             raise
 
+    def begin_admission(self, admission: Admission) -> "asyncio.Future[Admitted]":
+        """Admit a request that runs in any case. Settle it when the future is done, unless it raises; see `admit`."""
+        self._check_capacity()
+        return self._enqueue(admission, is_awaited=False)
+
     def check(self, admission: Admission) -> "asyncio.Future[Admitted]":
         """Check an admission with `is_check`. Raises core.errors."""
         self._check_capacity()
@@ -189,16 +196,17 @@ class LedgerClient:
         The future raises NeverAdmitted, ValueError, LedgerUnavailable if the client is closed before the database
         answers, and OSError if the disk fails.
         """
-        return self._enqueue(settlement)
+        return self._enqueue(settlement, is_awaited=False)
 
     def _check_capacity(self) -> None:
         if self._is_closing or self.pending_count >= self._max_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
 
-    def _enqueue(self, operation: LedgerOperation) -> asyncio.Future[Any]:
+    def _enqueue(self, operation: LedgerOperation, *, is_awaited: bool = True) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds))
-        if self._is_lingering and not isinstance(operation, Settlement):
+        deadline = self._loop.time() + self._timeout_seconds
+        self._queued.append(_PendingOperation(operation, future, deadline, is_awaited))
+        if self._is_lingering and is_awaited:
             self._stop_timer()
         self.pending_count += 1
         self._idle.clear()
@@ -208,7 +216,7 @@ class LedgerClient:
     def _schedule(self) -> None:
         if self._process is None or self._timer is not None or self._is_closed or not self._can_send:
             return
-        self._is_lingering = not self._backoff_seconds and _are_settlements(self._queued)
+        self._is_lingering = not self._backoff_seconds and not any(each.is_awaited for each in self._queued)
         delay = self._backoff_seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
         # Deferred, so that operations of the same turn of the loop share the transaction.
         self._timer = (
@@ -380,11 +388,7 @@ class LedgerClient:
 
     def _release_hold(self, request_id: str) -> None:
         """Release the hold, if any, of a request that never ran."""
-        self._enqueue(Settlement.uncharged(request_id, "disconnected")).add_done_callback(_ignore_result)
-
-
-def _are_settlements(queued: Sequence[_PendingOperation]) -> bool:
-    return all(isinstance(pending.operation, Settlement) for pending in queued)
+        self.settle(Settlement.uncharged(request_id, "disconnected")).add_done_callback(_ignore_result)
 
 
 def _unavailable() -> LedgerUnavailable:

@@ -16,6 +16,8 @@ from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.reservation import UNMETERED, Reservation, Settler, open_settler
 from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
+MAX_UNRECORDED = 1_000
+
 _log = logs.get_logger(__name__)
 
 
@@ -64,7 +66,9 @@ class UsageRecordingAdmission(UnmeteredAdmission):
     If recording cannot be opened, nothing is recorded until the server is started again.
     """
 
-    def __init__(self, options: AccountsOptions) -> None:
+    def __init__(self, options: AccountsOptions, *, max_unrecorded: int = MAX_UNRECORDED) -> None:
+        """Requests wait for a ledger that is behind with more than `max_unrecorded` operations: it loses no records."""
+        self._max_unrecorded = max_unrecorded
         self.connection: LedgerConnection = LedgerConnection(options, new_process_id())
         self._settler: Settler | None = None
 
@@ -80,10 +84,15 @@ class UsageRecordingAdmission(UnmeteredAdmission):
     async def admit(self, request: AdmissionRequest) -> Reservation:
         if self._settler is None:
             return UNMETERED
+        ledger, admission = self._settler.ledger, self.prepare(request)
         try:
-            await self._settler.ledger.admit(self.prepare(request))
+            # Nothing depends on the ledger's answer.
+            recorded = ledger.begin_admission(admission) if ledger.pending_count < self._max_unrecorded else None
+            if recorded is None:
+                await ledger.admit(admission)
             return self._settler.open(
                 request.caller.request_id,
+                admitted=recorded,
                 prompt_tokens=request.prompt_tokens,
                 is_buffered=request.is_buffered,
                 allowances=NO_LIMITS,

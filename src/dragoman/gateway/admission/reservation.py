@@ -6,12 +6,13 @@ settled a moment later only. Until then the journal has what is to be charged.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
 from dragoman.accounts.ledger.attempts import MAX_ATTEMPTS, encode_attempts
-from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement
+from dragoman.accounts.ledger.operations import Admitted, NeverAdmitted, Settled, Settlement
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
 from dragoman.core import logs
@@ -65,7 +66,8 @@ class Reservation(Protocol):
     def settle(self, reason: EndReason) -> "asyncio.Future[Settled] | None":
         """Pay, on the first call, and return when that is done. Never fails and never blocks.
 
-        None: there is nothing to pay, or it was paid before. The future is that of the first try.
+        None: there is nothing to pay, it was paid before, or its admission is not recorded yet. The future is that of
+        the first try.
         """
         ...
 
@@ -108,7 +110,7 @@ class LedgerReservation:
         allowances: Allowances,
         fallback_models: tuple[str, ...],
         slot: JournalSlot,
-        settle: Callable[[Settlement, JournalSlot], "asyncio.Future[Settled]"],
+        settle: Callable[[Settlement, JournalSlot | None], "asyncio.Future[Settled] | None"],
     ) -> None:
         self.account_id = account_id
         self.allowances = allowances
@@ -223,17 +225,19 @@ class Settler:
         is_buffered: bool,
         allowances: Allowances,
         fallback_models: tuple[str, ...] = (),
+        admitted: "asyncio.Future[Admitted] | None" = None,
     ) -> LedgerReservation:
-        """Open the reservation of a request that the ledger has admitted.
+        """Open the reservation of a request that the ledger has admitted, or is about to admit if there is `admitted`.
 
         Raises Overloaded, and releases the hold, if the journal cannot be written.
         """
         self._unsettled += 1
+        settle = self._settle if admitted is None else functools.partial(self._settle_admitted, admitted)
         try:
             slot = self._journal.open(request_id)
         except OSError as error:
             _log.error("journal_write_failed", error=error.strerror)
-            self._settle(Settlement.uncharged(request_id, "failed"), None)
+            settle(Settlement.uncharged(request_id, "failed"), None)
             raise Overloaded("The accounts' journal cannot be written", retry_after=5) from None
         return LedgerReservation(
             request_id=request_id,
@@ -243,7 +247,7 @@ class Settler:
             allowances=allowances,
             fallback_models=fallback_models,
             slot=slot,
-            settle=self._settle,
+            settle=settle,
         )
 
     async def drain(self) -> None:
@@ -254,6 +258,24 @@ class Settler:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
                     await self._all_settled.wait()
+
+    def _settle_admitted(
+        self, admitted: "asyncio.Future[Admitted]", settlement: Settlement, slot: JournalSlot | None
+    ) -> "asyncio.Future[Settled] | None":
+        """Settle once the ledger has admitted the request. One that it cannot admit is not recorded."""
+
+        def settle(_admitted: object = None) -> "asyncio.Future[Settled] | None":
+            if admitted.exception() is None:
+                return self._settle(settlement, slot)
+            if slot is not None:
+                slot.close()
+            self._count_down()
+            return None
+
+        if admitted.done():
+            return settle()
+        admitted.add_done_callback(settle)
+        return None
 
     def _settle(self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1) -> "asyncio.Future[Settled]":
         """Settle, however often it takes, and free the request's slot in the journal afterwards.
