@@ -21,7 +21,7 @@ class TokenBounds(NamedTuple):
 
 
 async def token_bounds(deployment: Deployment, requests: Sequence[Task]) -> TokenBounds:
-    """Count the tokens of the prompts, and bound those of the answers. Raises core.errors.
+    """Count the tokens of prompts that the deployment can answer, and bound those of the answers. Raises core.errors.
 
     Where no engine counts exactly, the counts are estimates, and the engine decides whether a prompt is too long.
     """
@@ -30,7 +30,11 @@ async def token_bounds(deployment: Deployment, requests: Sequence[Task]) -> Toke
         if isinstance(request, EmbeddingRequest):
             prompt_tokens += await deployment.count_input_tokens(request)
             continue
-        count, engine = await deployment.count_tokens(request.prompt)
+        if len(deployment.engines) == 1:  # The request was found to be one that it can answer.
+            [engine] = deployment.engines
+            count = await engine.count_tokens(request.prompt)
+        else:
+            count, engine = await deployment.count_tokens(request.prompt)
         prompt_tokens += count
         capabilities = engine.capabilities
         has_images = "images" in capabilities and _has_images(request.prompt)
