@@ -195,10 +195,7 @@ async def _paced(cluster: Cluster) -> AsyncIterator[Counter[str]]:
     key = cluster.new_key(KeyRules(requests_per_minute=REQUESTS_PER_MINUTE))
     outcomes: Counter[str] = Counter()
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        clients = [
-            await stack.enter_async_context(ChatClients(host.url, key, seed=number))
-            for number, host in enumerate(cluster.hosts)
-        ]
+        clients = [await stack.enter_async_context(each) for each in cluster.limited_clients(key)]
 
         async def pace() -> None:
             async with asyncio.TaskGroup() as asked:
@@ -215,8 +212,9 @@ async def _paced(cluster: Cluster) -> AsyncIterator[Counter[str]]:
             outcomes.update(client.outcomes)
 
 
-async def _run(cluster: Cluster, names: Sequence[str], seed: int, *, exact: bool) -> dict[str, Any]:
+async def _run(cluster: Cluster, names: Sequence[str], seed: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
+    exact = cluster.exact
     async with (
         running_witness() as witness,
         ChatClients(EDGE_URL, cluster.new_key(), seed=seed, certificate=cluster.certificate, exact=exact) as chats,
@@ -283,7 +281,7 @@ def main() -> int:
     exit_on_sigterm()
     names = [name for name in FAULTS if options.only in name] * options.rounds
     with running_cluster(options.hosts, model=options.model, witness=True, durable=True) as cluster:
-        report = asyncio.run(_run(cluster, names, options.seed, exact=options.model == "echo"))
+        report = asyncio.run(_run(cluster, names, options.seed))
         answered = report.pop("answered")
         report["violations"] += asyncio.run(_wait_until_settled(cluster, answered))
         most = max(

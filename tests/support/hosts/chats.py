@@ -17,6 +17,9 @@ DEADLINE_SECONDS = 20
 CLIENT_SECONDS = 45.0
 """After which a client gives up: the deadline, and the time in which the proxy notices that a machine is gone."""
 
+MAX_TOKENS = 64
+"""Of an answer."""
+
 _PAUSE_SECONDS = 0.3
 """Before a client that got no answer asks again."""
 
@@ -56,7 +59,16 @@ def trusting(certificate: str) -> ssl.SSLContext:
 class ChatClients:
     """Clients of one server or proxy. Use it as an async context manager."""
 
-    def __init__(self, url: str, key: str, *, seed: int, certificate: str | None = None, exact: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        seed: int,
+        certificate: str | None = None,
+        exact: bool = True,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
         """`exact`: the answer repeats the question, as the echo engine's."""
         self.outcomes: Counter[str] = Counter()
         self.answered: dict[str, int] = {}
@@ -70,6 +82,7 @@ class ChatClients:
         self._random = random.Random(seed)
         self._ssl: ssl.SSLContext | bool = True if certificate is None else trusting(certificate)
         self._exact = exact
+        self._max_tokens = max_tokens
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
@@ -101,7 +114,12 @@ class ChatClients:
     async def ask(self, model: str, dialect: Dialect = DIALECTS[0], *, stream: bool = True) -> Answer:
         """Ask once."""
         text = f"Tell me about the number {self._random.randrange(10**6)}, please."[: self._random.randint(8, 40)]
-        body = {"model": model, "max_tokens": 64, "stream": stream, "messages": [{"role": "user", "content": text}]}
+        body = {
+            "model": model,
+            "max_tokens": self._max_tokens,
+            "stream": stream,
+            "messages": [{"role": "user", "content": text}],
+        }
         began_at = time.monotonic()
         answer = await self._exchange(body, dialect, text)
         seconds = time.monotonic() - began_at

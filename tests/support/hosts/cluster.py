@@ -18,7 +18,7 @@ from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.database.tables import accounts, keys
-from tests.support.hosts.chats import ChatClients
+from tests.support.hosts.chats import MAX_TOKENS, ChatClients
 from tests.support.hosts.network import Network
 from tests.support.hosts.postgresql import DatabaseMachine, running_database
 from tests.support.hosts.servers import Host, running_hosts, running_nginx, settings
@@ -31,6 +31,9 @@ HERE, ANYWHERE, WITNESSED = "here", "anywhere", "witnessed"
 REQUESTS_PER_MINUTE = 100
 _MINUTE_MILLISECONDS = 60_000
 
+_MAX_COMPUTED_TOKENS = 4
+"""Of an answer to a key with a limit, if a model computes it."""
+
 
 class Cluster:
     """The machines, and the accounts in their database."""
@@ -42,16 +45,29 @@ class Cluster:
         hosts: Sequence[Host],
         certificate: Path,
         fixture: AccountFixture,
+        *,
+        model: str,
     ) -> None:
         self.network = network
         self.database = database
         self.hosts = hosts
         self.certificate = str(certificate)
         self.fixture = fixture
+        self.exact = model == "echo"
+        """Whether answers repeat the questions."""
+        # All machines share the processors of one, and a client waits for 20 seconds at most.
+        self._limited_tokens = MAX_TOKENS if self.exact else _MAX_COMPUTED_TOKENS
 
     def new_key(self, rules: KeyRules | None = None) -> str:
         """Create a key of the clients' account."""
         return self.fixture.new_key(rules)
+
+    def limited_clients(self, key: str) -> list[ChatClients]:
+        """Return clients of each machine that have a key with a limit, and ask for many answers at once."""
+        return [
+            ChatClients(host.url, key, seed=number, exact=self.exact, max_tokens=self._limited_tokens)
+            for number, host in enumerate(self.hosts)
+        ]
 
     async def wait_until_ready(self) -> None:
         """Wait until all machines say that they are."""
@@ -63,10 +79,7 @@ class Cluster:
         key = self.new_key(KeyRules(requests_per_minute=REQUESTS_PER_MINUTE))
         found: Counter[str] = Counter()
         async with contextlib.AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(ChatClients(host.url, key, seed=number))
-                for number, host in enumerate(self.hosts)
-            ]
+            clients = [await stack.enter_async_context(each) for each in self.limited_clients(key)]
             asked = (clients[number % len(clients)].ask(HERE, stream=False) for number in range(requests))
             found.update(answer.outcome for answer in await asyncio.gather(*asked))
         return found
@@ -136,4 +149,4 @@ def running_cluster(
             running_hosts(network, folder, settings(model, count, witness=witness), environment)
         )
         certificate = stack.enter_context(running_nginx(network, folder / "nginx"))
-        yield Cluster(network, database, hosts, certificate, fixture)
+        yield Cluster(network, database, hosts, certificate, fixture, model=model)
