@@ -111,7 +111,7 @@ def test_without_memory_for_another_partition_there_are_no_more(tiny: Model) -> 
 def test_answers_are_those_of_one_partition(tiny: Model) -> None:
     prefix = tokens(1, 60)
     prompts = [
-        np.concatenate((prefix[: 60 * (number % 2)], tokens(10 + number, 20 + 7 * number))) for number in range(8)
+        np.concatenate((prefix[: 60 * (number % 2)], tokens(10 + number, 20 + 7 * number))) for number in range(5)
     ]
     whole, partitioned = LlamaBackend(tiny, OPTIONS), PartitionedBackend(tiny, OPTIONS, 3, SMALL)
     answers = [_answers(backend, tiny, prompts) for backend in (whole, partitioned)]
@@ -124,13 +124,13 @@ def test_answers_are_those_of_one_partition(tiny: Model) -> None:
 def _answers(backend: LlamaBackend, model: Model, prompts: list[TokenArray]) -> dict[RequestKey, list[int]]:
     """Answer all prompts at once, with too few cells for all of them, and then again."""
     batcher = Batcher(
-        backend, model.vocabulary, max_sequences=6, max_batched_tokens=64, host_cache_tokens=256, max_draft_tokens=0
+        backend, model.vocabulary, max_sequences=4, max_batched_tokens=64, host_cache_tokens=256, max_draft_tokens=0
     )
     outputs: list[RequestOutput] = []
     for round_number in range(2):
         for number, prompt in enumerate(prompts):
             key = (round_number, number)
-            batcher.add(EngineRequest(key, prompt, SamplingParams(temperature=0.0, ignore_eos=True), 12), 1, 1)
+            batcher.add(EngineRequest(key, prompt, SamplingParams(temperature=0.0, ignore_eos=True), 6), 1, 1)
         while not batcher.is_idle:
             outputs += batcher.step()
     return tokens_by_request(outputs)
