@@ -153,11 +153,8 @@ class LedgerClient:
         await self._shut_down_process()
         self._watch_task.cancel()
         await asyncio.wait([self._watch_task])
-        unresolved = [
-            *itertools.chain.from_iterable(self._in_flight),
-            *(pending for pending, _ in self._unsynced),
-            *self._queued,
-        ]
+        in_flight = itertools.chain.from_iterable(self._in_flight)
+        unresolved = [*in_flight, *(pending for pending, _ in self._unsynced), *self._queued]
         self._resolve([(pending, _unavailable()) for pending in unresolved])
 
     async def admit(self, admission: Admission) -> Admitted:
@@ -204,8 +201,7 @@ class LedgerClient:
 
     def _enqueue(self, operation: LedgerOperation, *, is_awaited: bool = True) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        deadline = self._loop.time() + self._timeout_seconds
-        self._queued.append(_PendingOperation(operation, future, deadline, is_awaited))
+        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds, is_awaited))
         if self._is_lingering and is_awaited:
             self._stop_timer()
         self.pending_count += 1

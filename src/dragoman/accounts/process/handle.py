@@ -5,6 +5,7 @@ import contextlib
 import errno
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, NamedTuple, Protocol, Self
 
@@ -14,10 +15,7 @@ from dragoman.accounts.ledger.operations import LedgerOperation
 from dragoman.accounts.process import server
 from dragoman.accounts.process.messages import HEARTBEAT, Commit, LedgerConfig, LedgerReply, decode_reply, encode
 from dragoman.core.forked_process import ForkedProcess, can_fork
-from dragoman.core.frames import read_frame
-
-_MAX_REPLY_BYTES = 2**32
-"""The maximum of a frame: the sender is our own process."""
+from dragoman.core.frames import LENGTH_BYTES
 
 _START_SECONDS = 60.0
 """Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
@@ -34,15 +32,62 @@ class _StartedProcess(NamedTuple):
     connection: socket.socket
 
 
+class _ReceivedFrames(asyncio.Protocol):
+    """The frames from the process, which are awaited one at a time.
+
+    A StreamReader would pass each of them through six more calls, while a request waits.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._bodies: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._has_ended = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        received = self._bytes
+        received += data
+        first = 0
+        while len(received) >= (body := first + LENGTH_BYTES):
+            end = body + int.from_bytes(received[first:body], "little")
+            if len(received) < end:
+                break
+            self._bodies.append(bytes(received[body:end]))
+            first = end
+        del received[:first]
+        if self._bodies:
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Note the end."""
+        self._has_ended = True
+        self._wake()
+
+    async def next(self) -> bytes | None:
+        """Wait for a frame and return its body; None at the end of the connection."""
+        while not self._bodies:
+            if self._has_ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._bodies.popleft()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
 class LedgerProcessHandle:
     """Implements transport.LedgerTransport. Create it by `start`; the owner must await `wait`."""
 
     sends_heartbeats: ClassVar[bool] = True
 
-    def __init__(self, process: _ChildProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, process: _ChildProcess, transport: asyncio.Transport, received: _ReceivedFrames) -> None:
         self._process = process
-        self._reader = reader
-        self._writer = writer
+        self._transport = transport
+        self._received = received
         self._has_commits = False
         self.frames_received = 0
 
@@ -50,13 +95,14 @@ class LedgerProcessHandle:
     async def start(cls, config: LedgerConfig) -> Self:
         """Start a process and wait for its first heartbeat. Raises OSError if the system cannot start another one."""
         process, connection = await cls._start_process()
-        reader, writer = await asyncio.open_unix_connection(sock=connection)
-        writer.write(encode(config))
-        handle = cls(process, reader, writer)
+        loop = asyncio.get_running_loop()
+        transport, received = await loop.create_unix_connection(_ReceivedFrames, sock=connection)
+        transport.write(encode(config))
+        handle = cls(process, transport, received)
         is_running = False
         try:
             async with asyncio.timeout(_START_SECONDS):
-                is_running = await read_frame(reader, _MAX_REPLY_BYTES) is not None
+                is_running = await received.next() is not None
         except TimeoutError:
             pass
         finally:
@@ -84,12 +130,12 @@ class LedgerProcessHandle:
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Send a Commit. It is lost if the process has just died; `replies` then ends."""
         self._has_commits = True
-        if not self._writer.is_closing():
-            self._writer.write(encode(Commit(list(operations), is_retry)))
+        if not self._transport.is_closing():
+            self._transport.write(encode(Commit(list(operations), is_retry)))
 
     async def replies(self) -> AsyncIterator[LedgerReply]:
         """Yield the replies until the process ends."""
-        while (body := await read_frame(self._reader, _MAX_REPLY_BYTES)) is not None:
+        while (body := await self._received.next()) is not None:
             self.frames_received += 1
             if body != HEARTBEAT:
                 yield decode_reply(body)
@@ -100,7 +146,7 @@ class LedgerProcessHandle:
             self.kill()
             return
         with contextlib.suppress(OSError):  # It has died.
-            self._writer.write_eof()
+            self._transport.write_eof()
 
     def kill(self) -> None:
         """Kill it."""
@@ -109,7 +155,7 @@ class LedgerProcessHandle:
 
     async def wait(self) -> int:
         """Wait until it has ended, after its last reply, and return its exit status."""
-        self._writer.close()
+        self._transport.close()
         return await self._process.wait()
 
 
