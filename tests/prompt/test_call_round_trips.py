@@ -33,6 +33,7 @@ from tests.support.chat_templates import (
     MINIMAX_M3,
     OPEN_MODELS,
     WRITING,
+    open_chat_template,
     open_model_template,
     requires_open_models,
 )
@@ -264,7 +265,7 @@ def test_the_documentation_names_the_templates_whose_answers_are_computed_again(
     documentation = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     [section] = re.findall(r"## Prefixes over tool calls\n(.*?)\n## ", documentation, re.DOTALL)
     of_all, of_forced = (set(re.findall("`([^`]+)`", rows)) for rows in section.split(FORCED_ONLY))
-    templates = {path.stem: template_of(open_model_template(path.stem)) for path in sorted(OPEN_MODELS.glob("*.jinja"))}
+    templates = {path.stem: open_chat_template(path.stem) for path in sorted(OPEN_MODELS.glob("*.jinja"))}
     known = {name: template for name, template in templates.items() if template.tool_format != "generic"}
     changed = changing(known, models, (REQUIRED, AUTO))
     assert of_all == {name for name, choices in changed.items() if "auto" in choices} | {*filter(writes_seconds, known)}

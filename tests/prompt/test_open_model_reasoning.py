@@ -7,7 +7,7 @@ import pytest
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, Tool, ToolCall, ToolOptions
 from dragoman.prompt.reasoning import REASONING_BUDGETS
 from dragoman.prompt.template import ChatTemplate
-from tests.support.chat_templates import OPEN_MODELS, open_model_template, requires_open_models
+from tests.support.chat_templates import OPEN_MODELS, open_chat_template, requires_open_models
 
 MODELS = sorted(path.stem for path in OPEN_MODELS.glob("*.jinja"))
 
@@ -110,7 +110,7 @@ def _kept(template: ChatTemplate) -> Literal["always", "in a turn", "never"]:
 @requires_open_models
 @pytest.mark.parametrize("name", MODELS)
 def test_a_template_lets_its_model_reason_and_keeps_reasoning_as_expected(name: str) -> None:
-    template = ChatTemplate(open_model_template(name), bos="", eos="")
+    template = open_chat_template(name)
     assert template.supports_reasoning is (name in EXPECTED)
     if name in EXPECTED:
         expected = EXPECTED[name]

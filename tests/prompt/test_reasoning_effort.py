@@ -14,7 +14,7 @@ from tests.support.chat_templates import (
     EXAONE4,
     SMOLLM3,
     SWITCHABLE_REASONING,
-    open_model_template,
+    open_chat_template,
     requires_open_models,
 )
 from tests.support.output_parts import parse
@@ -37,9 +37,14 @@ def render(
     supports_reasoning: bool = False,
 ) -> RenderedPrompt:
     template = ChatTemplate(source, bos="", eos="", supports_reasoning=supports_reasoning)
-    return template.render(
-        ChatPrompt(messages=(Message(role="user", content="Hi"),), reasoning_effort=effort), constrained=constrained
-    )
+    return render_template(template, effort, constrained=constrained)
+
+
+def render_template(
+    template: ChatTemplate, effort: ReasoningEffort | None, *, constrained: bool = False
+) -> RenderedPrompt:
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), reasoning_effort=effort)
+    return template.render(prompt, constrained=constrained)
 
 
 def reasoning_spec(*, opened: bool, budget: int | None = None) -> ReasoningSpec:
@@ -266,14 +271,14 @@ def test_reasoning_is_begun_and_ended_by_prompt_or_model(source: str, by_itself:
 def test_efforts_become_the_words_that_a_template_knows(model: str, words: tuple[str, str, str, str]) -> None:
     efforts: tuple[ReasoningEffort, ...] = ("minimal", "low", "medium", "high")
     for effort, word in zip(efforts, words, strict=True):
-        assert word in render(open_model_template(model), effort).text
-    assert "<|think|>" not in render(open_model_template("upstage-Solar-Open-100B"), "high").text
+        assert word in render_template(open_chat_template(model), effort).text
+    assert "<|think|>" not in render_template(open_chat_template("upstage-Solar-Open-100B"), "high").text
 
 
 @requires_open_models
 @pytest.mark.parametrize("model", ["upstage-Solar-Open-100B", "muse-glimmer", "Kimi-K3"])
 def test_an_answer_that_a_message_begins_goes_on_within_its_element(model: str) -> None:
-    template = ChatTemplate(open_model_template(model), bos="", eos="")
+    template = open_chat_template(model)
     messages = (Message(role="user", content="Hi"), Message(role="assistant", content="Good"))
     rendered = template.render(ChatPrompt(messages=messages, add_generation_prompt=False, continue_final_message=True))
     assert rendered.text.endswith("Good")

@@ -1,10 +1,12 @@
 """Chat templates of the known families, reduced to what tools and reasoning need."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
 from dragoman.output.markup import ToolFormatName
+from dragoman.prompt.template import ChatTemplate
 
 OPEN_MODELS = Path(__file__).parents[3] / "shared" / "templates"
 """Chat templates of open models, where they lie beside the project. Their licences keep them out of it."""
@@ -17,6 +19,12 @@ requires_open_models = pytest.mark.skipif(
 def open_model_template(model: str) -> str:
     """Return the chat template of an open model."""
     return (OPEN_MODELS / f"{model}.jinja").read_text(encoding="utf-8")
+
+
+@functools.cache
+def open_chat_template(model: str) -> ChatTemplate:
+    """Compile the chat template of an open model, once in each process: rendering takes a hundredth of the time."""
+    return ChatTemplate(open_model_template(model), bos="<s>", eos="</s>")
 
 
 HERMES = """

@@ -14,7 +14,7 @@ from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats.command_r import DIRECT_ANSWER, MARKUP
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.chat_templates import COMMAND_R, open_model_template, requires_open_models
+from tests.support.chat_templates import COMMAND_R, open_chat_template, requires_open_models
 from tests.support.grammars import allows, generate, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 
@@ -126,7 +126,7 @@ def test_schemas_that_the_template_fails_with_are_completed() -> None:
         "g": True,
     }
     tools = ToolOptions((Tool("f", parameters={"type": "object", "properties": members, "required": [*members]}),))
-    template = ChatTemplate(open_model_template("CohereForAI-c4ai-command-r-plus-tool_use"), bos="", eos="")
+    template = open_chat_template("CohereForAI-c4ai-command-r-plus-tool_use")
     text = template.render(ChatPrompt(messages=QUESTION, tools=tools)).text
     written = "a: str, b: int, c: Dict[str, Any], d: Dict[str, float], e: Any, f: Union[str,bool], g: Any"
     assert f"def f({written}) -> List[Dict]:" in text

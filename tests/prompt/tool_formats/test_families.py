@@ -28,6 +28,7 @@ from tests.support.chat_templates import (
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
     WRITING,
+    open_chat_template,
     open_model_template,
     requires_open_models,
 )
@@ -313,14 +314,14 @@ WITHOUT_TOOLS = {
 @requires_open_models
 def test_only_templates_without_tools_are_generic() -> None:
     sources = {path.stem: open_model_template(path.stem) for path in OPEN_MODELS.glob("*.jinja")}
-    assert {name for name, text in sources.items() if template_of(text).tool_format == "generic"} == WITHOUT_TOOLS
+    assert {name for name in sources if open_chat_template(name).tool_format == "generic"} == WITHOUT_TOOLS
     assert not [name for name in WITHOUT_TOOLS if re.search(r"\btools\b|tool_calls", sources[name])]
 
 
 @requires_open_models
 @pytest.mark.parametrize(("model", "family"), EXPECTED_FAMILIES.items())
 def test_the_templates_of_open_models_are_of_their_families(model: str, family: ToolFormatName) -> None:
-    assert template_of(open_model_template(model)).tool_format == family
+    assert open_chat_template(model).tool_format == family
 
 
 @requires_open_models
@@ -335,7 +336,7 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
 def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_are_parsed(
     model: str, family: ToolFormatName
 ) -> None:
-    template = template_of(open_model_template(model))
+    template = open_chat_template(model)
     call = ToolCall("call_1", "get_weather", '{"city": "a\\n <b", "days": 3}')
     messages = (
         Message(role="user", content="Well?"),
