@@ -1,4 +1,4 @@
-"""Requests as Codex sends them, answered in full by the bundled model.
+"""Requests as Codex sends them, answered in full by two layers of the bundled model.
 
 An engine process with a model is needed: the echo engine refuses grammars, and only a model calls tools.
 """
@@ -13,7 +13,7 @@ from tests.support.dialects.response_reader import check_response, parse_stream,
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-MODEL = "smollm2-135m-instruct"
+MODEL = "shallow"
 
 PATCH_GRAMMAR = r"""
 start: begin_patch hunk end_patch
@@ -88,8 +88,8 @@ CODEX: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def client(steady_server: RunningServer) -> Any:
-    with httpx.Client(base_url=steady_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
+def client(shallow_server: RunningServer) -> Any:
+    with httpx.Client(base_url=shallow_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
         yield client
 
 

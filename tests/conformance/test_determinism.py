@@ -8,7 +8,7 @@ import httpx
 from tests.support.server import RunningServer
 
 TIMEOUT_SECONDS = 120.0
-MODEL = "smollm2-135m-instruct"
+MODEL = "shallow"
 OTHERS = 8
 
 
@@ -20,9 +20,9 @@ def answer(client: httpx.Client, question: str, **fields: Any) -> Any:
     return response.json()
 
 
-def test_a_seed_gives_the_same_text_alone_and_among_others(steady_server: RunningServer) -> None:
+def test_a_seed_gives_the_same_text_alone_and_among_others(shallow_server: RunningServer) -> None:
     with (
-        httpx.Client(base_url=steady_server.url, timeout=TIMEOUT_SECONDS) as client,
+        httpx.Client(base_url=shallow_server.url, timeout=TIMEOUT_SECONDS) as client,
         ThreadPoolExecutor(OTHERS) as pool,
     ):
         alone = answer(client, "Tell me a story.", seed=7)

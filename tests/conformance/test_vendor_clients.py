@@ -1,18 +1,24 @@
-"""The vendors' own client libraries, with only the base address changed."""
+"""The vendors' own client libraries, with only the base address changed.
+
+The tests of Scale's import it: each process of a run collects this module, and one needs the time that it takes.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import openai
 import pytest
-import scale_gp
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from scale_gp import SGPClient
-from scale_gp.types import CompletionResponse
 
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from scale_gp import SGPClient
+    from scale_gp.types import CompletionResponse
 
 QUESTION = "What is the capital of France?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
@@ -30,6 +36,8 @@ def client(request: pytest.FixtureRequest, steady_server: RunningServer) -> Iter
 
 @pytest.fixture(scope="module")
 def scale(steady_server: RunningServer) -> Iterator[SGPClient]:
+    from scale_gp import SGPClient
+
     with SGPClient(
         base_url=steady_server.url, api_key=KEY, account_id="my-account", timeout=TEST_TIMEOUT_SECONDS, max_retries=0
     ) as client:
@@ -131,6 +139,8 @@ def test_scales_library_completes_a_raw_prompt(scale: SGPClient) -> None:
 
 
 def test_scales_library_raises_on_a_wrong_request_and_an_unknown_deployment(scale: SGPClient) -> None:
+    import scale_gp
+
     with pytest.raises(scale_gp.UnprocessableEntityError, match="stop_sequences"):
         scale.models.chat_completions.create(MODEL, chat_history=[], prompt=QUESTION, stop_sequences=["a"] * 5)
     with pytest.raises(scale_gp.NotFoundError, match="nobody"):

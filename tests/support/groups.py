@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # A run on one worker needs no pytest-xdist.
 SHARED_FIXTURES = frozenset(
     {
         *("model", "fast_model", "shallow_model", "one_layer_model"),
-        *("model_server", "steady_server", "echo_server", "slow_server", "keep_alive_server"),
+        *("model_server", "steady_server", "shallow_server", "echo_server", "slow_server", "keep_alive_server"),
     }
 )
 """They are set up once on each worker that runs one of their tests, which costs more than most tests."""
