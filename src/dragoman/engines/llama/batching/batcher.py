@@ -1,7 +1,7 @@
 """The loop of steps: schedule, decode, sample, publish. It has no thread and no socket."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -92,8 +92,10 @@ class Batcher:
         if n > 1 and self.cache.needs_checkpoints and request.prompt_top is None and len(request.prompt) > 1:
             # The other choices compute its last token, whose logits they need.
             sequences[0].checkpoint = len(request.prompt) - 1
+        outputs: list[RequestOutput] = []
         try:
-            outputs = [output for sequence in sequences for output in self._replay(sequence)]
+            for sequence in sequences:
+                self._replay(sequence, outputs)
         except BadRequest:
             self._sequences.pop(request.key, None)
             raise
@@ -122,24 +124,25 @@ class Batcher:
         if not scheduled:
             return []
         started = self._clock()
-        chunks = [_chunk(item) for item in scheduled]
-        sampled = (item.sequence for item in scheduled if item.reaches_end)
-        constraints = [constraint for sequence in sampled if (constraint := sequence.active_constraint)]
+        chunks: list[Chunk] = []
+        constraints: list[GrammarConstraint] = []
+        # As few passes as possible: with many sequences, each finds them evicted from the processor's caches.
+        for item in scheduled:
+            chunks.append(_chunk(item))
+            if item.sequence.constraint is not None and item.reaches_end:
+                constraints += filter(None, (item.sequence.active_constraint,))
         if constraints:
             self._masks.begin(constraints)
         logits = self._backend.decode(chunks, scheduled[0].sequence.adapter)
         if constraints:
             self._masks.wait()
         self.scheduler.note_duration(sum(len(chunk.tokens) for chunk in chunks), self._clock() - started)
-        for item in scheduled:
-            item.sequence.computed += item.length
-            if item.sequence.checkpoint == item.sequence.computed:
-                self.cache.keep_checkpoint(item.sequence)
-        outputs = [
-            output
-            for item, rows in _with_logits(scheduled, chunks, logits)
-            for output in self._process_logits(item, rows)
-        ]
+        outputs: list[RequestOutput] = []
+        first = 0
+        for item, chunk in zip(scheduled, chunks, strict=True):
+            rows, first = logits[first : first + chunk.outputs], first + chunk.outputs
+            if item.sequence.request.key in self._sequences:  # Otherwise another choice of the request has just failed.
+                self._process_logits(item, rows, outputs)
         self._unload_unused_adapters()
         return outputs
 
@@ -187,14 +190,14 @@ class Batcher:
         )
         return ChoiceSequence(request, index, self._arrivals, sampler, output_processor)
 
-    def _replay(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+    def _replay(self, sequence: ChoiceSequence, outputs: list[RequestOutput]) -> None:
         """Publish the tokens of an earlier attempt as if they had just been sampled. Raises BadRequest."""
         if not sequence.resume_token_ids:
             return
         first = sequence.resume_token_ids[0]
         sequence.sampler.record(first)
         try:
-            yield from self._advance(sequence, first)
+            self._advance(sequence, first, outputs)
         except ConstraintFailed as failure:
             reason = (
                 f"resume_token_ids holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
@@ -203,30 +206,32 @@ class Batcher:
         if sequence.generated < len(sequence.resume_token_ids):
             raise resume_past_end(sequence.index, len(sequence.resume_token_ids), sequence.generated)
 
-    def _process_logits(self, scheduled: ScheduledChunk, rows: Logits) -> Iterator[RequestOutput]:
+    def _process_logits(self, scheduled: ScheduledChunk, rows: Logits, outputs: list[RequestOutput]) -> None:
         """Use the logits of one chunk: report its prompt's log-probabilities, or sample the next token."""
         sequence = scheduled.sequence
         request = sequence.request
-        if request.key not in self._sequences:
-            return  # Another choice of the request has just failed.
+        sequence.computed += scheduled.length
+        if sequence.checkpoint == sequence.computed:
+            self.cache.keep_checkpoint(sequence)
         if sequence.needs_prompt_logprobs:
             self._add_prompt_logprobs(scheduled, rows)
         if sequence.pending:
             return
         if not request.max_tokens:
-            yield from self._end_without_answer(sequence)
+            self._end_without_answer(sequence, outputs)
             return
         try:
             if scheduled.draft:
-                yield from self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :])
+                self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :], outputs)
             else:
-                yield from self._sample(sequence, rows[-1])
+                self._sample(sequence, rows[-1], outputs)
         except NoTokenAllowed:
-            yield self._fail(request, _no_token_allowed(request))
+            outputs.append(self._fail(request, _no_token_allowed(request)))
         except ConstraintFailed as failure:
-            yield self._fail(request, EngineFailed(f"The response format could not be followed any further: {failure}"))
+            error = EngineFailed(f"The response format could not be followed any further: {failure}")
+            outputs.append(self._fail(request, error))
 
-    def _sample_with_draft(self, scheduled: ScheduledChunk, rows: Logits) -> Iterator[RequestOutput]:
+    def _sample_with_draft(self, scheduled: ScheduledChunk, rows: Logits, outputs: list[RequestOutput]) -> None:
         """Sample the next token and, as long as the sequence goes on like its draft, those after it.
 
         Each is sampled as it would be without a draft, from the logits after the same tokens.
@@ -235,7 +240,7 @@ class Batcher:
         accepted = 0
         continues = True
         while continues and sequence.pending == 0:
-            continues = yield from self._sample(sequence, rows[accepted])
+            continues = self._sample(sequence, rows[accepted], outputs)
             appended = sequence.tokens[start + accepted :].tolist() if continues else []
             agreeing = agreeing_tokens(appended, draft[accepted:])
             accepted += agreeing
@@ -245,43 +250,49 @@ class Batcher:
         if continues:
             self.cache.drop_rejected(sequence)
 
-    def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Generator[RequestOutput, None, bool]:
+    def _sample(self, sequence: ChoiceSequence, logits: Logits, outputs: list[RequestOutput]) -> bool:
+        """Sample a token, add it and those that are forced after it, and return whether the sequence continues."""
         request, output_processor, constraint = sequence.request, sequence.output_processor, sequence.active_constraint
         allowed = constraint.allowed() if constraint else None
         token = sequence.sampler.sample(
             logits, output_processor.tokens, bar_ends=sequence.ends_are_barred, allowed=allowed
         )
-        return (yield from self._advance(sequence, token, self._token_logprobs(request, logits, token)))
+        return self._advance(sequence, token, outputs, self._token_logprobs(request, logits, token))
 
     def _advance(
-        self, sequence: ChoiceSequence, token: int, token_logprobs: TokenLogprobs | None = None
-    ) -> Generator[RequestOutput, None, bool]:
+        self,
+        sequence: ChoiceSequence,
+        token: int,
+        outputs: list[RequestOutput],
+        token_logprobs: TokenLogprobs | None = None,
+    ) -> bool:
         """Add a sampled token and the tokens that are forced after it, and return whether the sequence continues."""
         if not sequence.output_processor.tokens:
-            yield from _opening_output(sequence)
+            outputs += _opening_output(sequence)
         sequence.observe(token)
-        continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
+        continues = self._append(sequence, token, sequence.active_constraint, outputs, token_logprobs)
         while continues and (forced := sequence.forced()):
             # The grammar begins after the last token that ends the reasoning.
             constraint = sequence.active_constraint
             for token in forced:
                 sequence.sampler.record(token)
-                continues = continues and (yield from self._append(sequence, token, constraint))
+                continues = continues and self._append(sequence, token, constraint, outputs)
         return continues
 
-    def _end_without_answer(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+    def _end_without_answer(self, sequence: ChoiceSequence, outputs: list[RequestOutput]) -> None:
         """End a choice of which only the prompt is wanted."""
-        yield from _opening_output(sequence)
-        yield RequestOutput(sequence.request.key, Finished(sequence.index, "length"))
-        yield from self._finish(sequence)
+        outputs += _opening_output(sequence)
+        outputs.append(RequestOutput(sequence.request.key, Finished(sequence.index, "length")))
+        self._finish(sequence, outputs)
 
     def _append(
         self,
         sequence: ChoiceSequence,
         token: int,
         constraint: GrammarConstraint | None,
+        outputs: list[RequestOutput],
         token_logprobs: TokenLogprobs | None = None,
-    ) -> Generator[RequestOutput, None, bool]:
+    ) -> bool:
         """Add a token to the sequence, publish it, and return whether the sequence continues."""
         request = sequence.request
         if constraint:
@@ -291,13 +302,13 @@ class Batcher:
         deltas, reason = output_processor.accept(
             token, token_logprobs, grammar_complete=constraint is not None and constraint.is_complete
         )
-        yield from (RequestOutput(request.key, delta) for delta in deltas)
+        outputs += [RequestOutput(request.key, delta) for delta in deltas]
         if reason is not None:
-            yield RequestOutput(request.key, Finished(sequence.index, reason, output_processor.stop_reason))
-            yield from self._finish(sequence)
+            outputs.append(RequestOutput(request.key, Finished(sequence.index, reason, output_processor.stop_reason)))
+            self._finish(sequence, outputs)
         return reason is None
 
-    def _finish(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+    def _finish(self, sequence: ChoiceSequence, outputs: list[RequestOutput]) -> None:
         request, output_processor = sequence.request, sequence.output_processor
         request.completion_tokens += output_processor.tokens
         request.reasoning_tokens += output_processor.reasoning_tokens
@@ -309,7 +320,7 @@ class Batcher:
             usage = Usage(
                 len(request.prompt), request.completion_tokens, request.cached_tokens or 0, request.reasoning_tokens
             )
-            yield RequestOutput(request.key, usage)
+            outputs.append(RequestOutput(request.key, usage))
 
     def _fail(self, request: EngineRequest, error: BadRequest | EngineFailed) -> RequestOutput:
         self.cancel(request.key)
@@ -368,25 +379,11 @@ def _no_token_allowed(request: EngineRequest) -> BadRequest | EngineFailed:
 
 
 def _chunk(scheduled: ScheduledChunk) -> Chunk:
-    sequence, end = scheduled.sequence, scheduled.position + scheduled.length
-    outputs = scheduled.length if sequence.needs_prompt_logprobs else int(scheduled.reaches_end) + len(scheduled.draft)
-    tokens = sequence.tokens[scheduled.position : end]
-    if scheduled.draft:
-        tokens = np.concatenate((tokens, np.array(scheduled.draft, dtype=np.int32)))
-    return Chunk(
-        sequence.sequence_id if sequence.sequence_id is not None else -1,
-        sequence.request.position_of(scheduled.position),
-        tokens,
-        outputs,
-        sequence.request.image_at(scheduled.position),
-    )
-
-
-def _with_logits(
-    scheduled: Sequence[ScheduledChunk], chunks: Sequence[Chunk], logits: Logits
-) -> Iterator[tuple[ScheduledChunk, Logits]]:
-    """Yield each chunk with its own rows of logits."""
-    first = 0
-    for item, chunk in zip(scheduled, chunks, strict=True):
-        yield item, logits[first : first + chunk.outputs]
-        first += chunk.outputs
+    sequence, position, length, draft = scheduled
+    outputs = length if sequence.needs_prompt_logprobs else int(position + length == sequence.length) + len(draft)
+    tokens = sequence.tokens_between(position, position + length)
+    if draft:
+        tokens = np.concatenate((tokens, np.array(draft, dtype=np.int32)))
+    sequence_id = -1 if sequence.sequence_id is None else sequence.sequence_id
+    request = sequence.request
+    return Chunk(sequence_id, request.position_of(position), tokens, outputs, request.image_at(position))

@@ -60,7 +60,7 @@ class CellAllocator:
         assert count <= self.free, "the scheduler has counted the free cells before it allocates"
         self.free -= count
         allocated = self._free[self.free : self.free + count].copy()
-        self._references[allocated] = 1
+        self._references[allocated[0] if count == 1 else allocated] = 1  # A single one takes a third of the time.
         return allocated
 
     def share(self, cells: Cells) -> None:
@@ -221,9 +221,9 @@ class PrefixCache:
 
     def extend(self, sequence: ChoiceSequence, count: int) -> bool:
         """Give the sequence `count` more cells, evicting finished sequences if necessary. False if that fails."""
-        if not self._evict_until_free(count):
+        if self.allocator.free < count and not self._evict_until_free(count):
             return False
-        sequence.cells = np.concatenate((sequence.cells, self.allocator.allocate(count)))
+        sequence.add_cells(self.allocator.allocate(count))
         return True
 
     @property

@@ -168,7 +168,7 @@ class Scheduler:
         That is one token, or a few more where a grammar forces them. The youngest are preempted if cells run out.
         """
         scheduled: list[ScheduledChunk] = []
-        decoding = [one for one in self.running if one.is_decoding and one.adapter == adapter]
+        decoding = [one for one in self.running if one.is_decoding and one.request.adapter == adapter]
         spare = max(0, min(MAX_UNTILED_TOKENS, self._max_batched_tokens) - len(decoding))
         for sequence in decoding:
             chunk = self._schedule_chunk(sequence, 1 + spare)
@@ -274,7 +274,7 @@ class Scheduler:
         position, count = sequence.computed, min(sequence.pending, max_tokens, sequence.max_step_tokens)
         if count <= 0 or not sequence.has_slot:
             return None
-        count = sequence.computable_together(position, count)
+        count = sequence.computable_together(position, count) if count > 1 or sequence.request.images else count
         while not self._cache.extend(sequence, count):
             victim = next_victim(self.running)
             assert victim is not None, "the sequence itself is not scheduled yet"

@@ -148,7 +148,7 @@ class EngineRequest:
 
     def image_at(self, position: int) -> ImageEmbeddings | None:
         """Return the image that begins at the position of the prompt. None: there is none."""
-        return next((each.image for each in self.images if each.start == position), None)
+        return next((each.image for each in self.images if each.start == position), None) if self.images else None
 
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other request: it is queued, and the other is interactive."""
@@ -184,6 +184,8 @@ class ChoiceSequence:
         """llama.cpp's id of the sequence while it holds a slot."""
         self.cells: Cells = NO_CELLS
         """One for each computed token and each token of the current step."""
+        self._cell_buffer: Cells = NO_CELLS
+        """What `cells` are the beginning of, with room for more."""
         self.computed = 0
         """Number of tokens whose cells are filled; only these can be shared."""
         self.checkpoint: int | None = None
@@ -226,6 +228,10 @@ class ChoiceSequence:
         """All known tokens."""
         return self._tokens[: self.length]
 
+    def tokens_between(self, start: int, end: int) -> TokenArray:
+        """Return known tokens from one position to another."""
+        return self._tokens[start:end]
+
     @property
     def pending(self) -> int:
         """Number of tokens to compute before the next one can be sampled."""
@@ -261,9 +267,8 @@ class ChoiceSequence:
     @property
     def is_decoding(self) -> bool:
         """Whether its prompt is computed and its pending tokens fit into a decode step."""
-        return self.pending == 1 or (
-            self.computed >= len(self.request.prompt) and self.pending <= MAX_FORCED_TOKENS_PER_STEP
-        )
+        pending = self.length - self.computed
+        return pending == 1 or (self.computed >= len(self.request.prompt) and pending <= MAX_FORCED_TOKENS_PER_STEP)
 
     @property
     def needs_prompt_logprobs(self) -> bool:
@@ -336,6 +341,15 @@ class ChoiceSequence:
         if self._awaits_grammar:
             return output_format.after_reasoning_token_ids
         return self.constraint.forced() if self.constraint else ()
+
+    def add_cells(self, added: Cells) -> None:
+        """Add cells behind the others, which are not copied as long as there is room."""
+        count, end = len(self.cells), len(self.cells) + len(added)
+        if self.cells.base is not self._cell_buffer or end > len(self._cell_buffer):
+            self._cell_buffer = np.empty(16 + end + end // 2, dtype=np.int32)
+            self._cell_buffer[:count] = self.cells
+        self._cell_buffer[count:end] = added
+        self.cells = self._cell_buffer[:end]
 
     def append(self, token: int) -> None:
         """Add a sampled or forced token."""
