@@ -6,12 +6,15 @@ import time
 
 import msgspec
 
-_RANDOM_BYTES = 10
+_RANDOM_DIGITS = 20
 _POOL_SIZE = 256
 
-_random_pool: list[bytes] = []
-"""Random bytes for future ids. Asking the operating system for each would cost a system call per request, during which
-other threads may take the interpreter."""
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The fourth digit of the last 64 bits: its first two bits are 10."""
+
+_random_pool: list[str] = []
+"""The random parts of future ids, from their version on. Asking the operating system for each would cost a system call
+per request, during which other threads may take the interpreter."""
 
 os.register_at_fork(after_in_child=_random_pool.clear)
 
@@ -21,20 +24,17 @@ def new_request_id() -> str:
 
     Ids that grow with time are cheap to store: they are added at the end of an index, however long it is.
     """
-    milliseconds = time.time_ns() // 1_000_000
-    random_bits = int.from_bytes(_next_random_bytes()) >> 6
-    return f"{milliseconds << 80 | 7 << 76 | random_bits >> 62 << 64 | 2 << 62 | random_bits & (1 << 62) - 1:032x}"
+    return f"{time.time_ns() // 1_000_000:012x}{_next_random_part()}"
 
 
-def _next_random_bytes() -> bytes:
+def _next_random_part() -> str:
     while True:
         try:
             return _random_pool.pop()
         except IndexError:  # Another thread may have taken the last one.
-            random_bytes = os.urandom(_RANDOM_BYTES * _POOL_SIZE)
-            _random_pool.extend(
-                random_bytes[offset : offset + _RANDOM_BYTES] for offset in range(0, len(random_bytes), _RANDOM_BYTES)
-            )
+            digits = os.urandom(_RANDOM_DIGITS // 2 * _POOL_SIZE).hex()
+            parts = (digits[offset : offset + _RANDOM_DIGITS] for offset in range(0, len(digits), _RANDOM_DIGITS))
+            _random_pool.extend(f"7{part[:3]}{_VARIANT[part[3]]}{part[4:19]}" for part in parts)
 
 
 def key_digest(key: str) -> str:

@@ -88,6 +88,8 @@ class StopMatcher:
         return held
 
 
+_decode_utf8 = codecs.utf_8_decode
+
 _NO_TOKENS: frozenset[int] = frozenset()
 
 _NO_STOP_STRINGS = StopMatcher(())
@@ -228,7 +230,8 @@ class OutputProcessor:
         self.tokens += 1
         may_end = token in self._ends or grammar_complete or self.tokens >= self._limit
         if self._is_plain and logprobs is None and not may_end:
-            return TokenOutput([Delta(self._index, self._decode(token), [token])], None)
+            # NamedTuple's own __new__ is a function of Python, which takes longer than all else here.
+            return tuple.__new__(TokenOutput, ([Delta(self._index, self._decode(token), [token])], None))
         if self._parser is not None:
             self.reasoning_tokens += self._parser.in_reasoning
         sampling = self._sampling
@@ -331,19 +334,27 @@ class OutputProcessor:
             return ""
         separated = special and self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
         self._previous_is_shown_special = special
-        text = self._decode_bytes(self._vocabulary.piece(token))
+        piece = self._vocabulary.piece(token)
+        if not self._partial_character:
+            text, decoded = _decode_utf8(piece, "replace", False)
+            if decoded < len(piece):
+                self._partial_character = piece[decoded:]
+        else:
+            text = self._decode_bytes(piece)
         return f" {text}" if separated else text
 
     def _decode_bytes(self, piece: bytes, *, is_last: bool = False) -> str:
         """Return the characters that are complete now. Invalid bytes become U+FFFD."""
         if self._partial_character:
             piece = self._partial_character + piece
-        text, decoded = codecs.utf_8_decode(piece, "replace", is_last)
+        text, decoded = _decode_utf8(piece, "replace", is_last)
         self._partial_character = piece[decoded:]
         return text
 
     def _flush(self) -> list[AnyDelta]:
         """Return the held text at the end of a choice."""
+        if self._is_plain and not self._partial_character:
+            return self._remaining_logprobs()
         parts = self._parse(self._decode_bytes(b"", is_last=True))
         if self._parser is not None:
             parts += self._parser.finish()
