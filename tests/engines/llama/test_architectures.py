@@ -18,6 +18,7 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.native.architectures import TESTED_ARCHITECTURES
 from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Chunk
 from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
@@ -158,6 +159,11 @@ def test_the_table_of_the_documentation_has_these_architectures() -> None:
     documented = {kind: set(re.findall("`([^`]+)`", names)) for kind, names in rows}
     for kind, architectures in KINDS.items():
         assert documented[kind] == {model.name or name for name, model in architectures.items()}
+
+
+def test_architectures_that_are_served_without_a_check_are_tested() -> None:
+    checked = {model.name or name for name, model in (RECURRENT | HYBRID).items()}
+    assert {model.name or name for name, model in SERVED.items()} - checked == TESTED_ARCHITECTURES
 
 
 def load(folder: Path, name: str, architecture: TinyArchitecture) -> Model:

@@ -98,11 +98,11 @@ def _cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
 
 
 def is_independent_of_batch(model: Model, threads: int) -> bool:
-    """Whether a sequence has the same logits in a batch as alone. llama.cpp mixes up the states of some architectures.
+    """Whether a sequence has the same logits in a batch and in pieces as alone and at once.
 
-    The result is cached until the file changes.
+    llama.cpp mixes up the states of some architectures. The result is cached until the file changes.
     """
-    check = f"{model.library.version()} computes batches"
+    check = f"{model.library.version()} computes batches and pieces"
     passes = load_check(model.path, check)
     if passes is None:
         passes = divergence_from_alone(model, threads) < _MAX_DIVERGENCE
@@ -111,7 +111,7 @@ def is_independent_of_batch(model: Model, threads: int) -> bool:
 
 
 def divergence_from_alone(model: Model, threads: int) -> float:
-    """Measure the divergence of two sequences of a batch from each of them alone."""
+    """Measure the divergence of two sequences of a batch, and of each in two pieces, from each of them alone."""
     tokens = np.random.default_rng(0).integers(0, model.vocabulary.size, (2, _SMALL_BATCH)).astype(np.int32)
     chunks = [Chunk(number, 0, one, _SMALL_BATCH) for number, one in enumerate(tokens)]
     context = LlamaContext(model, ContextOptions(_PROBE_CELLS, 2 * _SMALL_BATCH, threads, sequence_ids=2))
@@ -119,9 +119,22 @@ def divergence_from_alone(model: Model, threads: int) -> float:
         together = context.decode(chunks).copy()
         for number in range(2):
             context.forget(number)
-        return mean_kl_divergence(np.concatenate([context.decode([chunk]).copy() for chunk in chunks]), together)
+        alone = np.concatenate([context.decode([chunk]).copy() for chunk in chunks])
+        for number in range(2):
+            context.forget(number)
+        in_pieces = [context.decode([piece]).copy() for chunk in chunks for piece in _halves(chunk)]
+        return max(mean_kl_divergence(alone, found) for found in (together, np.concatenate(in_pieces)))
     finally:
         context.close()
+
+
+def _halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
+    half = len(chunk.tokens) // 2
+    first, second = chunk.tokens[:half], chunk.tokens[half:]
+    return (
+        Chunk(chunk.sequence_id, 0, first, len(first)),
+        Chunk(chunk.sequence_id, half, second, len(second)),
+    )
 
 
 def agrees_with_llama_cpp(model: Model, threads: int) -> bool:

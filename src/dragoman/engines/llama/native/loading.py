@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dragoman.core.embedding import ModelKind
+from dragoman.engines.llama.native.architectures import TESTED_ARCHITECTURES, WRONG_ARCHITECTURES
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.embedding_context import EmbeddingContext
 from dragoman.engines.llama.native.image_projector import ImageProjector
@@ -32,9 +33,6 @@ from dragoman.engines.llama.native.parallel_contexts import MAX_CONTEXTS, PART_T
 from dragoman.engines.llama.weights.cell_size import read_cell_size
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.model_kind import read_pooling
-
-_COMPUTED_WRONGLY = ("cogvlm",)
-"""Architectures whose sequences llama.cpp computes otherwise in pieces, or beside others, than at once and alone."""
 
 
 def load_model(path: Path, setting: str | None, options: ContextOptions) -> Model:
@@ -70,8 +68,9 @@ def open_backend(
 
     With positions in several dimensions, no cells are moved between contexts.
     """
-    is_wrong = architecture(model.path) in _COMPUTED_WRONGLY
-    if is_wrong or (model.has_recurrent_state and not is_independent_of_batch(model, options.threads)):
+    name = architecture(model.path)
+    is_tested = name in TESTED_ARCHITECTURES and not model.has_recurrent_state
+    if name in WRONG_ARCHITECTURES or not (is_tested or is_independent_of_batch(model, options.threads)):
         raise ModelError(
             f"{model.path} cannot be served: {model.library.pinned} computes several sequences of it wrongly"
         )
