@@ -118,11 +118,11 @@ async def test_a_generation_is_a_span_below_that_of_its_request_in_the_clients_t
     server: TracedServer, stream: bool
 ) -> None:
     body = chat_body(SECRET, model="parrot", max_tokens=5, stream=stream)
-    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-session-id": "notes"}
     assert (await server.client.post("/v1/chat/completions?q=1", json=body, headers=headers)).status_code == 200
     *phases, generation, request = server.spans
-    assert [phase.name for phase in phases] == ["admission", "prefill", "decode"]
-    assert [_parent(span) for span in server.spans] == [*[_id(generation)] * 3, _id(request), PARENT]
+    assert [phase.name for phase in phases] == ["admission", "prefill", "decode", "attempt"]
+    assert [_parent(span) for span in server.spans] == [*[_id(generation)] * 4, _id(request), PARENT]
     assert {f"{span.context.trace_id:032x}" for span in server.spans if span.context is not None} == {TRACE}
     assert request.attributes is not None
     assert request.attributes["http.response.status_code"] == 200
@@ -130,10 +130,13 @@ async def test_a_generation_is_a_span_below_that_of_its_request_in_the_clients_t
     attributes = dict(generation.attributes or {})
     assert str(attributes.pop("dragoman.upstream")).startswith("echo/")
     assert attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert attributes.pop("dragoman.request")
+    assert attributes.pop("gen_ai.request.stream", False) == stream
     assert attributes == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "dragoman",
         "gen_ai.request.model": "parrot",
+        "gen_ai.conversation.id": "notes",
         "gen_ai.response.model": "echo",
         "gen_ai.request.max_tokens": 5,
         "gen_ai.request.temperature": attributes["gen_ai.request.temperature"],
@@ -160,7 +163,9 @@ def _parent(span: ReadableSpan) -> str:
 @pytest.mark.parametrize("failures", [[FailurePoint(0, ReplicaFailed("The connection was lost"))]])
 async def test_an_attempt_that_fails_is_a_span_of_its_own(server: TracedServer) -> None:
     assert (await server.client.post("/v1/chat/completions", json=chat_body("hi", model="echo"))).status_code == 200
-    [attempt] = [span for span in server.spans if span.name == "attempt"]
+    attempt, second = [span for span in server.spans if span.name == "attempt"]
+    assert attempt.kind == second.kind == SpanKind.CLIENT
+    assert second.status.status_code == StatusCode.UNSET
     [generation] = [span for span in server.spans if span.name == "chat echo"]
     assert _parent(attempt) == _id(generation)
     assert attempt.status.status_code == StatusCode.ERROR

@@ -22,6 +22,7 @@ class FailedAttempt(NamedTuple):
     replica: str
     outcome: str
     """As metrics call it."""
+    is_upstream: bool
     began_at: float
     """In seconds of time.monotonic."""
     ended_at: float

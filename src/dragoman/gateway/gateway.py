@@ -167,7 +167,7 @@ class Gateway:
     async def generate(self, requests: Sequence[Task], caller: Caller, *, streamed: bool = False) -> RequestExecution:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
-        timer = self._metrics.start_timer(resolved.metrics_label, requests[0])
+        timer = self._metrics.start_timer(resolved.metrics_label, requests[0], caller, streamed=streamed)
         fallbacks = NO_FALLBACKS
         if resolved.has_fallbacks:
             fallbacks = fallbacks_of(resolved.deployment, self._catalog)

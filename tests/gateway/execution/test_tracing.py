@@ -137,7 +137,7 @@ async def test_the_wait_for_a_place_at_an_upstream_is_a_span_between_admission_a
     [queue] = collector.named("queue")
     [generation] = [each for each in collector.named("chat echo") if each.span_id == queue.parent_span_id]
     phases = {span.name: span for span in collector.spans if span.parent_span_id == generation.span_id}
-    assert phases.keys() == {"admission", "queue", "prefill", "decode"}
+    assert phases.keys() == {"admission", "queue", "prefill", "decode", "attempt"}
     assert phases["admission"].end_time_unix_nano <= queue.end_time_unix_nano
     assert queue.end_time_unix_nano == phases["prefill"].start_time_unix_nano
 

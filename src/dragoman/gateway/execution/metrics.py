@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from dragoman.accounts.ledger.operations import Settled
 from dragoman.core.answered_by import AnsweredBy, FailedAttempt
+from dragoman.core.context import Caller
 from dragoman.core.events import FinishReason, Usage, UsageSource
 from dragoman.core.tasks import Task
 
@@ -137,8 +138,16 @@ class RequestMetrics:
         )
         self._by_model: dict[str, _ModelMetrics] = {}
 
-    def start_timer(self, model: str, task: Task | None = None, *, is_queued: bool = False) -> "RequestTimer":  # noqa: ARG002
-        """Start measuring one request, or a job that was queued. Traces show what it asks for."""
+    def start_timer(
+        self,
+        model: str,
+        task: Task | None = None,  # noqa: ARG002
+        caller: Caller | None = None,  # noqa: ARG002
+        *,
+        streamed: bool = False,  # noqa: ARG002
+        is_queued: bool = False,  # noqa: ARG002
+    ) -> "RequestTimer":
+        """Start measuring one request, or a job that was queued. Traces show what is asked for, and by whom."""
         metrics = self._by_model.get(model)
         if metrics is None:
             metrics = self._by_model[model] = self._model_metrics(model)

@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 
 from dragoman.accounts.ledger.operations import Settled
 from dragoman.core.answered_by import AnsweredBy, FailedAttempt
+from dragoman.core.context import Caller
 from dragoman.core.embedding import EmbeddingRequest, TextPair
 from dragoman.core.events import FinishReason, Usage
 from dragoman.core.request import GenerationRequest, JsonObjectFormat, JsonSchemaFormat, TextPrompt, TokenPrompt
@@ -45,6 +46,9 @@ FINISH_REASONS = "gen_ai.response.finish_reasons"
 REPLICA, ATTEMPTS = "dragoman.upstream", "dragoman.attempts"
 ERROR_TYPE = "error.type"
 DIMENSIONS = "gen_ai.embeddings.dimension.count"
+CONVERSATION, STREAM = "gen_ai.conversation.id", "gen_ai.request.stream"
+REQUEST = "dragoman.request"
+"""The request's id, which the id of the response consists of or stands beside."""
 
 _PROVIDER_NAME = "dragoman"
 
@@ -64,7 +68,15 @@ class TracingMetrics(RequestMetrics):
         super().__init__(registry)
         self._tracer = tracer
 
-    def start_timer(self, model: str, task: Task | None = None, *, is_queued: bool = False) -> RequestTimer:
+    def start_timer(
+        self,
+        model: str,
+        task: Task | None = None,
+        caller: Caller | None = None,
+        *,
+        streamed: bool = False,
+        is_queued: bool = False,
+    ) -> RequestTimer:
         """Start measuring one request, and its span below the current one. `model` names it in the metrics.
 
         A queued job has a trace of its own, which links to that of the request that submitted it.
@@ -83,6 +95,9 @@ class TracingMetrics(RequestMetrics):
             return timer
         attributes = {OPERATION: operation, PROVIDER: _PROVIDER_NAME, RESPONSE_MODEL: model}
         span.set_attributes({**attributes, **_requested(task)})
+        if caller is not None:
+            conversation = {CONVERSATION: caller.session or None, STREAM: streamed or None}
+            span.set_attributes({REQUEST: caller.request_id, **_set(conversation)})
         return _TracingTimer(timer, self._tracer, span)
 
 
@@ -100,14 +115,16 @@ class _Phases:
         began_at: float,
         ended_at: float,
         error: str | None = None,
-        attributes: Mapping[str, AttributeValue] | None = None,
+        *,
+        replica: str | None = None,
+        is_upstream: bool = False,
     ) -> None:
-        """Add what has ended, with its times in seconds. `error` is why it failed."""
+        """Add what has ended, with its times in seconds. `error` is why it failed, and `replica` where it was done."""
         span = self._tracer.start_span(
             name,
             context=self._context,
-            kind=SpanKind.INTERNAL,
-            attributes=attributes,
+            kind=SpanKind.CLIENT if is_upstream else SpanKind.INTERNAL,
+            attributes=None if replica is None else {REPLICA: replica},
             start_time=self._epoch + round(began_at * 1e9),
         )
         if error is not None:
@@ -127,6 +144,7 @@ class _TracingTimer(RequestTimer):
         self._finish_reasons: list[FinishReason] = []
         self._has_tokens = False
         self._phase = "admission"
+        self._answered_by: AnsweredBy | None = None
 
     @property
     def trace(self) -> str:
@@ -141,10 +159,17 @@ class _TracingTimer(RequestTimer):
             self._phase_began_at = ended_at
 
     def note_answer(self, answered_by: AnsweredBy) -> None:
+        self._answered_by = answered_by
         self._span.set_attributes({REPLICA: answered_by.replica, ATTEMPTS: answered_by.attempts})
 
     def note_failure(self, failure: FailedAttempt) -> None:
-        self._phases.add("attempt", failure.began_at, failure.ended_at, failure.outcome, {REPLICA: failure.replica})
+        self._add_attempt(failure, failure.began_at, failure.ended_at, failure.outcome)
+
+    def _add_attempt(
+        self, attempt: AnsweredBy | FailedAttempt, began_at: float, ended_at: float, error: str | None
+    ) -> None:
+        replica, is_upstream = attempt.replica, attempt.is_upstream
+        self._phases.add("attempt", began_at, ended_at, error, replica=replica, is_upstream=is_upstream)
 
     def note_settlement(self, settled: "asyncio.Future[Settled]") -> None:
         began_at = time.monotonic()
@@ -182,7 +207,10 @@ class _TracingTimer(RequestTimer):
         if self._finish_reasons:
             self._span.set_attribute(FINISH_REASONS, self._finish_reasons)
         error = None if result == "ok" else result
-        self._phases.add(self._phase, self._phase_began_at, time.monotonic(), error)
+        now = time.monotonic()
+        self._phases.add(self._phase, self._phase_began_at, now, error)
+        if self._answered_by is not None and self._answered_by.began_at is not None:
+            self._add_attempt(self._answered_by, self._answered_by.began_at, now, error)
         if error is not None:
             self._span.set_attribute(ERROR_TYPE, error)
             self._span.set_status(Status(StatusCode.ERROR))

@@ -245,7 +245,15 @@ class RoutedAttempts:
             self._router.metrics.observe_end(self._deployment, replica, self._result, had_output=self._has_output)
         if self._observer is not None and not self._has_output:
             now = asyncio.get_running_loop().time()
-            self._observer.note_failure(FailedAttempt(replica, self._result, self._began_at, now))
+            self._observer.note_failure(
+                FailedAttempt(
+                    replica=replica,
+                    outcome=self._result,
+                    is_upstream=self.replica is not None and self.replica.is_upstream,
+                    began_at=self._began_at,
+                    ended_at=now,
+                )
+            )
 
     def _current(self) -> tuple[Replica, health.Attempt]:
         assert self.replica is not None, "an attempt has begun"
