@@ -29,7 +29,10 @@ _PARTITION_BATCH_TOKENS = 64
 """Of a partition except the first. Decode steps have no more, and buffers grow with cells times tokens."""
 
 _SPARE_MEMORY = 2
-"""Another partition is opened if so many times its bytes are available."""
+"""Another partition is opened if so many times the bytes of all partitions but the first are available.
+
+What is opened takes memory when it is used, and none of them may have been.
+"""
 
 _ALL = 2**31 - 1
 """More tokens than any sequence has."""
@@ -258,7 +261,7 @@ class PartitionedBackend(LlamaBackend):
 
     def _open_partition(self) -> bool:
         """Open another partition. False if there is no memory for it; then there will never be one."""
-        if available_bytes() >= _SPARE_MEMORY * self._partition_bytes:
+        if available_bytes() >= _SPARE_MEMORY * self._partition_bytes * len(self._partition_contexts):
             try:
                 with new_zeros_released(self._partition_bytes):
                     context = LlamaContext(self._model, self._partition_options)
