@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
 from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
-from dragoman.engines.llama.weights.gguf_metadata import read_metadata
+from dragoman.engines.llama.weights.gguf_metadata import architecture
 
 _FLOAT16_BYTES = 2
 
@@ -29,12 +29,11 @@ class CellSize(NamedTuple):
 def read_cell_size(path: Path) -> CellSize | None:
     """Read the size from a model's file, or all its parts. None if its layers differ, or the file does not say."""
     try:
-        entries = dict(read_metadata(path))
+        prefix = architecture(path)
         headers = [read_header(path.with_name(name)) for name in part_names(path.name)]
     except (HeaderError, ModelSourceError, OSError):
         return None
-    prefix = entries.get("general.architecture")
-    numbers = {key.removeprefix(f"{prefix}."): value for key, value in entries.items() if isinstance(value, int)}
+    numbers = {key.removeprefix(f"{prefix}."): headers[0].uint32(key) or 0 for key in headers[0].uint32_offsets}
     layers, heads, width = (numbers.get(key, 0) for key in ("block_count", "attention.head_count", "embedding_length"))
     if not (layers and heads and width):
         return None

@@ -59,6 +59,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The data of every tensor begins at a multiple of this number of bytes."""
     tensors: tuple[Tensor, ...]
 
+    def uint32(self, key: str) -> int | None:
+        """Return the value of an entry of the type uint32. None if there is none."""
+        offset = self.uint32_offsets.get(key)
+        return None if offset is None else int(_U32.unpack_from(self.metadata, offset)[0])
+
 
 def read_header(path: Path) -> Header:
     """Read the header, and skip its long values. Raises HeaderError or OSError."""
