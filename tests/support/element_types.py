@@ -5,13 +5,14 @@ from typing import Any
 
 from dragoman.output.element_reader import kind_of_text
 from dragoman.output.element_syntax import ITEM, ValueTypes
+from dragoman.prompt.tool_formats.format import type_of
 from dragoman.prompt.tool_formats.minimax_m3 import MARKUP
 
 
 def types_of(*values: Any) -> ValueTypes:
     """Return the types of what is one of these values."""
     types = ValueTypes()
-    types.kinds = {_kind(value) for value in values}
+    types.kinds = {type_of(value) for value in values}
     if items := [item for value in values if isinstance(value, list) for item in value]:
         types.items = types_of(*items)
     members: dict[str, list[Any]] = {}
@@ -33,7 +34,7 @@ def can_be_elements(arguments: dict[str, Any]) -> bool:
 
 
 def _is_clear(values: Sequence[Any]) -> bool:
-    kinds = {_kind(value) for value in values}
+    kinds = {type_of(value) for value in values}
     members = [value for value in values if isinstance(value, dict)]
     texts = [value for value in values if isinstance(value, str)]
     is_composite = bool(kinds & {"array", "object"})
@@ -46,16 +47,3 @@ def _is_clear(values: Sequence[Any]) -> bool:
     return (not items or _is_clear(items)) and all(
         _is_clear([value[name] for value in members if name in value]) for name in names
     )
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case bool():
-            return "boolean"
-        case None:
-            return "null"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-    return "array" if isinstance(value, list) else "object"

@@ -73,6 +73,12 @@ def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], n
     return column == any_(cast(bindparam(name), ARRAY(column.type)))
 
 
+def key_and_sums(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns of the key of a table of sums, and the sums, in the order in which a row has them."""
+    key = tuple(column.name for column in table.primary_key)
+    return key, tuple(column.name for column in table.columns if column.name not in key)
+
+
 def insert(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
     """Insert a row; the parameters are the columns, in the order of the table."""
     return compile_statement(insert_into(table), dialect, columns, columns)

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import BigInteger, Table
 
 from dragoman.accounts.database.sessions import Session, instant
-from dragoman.accounts.database.statements import Statement
+from dragoman.accounts.database.statements import Statement, key_and_sums
 from dragoman.accounts.database.tables import (
     accounts,
     daily_usage,
@@ -182,10 +182,9 @@ def _insert(table: Table, names: Sequence[str]) -> str:
 
 def _add_sums(table: Table) -> str:
     """Insert rows, or add their sums to the rows with the same key."""
-    key = [column.name for column in table.primary_key]
-    names = [*key, *(column.name for column in table.columns if column.name not in key)]
-    sums = (f"{name} = {table.name}.{name} + excluded.{name}" for name in names[len(key) :])
-    return f"{_insert(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(sums)}"
+    key, names = key_and_sums(table)
+    sums = (f"{name} = {table.name}.{name} + excluded.{name}" for name in names)
+    return f"{_insert(table, (*key, *names))} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(sums)}"
 
 
 def _update(table: Table, changes: str, key: Sequence[str]) -> str:
@@ -193,6 +192,4 @@ def _update(table: Table, changes: str, key: Sequence[str]) -> str:
     count = changes.count("{}")
     entries = [f"(entry ->> {at})::bigint" for at in range(count + len(key))]
     where = " AND ".join(f"{table.name}.{name} = {entries[count + at]}" for at, name in enumerate(key))
-    return (
-        f"UPDATE {table.name} SET {changes.format(*entries)} FROM json_array_elements(%s::json) AS entry WHERE {where}"
-    )
+    return f"UPDATE {table.name} SET {changes.format(*entries)} FROM {_ENTRIES} WHERE {where}"

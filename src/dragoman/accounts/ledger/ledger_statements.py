@@ -27,10 +27,10 @@ from dragoman.accounts.database.statements import (
     compiled_once,
     in_list,
     insert,
+    key_and_sums,
     update,
 )
 from dragoman.accounts.database.tables import (
-    FIRST_TOKEN_CLASSES,
     accounts,
     daily_usage,
     holds,
@@ -49,11 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
     from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
-_DAILY_KEY = ("account_id", "key_id", "model", "day")
-# In the order in which batch.py adds them up.
-_DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge", "errors")
-_HOURLY_KEY = ("hour", "account_id", "key_id", "model", "dialect")
-_HOURLY_SUMS = (*_DAILY_SUMS, *FIRST_TOKEN_CLASSES)
+_HOURLY_KEY, _HOURLY_SUMS = key_and_sums(hourly_usage)
 
 _MOST_SIX_HOURS = 28
 """Of them that one transaction adds: a week, so that no settlement waits for long."""
@@ -69,7 +65,7 @@ class LedgerStatements:
         self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id)
         self.add_six_hourly = compile_statement(six_hourly_sums(most=_MOST_SIX_HOURS), dialect, ("before",))
         self.buckets = _buckets(dialect)
-        self.add_bucket = _upsert_sums(dialect, rate_buckets, ("key_id", "second"), ("requests", "tokens"))
+        self.add_bucket = _upsert_sums(dialect, rate_buckets)
         self.correct_bucket = _correct_bucket(dialect)
         self.delete_buckets = compile_statement(_old_buckets(), dialect, ("key", "before"))
         is_sqlite = dialect.name == "sqlite"
@@ -98,8 +94,8 @@ class TableStatements:
         self.add_holds = insert(dialect, holds, HoldRow._fields)
         self.add_movements = insert(dialect, movements, MovementRow._fields)
         self.add_usage = insert(dialect, usage, UsageRow._fields)
-        self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
-        self.add_hourly = _upsert_sums(dialect, hourly_usage, _HOURLY_KEY, _HOURLY_SUMS)
+        self.add_daily = _upsert_sums(dialect, daily_usage)
+        self.add_hourly = _upsert_sums(dialect, hourly_usage)
         self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
         self.change_key = update(dialect, keys, ("spent", "held", "running"))
 
@@ -215,8 +211,9 @@ def _old_buckets() -> Delete:
     return delete(rate_buckets).where(column.key_id == bindparam("key"), column.second < bindparam("before"))
 
 
-def _upsert_sums(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:
+def _upsert_sums(dialect: Dialect, table: Table) -> Statement:
     """Insert a row, or add its sums to the row with the same key."""
+    key, sums = key_and_sums(table)
     statement = _insert_or_update(dialect, table)
     statement = statement.on_conflict_do_update(
         index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}

@@ -4,7 +4,6 @@ Where a value may be a string, numbers are generated only if any number is valid
 object is. Objects have the properties that their schema names, in its order, or any if it names none.
 """
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,16 @@ from typing import Final
 
 from dragoman.output.element_syntax import ITEM, ElementSyntax, ValueTypes
 from dragoman.output.grammar.keywords import Node, Schema
-from dragoman.output.grammar.lark import compile_error, fitting_values, quoted
-from dragoman.output.grammar.parameters import SchemaDivider, listed_values, together
+from dragoman.output.grammar.lark import compile_error, quoted
+from dragoman.output.grammar.parameters import listed_values, together
 from dragoman.output.grammar.raw_strings import searching_pattern
 from dragoman.output.grammar.values import (
     ARRAY_KEYWORDS,
     ArgumentRules,
+    RuleWriter,
     further_properties,
     item_of,
     repetition,
-    required_nodes,
 )
 
 _INTEGER: Final = "/-?(?:0|[1-9][0-9]{0,15})/"
@@ -37,38 +36,21 @@ def element_rules(schema: Schema, syntax: ElementSyntax, name: str) -> ArgumentR
     return _ElementWriter(schema, syntax, name).write(schema)
 
 
-class _ElementWriter(SchemaDivider):
+class _ElementWriter(RuleWriter):
+    """Writes rules whose terminals of text end with what stands before the closing tag."""
+
     def __init__(self, root: Schema, syntax: ElementSyntax, prefix: str) -> None:
-        super().__init__(root, syntax.prefix)
-        self._syntax = syntax
-        self._prefix = prefix
+        super().__init__(root, syntax.prefix, prefix)
         self._tag = f"{prefix}_tag"
         """The rule of what stands before every tag."""
-        self._rules: dict[str, str] = {}
         self._values: dict[tuple[str, int], str | None] = {}
         """Schemas as text and the types at their place → their rules; None: no value is valid."""
         self._types: dict[frozenset[str], ValueTypes] = {}
         """Schemas as text → the types of what is valid under one of them."""
-        self._strings: dict[str, str] = {}
-        """Terminals of text → their rules, which end with what stands before the closing tag."""
-        self._names: list[str] = []
-        self._numbers = itertools.count()
 
     def write(self, root: Schema) -> ArgumentRules:
         types = self._types_of([root])
-        alternatives = list(self._objects(root, types, "#", non_empty=False))
-        if alternatives:
-            self._rules[self._prefix] = " | ".join(alternatives)
-        return ArgumentRules(
-            name=self._prefix,
-            rules=tuple(f"{name}: {body}" for name, body in self._rules.items()) if alternatives else (),
-            quote="",
-            strings={name: terminal for terminal, name in self._strings.items()},
-            names=tuple(dict.fromkeys(self._names)),
-            unenforced=tuple(dict.fromkeys(self._unenforced)),
-            tag=self._tag,
-            types=types,
-        )
+        return self._written(list(self._objects(root, types, "#", non_empty=False)), tag=self._tag, types=types)
 
     # Types
 
@@ -106,16 +88,9 @@ class _ElementWriter(SchemaDivider):
             for option in schema["anyOf"] if "anyOf" in schema else [self._schemas[schema["$ref"]]]:
                 yield from self._options(option)
             return
-        if isinstance(schema, bool):
-            yield schema, True
-            return
-        nodes = (schema, *required_nodes(schema))
-        listed = next((values for node in nodes for values in listed_values(node)), None)
-        yield schema, listed is None
-        composites = [value for value in listed or () if isinstance(value, list | dict)]
-        if composites and not schema.keys() <= {"type", "enum", "const"}:
-            composites = fitting_values(self._json(schema), composites)
-        yield from ((_schema_of(value), True) for value in composites)
+        composites = self._listed_composites(schema)
+        yield schema, composites is None
+        yield from ((_schema_of(value), True) for value in composites or ())
 
     # Values. Their rules end with what stands before the closing tag.
 
@@ -124,8 +99,7 @@ class _ElementWriter(SchemaDivider):
         key = json.dumps(schema), id(types)
         if key not in self._values:
             # The schema may refer to itself.
-            self._values[key] = name = f"{self._prefix}_rule_{next(self._numbers)}"
-            self._rules[name] = ""
+            self._values[key] = name = self._rule("")
             options = list(self._options(schema))
             alternatives = [*self._texts([option for option, _ in options], types, pointer)]
             for option, has_composites in options:
@@ -152,7 +126,7 @@ class _ElementWriter(SchemaDivider):
             terminals += [] if terminal is None else [f"({terminal})"]
             terminals += self._unquoted(option)
         if terminals:
-            yield self._text_rule(" | ".join(dict.fromkeys(terminals)))
+            yield self._string_rule(" | ".join(dict.fromkeys(terminals)))
 
     def _unquoted(self, schema: Schema) -> Iterator[str]:
         """Yield terminals of numbers, as far as no keyword restricts them, and of words."""
@@ -185,14 +159,6 @@ class _ElementWriter(SchemaDivider):
         if "object" in types.kinds:
             for members in self._objects(schema, types, pointer, non_empty="array" in types.kinds):
                 yield f"({members}) {self._tag}"
-
-    def _rule(self, body: str) -> str:
-        name = f"{self._prefix}_rule_{next(self._numbers)}"
-        self._rules[name] = body
-        return name
-
-    def _text_rule(self, terminal: str) -> str:
-        return self._strings.setdefault(terminal, f"{self._prefix}_string_{len(self._strings)}")
 
     def _element(self, name: str, value: str) -> str:
         return f"{self._tag} {quoted(f'<{name}>')} {value} {quoted(f'</{name}>')}"
@@ -265,8 +231,7 @@ class _ElementWriter(SchemaDivider):
                 continue
             value = self._value(schema, types.others, f"{pointer}/additionalProperties")
             if value is not None:
-                name = f"{self._prefix}_NAME_{next(self._numbers)}".upper()
-                self._rules[name] = terminal
+                name = self._rule(terminal, f"{self._prefix}_NAME".upper())
                 alternatives.append(f'{self._tag} "<" {name} ">" {value} "</" {name} ">"')
         if not alternatives:
             return None if non_empty else '""'

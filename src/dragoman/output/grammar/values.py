@@ -47,34 +47,38 @@ class ArgumentRules(NamedTuple):
 
 def argument_rules(schema: Schema, syntax: ValueSyntax, name: str) -> ArgumentRules:
     """Return the rules of a schema of objects from grammar.schema. All of their names begin with `name`."""
-    return _RuleWriter(schema, syntax, name).write(schema)
+    return _ValueWriter(schema, syntax, name).write(schema)
 
 
-class _RuleWriter(SchemaDivider):
-    def __init__(self, root: Schema, syntax: ValueSyntax, prefix: str) -> None:
-        super().__init__(root, syntax.quotes[0])
-        self._syntax = syntax
+class RuleWriter(SchemaDivider):
+    """Collects the rules of a function's arguments."""
+
+    def __init__(self, root: Schema, close: str, prefix: str) -> None:
+        """`close`: what no string without escapes has in it. `prefix`: what the names of all rules begin with."""
+        super().__init__(root, close)
         self._prefix = prefix
         self._rules: dict[str, str] = {}
         """Rules and terminals → their bodies."""
-        self._values: dict[str, str | None] = {}
-        """Schemas as text → their rules; None: no value is valid."""
         self._strings: dict[str, str] = {}
         """Terminals of strings without escapes → their rules."""
         self._names: list[str] = []
         self._numbers = itertools.count()
 
-    def write(self, root: Schema) -> ArgumentRules:
-        alternatives = list(self._objects(root, "#", in_object=False))
+    def _written(
+        self, alternatives: Sequence[str], *, quote: str = "", tag: str = "", types: ValueTypes | None = None
+    ) -> ArgumentRules:
+        """Return the rules, of which these alternatives match all arguments."""
         if alternatives:
             self._rules[self._prefix] = " | ".join(alternatives)
         return ArgumentRules(
             name=self._prefix,
             rules=tuple(f"{name}: {body}" for name, body in self._rules.items()) if alternatives else (),
-            quote=self._syntax.quotes[0],
+            quote=quote,
             strings={name: terminal for terminal, name in self._strings.items()},
             names=tuple(dict.fromkeys(self._names)),
             unenforced=tuple(dict.fromkeys(self._unenforced)),
+            tag=tag,
+            types=types,
         )
 
     def _rule(self, body: str, prefix: str = "") -> str:
@@ -82,6 +86,32 @@ class _RuleWriter(SchemaDivider):
         name = f"{prefix or f'{self._prefix}_rule'}_{next(self._numbers)}"
         self._rules[name] = body
         return name
+
+    def _string_rule(self, terminal: str) -> str:
+        return self._strings.setdefault(terminal, f"{self._prefix}_string_{len(self._strings)}")
+
+    def _listed_composites(self, schema: Schema) -> list[Any] | None:
+        """Return the lists and objects that a schema allows if it lists its values, else None."""
+        if isinstance(schema, bool):
+            return None
+        listed = next((values for node in (schema, *_required_nodes(schema)) for values in listed_values(node)), None)
+        if listed is None:
+            return None
+        composites = [value for value in listed if isinstance(value, list | dict)]
+        if not composites or schema.keys() <= {"type", "enum", "const"}:
+            return composites
+        return fitting_values(self._json(schema), composites)
+
+
+class _ValueWriter(RuleWriter):
+    def __init__(self, root: Schema, syntax: ValueSyntax, prefix: str) -> None:
+        super().__init__(root, syntax.quotes[0], prefix)
+        self._syntax = syntax
+        self._values: dict[str, str | None] = {}
+        """Schemas as text → their rules; None: no value is valid."""
+
+    def write(self, root: Schema) -> ArgumentRules:
+        return self._written(list(self._objects(root, "#", in_object=False)), quote=self._syntax.quotes[0])
 
     def _value(self, schema: Schema, pointer: str) -> str | None:
         """Return the rule of a value; None if no value is valid."""
@@ -141,9 +171,6 @@ class _RuleWriter(SchemaDivider):
             yield _SINGLE_QUOTED
         del self._unenforced[known:]  # JSON enforces more
 
-    def _string_rule(self, terminal: str) -> str:
-        return self._strings.setdefault(terminal, f"{self._prefix}_string_{len(self._strings)}")
-
     def _literal(self, value: Any) -> str:
         """Match one value."""
         if isinstance(value, str) and not self._syntax.escapes:
@@ -155,18 +182,6 @@ class _RuleWriter(SchemaDivider):
             members = (f"{self._head(name, in_object=True)} {self._literal(part)}" for name, part in value.items())
             return f'"{{" {separator.join(members)} "}}"'
         return quoted(self._syntax.value(value))
-
-    def _listed_composites(self, schema: Schema) -> list[Any] | None:
-        """Return the lists and objects that a schema allows if it lists its values, else None."""
-        if isinstance(schema, bool):
-            return None
-        listed = next((values for node in (schema, *required_nodes(schema)) for values in listed_values(node)), None)
-        if listed is None:
-            return None
-        composites = [value for value in listed if isinstance(value, list | dict)]
-        if not composites or schema.keys() <= {"type", "enum", "const"}:
-            return composites
-        return fitting_values(self._json(schema), composites)
 
     # Lists
 
@@ -289,12 +304,12 @@ class _RuleWriter(SchemaDivider):
         return self._rule(body, f"{self._prefix}_NAME".upper())
 
 
-def required_nodes(schema: Node) -> Iterator[Node]:
+def _required_nodes(schema: Node) -> Iterator[Node]:
     """Yield the schemas in `allOf`, which hold together with this one."""
     for part in schema.get("allOf", ()):
         if isinstance(part, dict):
             yield part
-            yield from required_nodes(part)
+            yield from _required_nodes(part)
 
 
 def further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Schema]]:

@@ -88,11 +88,11 @@ def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
 def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
     is_string = isinstance(value, str)
     written = markup.string(value) if is_string else to_json(value)
-    head = markup.head(name, is_string=is_string).replace(TYPE, _type_of(value))
+    head = markup.head(name, is_string=is_string).replace(TYPE, type_of(value))
     return f"{head}{written}{markup.padding}{markup.close}{markup.after_close}"
 
 
-def _type_of(value: Any) -> str:
+def type_of(value: Any) -> str:
     """Return the type of a value in JSON's words."""
     match value:
         case bool():
@@ -101,6 +101,8 @@ def _type_of(value: Any) -> str:
             return "null"
         case int() | float():
             return "number"
+        case str():
+            return "string"
         case dict():
             return "object"
     return "array"

@@ -8,7 +8,7 @@ EMPTY = PartitionLoad(0, 0, 0)
 STEP_CELLS = 3000
 
 
-def test_texts_of_their_own_are_kept_apart_by_twos_or_threes() -> None:
+def test_texts_of_their_own_are_kept_apart_by_fours() -> None:
     assert _partitions_of(count=16, shared=0, own=550) == [4, 4, 4, 4]
 
 
@@ -43,9 +43,6 @@ def _partitions_of(count: int, shared: int, own: int) -> list[int]:
     """Place so many sequences one after another, and return how many each partition has."""
     members = [0] * 4
     for _ in range(count):
-        loads = [
-            PartitionLoad(number, shared + own * number, shared) if number else PartitionLoad(0, 0, 0)
-            for number in members
-        ]
+        loads = [PartitionLoad(number, shared + own * number, shared) if number else EMPTY for number in members]
         members[choose_partition(loads, shared + own, STEP_CELLS)] += 1
     return [number for number in members if number]
