@@ -11,6 +11,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from tests.support.postgresql import alter_system
+
 Fault = Callable[[str], AbstractContextManager[None]]
 """Called with the database's URL."""
 
@@ -115,11 +117,11 @@ def read_only_server(url: str) -> Iterator[None]:
 @contextlib.contextmanager
 def read_only_sessions(url: str) -> Iterator[None]:
     """Connections become read-only while they are in use."""
-    _alter_system(url, "SET default_transaction_read_only = on")
+    alter_system(_superuser(url), "SET default_transaction_read_only = on")
     try:
         yield
     finally:
-        _alter_system(url, "RESET default_transaction_read_only")
+        alter_system(_superuser(url), "RESET default_transaction_read_only")
 
 
 @contextlib.contextmanager
@@ -239,14 +241,6 @@ def _alter_database(url: str, change: str) -> None:
     name = sql.Identifier(make_url(url).database or "")
     with psycopg.connect(_superuser(url, "postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} {}").format(name, sql.SQL(change)))
-
-
-def _alter_system(url: str, change: str) -> None:
-    with psycopg.connect(
-        _superuser(url), autocommit=True, options="-c default_transaction_read_only=off"
-    ) as connection:
-        connection.execute(f"ALTER SYSTEM {change}".encode())
-        connection.execute("SELECT pg_reload_conf()")
 
 
 def _superuser(url: str, database: str | None = None) -> str:

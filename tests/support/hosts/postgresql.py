@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.hosts.network import DATA, Machine
-from tests.support.postgresql import PostgresServer, running_postgresql
+from tests.support.postgresql import PostgresServer, alter_system, running_postgresql
 from tests.support.proxies import DEPLOY
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -65,11 +65,13 @@ class DatabaseMachine:
     @contextlib.contextmanager
     def slow_commits(self) -> Iterator[None]:
         """Let each commit take a tenth of a second longer."""
-        self._alter(f"SET commit_delay = {_SLOW_COMMIT_MICROSECONDS}", "SET commit_siblings = 0")
+        alter_system(
+            self._server.get_uri(), f"SET commit_delay = {_SLOW_COMMIT_MICROSECONDS}", "SET commit_siblings = 0"
+        )
         try:
             yield
         finally:
-            self._alter("RESET commit_delay", "RESET commit_siblings")
+            alter_system(self._server.get_uri(), "RESET commit_delay", "RESET commit_siblings")
 
     def connections(self) -> int:
         """Return how many connections the servers have."""
@@ -77,12 +79,6 @@ class DatabaseMachine:
             query = sql.SQL("SELECT count(*) FROM pg_stat_activity WHERE usename = {}").format(sql.Literal(_NAME))
             [(found,)] = connection.execute(query).fetchall()
             return int(found)
-
-    def _alter(self, *changes: str) -> None:
-        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            for change in changes:
-                connection.execute(f"ALTER SYSTEM {change}".encode())
-            connection.execute("SELECT pg_reload_conf()")
 
     def _control(self, action: str) -> None:
         sockets = self._server.get_postmaster_info().socket_dir
