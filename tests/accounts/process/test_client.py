@@ -25,6 +25,7 @@ from dragoman.accounts.ledger.operations import (
 )
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.messages import DatabaseFailed
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.errors import BalanceTooLow, LedgerUnavailable
 from tests.support.ledger_harness import LedgerHarness, settlement
@@ -202,6 +203,23 @@ async def test_a_ledger_that_never_answers_is_waited_for_until_the_deadline_and_
         lookup = ledger.look_up_key(KeyLookup(harness.digest, "arcee"))
         outcomes = await asyncio.gather(*waiting, lookup, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [LedgerUnavailable] * 4
+
+
+async def test_every_admission_during_an_outage_is_tried_before_its_deadline(harness: LedgerHarness) -> None:
+    tried: set[str] = set()
+
+    class FailingLedger(LedgerThread):
+        def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
+            tried.update(operation.request_id for operation in operations if not isinstance(operation, KeyLookup))
+            self._send(DatabaseFailed("it is locked"))
+
+    async with LedgerClient(harness.database, new_process_id(), timeout_seconds=0.2, transport=FailingLedger) as ledger:
+        ledger.settle(Settlement.uncharged("unknown", "disconnected"))  # Retried until the client is closed.
+        admissions = [harness.admission() for _ in range(5)]
+        for admission in admissions:  # One after another, while the pauses between attempts become longer.
+            with pytest.raises(LedgerUnavailable):
+                await ledger.admit(admission)
+    assert tried.issuperset(admission.request_id for admission in admissions)
 
 
 async def test_a_hold_that_is_made_after_its_deadline_is_released(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ _MIN_FILL_RATIO = 0.5
 
 _MIN_BACKOFF_SECONDS = 0.05
 _MAX_BACKOFF_SECONDS = 1.0
+_BACKOFF_SHARE = 0.25
+"""The longest backoff in relation to the timeout: every operation is tried before its deadline, also in an outage."""
 
 _WATCH_SECONDS = 0.25
 """How often deadlines and the process's silence are checked."""
@@ -111,6 +113,7 @@ class LedgerClient:
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
         self._max_waiting = max_waiting
         self._timeout_seconds = timeout_seconds
+        self._max_backoff_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SHARE * timeout_seconds)
         self._process: LedgerTransport | None = None
         self._queued: list[_PendingOperation] = []
         self._in_flight: deque[list[_PendingOperation]] = deque()
@@ -359,7 +362,7 @@ class LedgerClient:
         now = self._loop.time()
         for pending in waiting:
             (expired if self._is_overdue(pending, now) else self._queued).append(pending)
-        self._backoff_seconds = min(_MAX_BACKOFF_SECONDS, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
+        self._backoff_seconds = min(self._max_backoff_seconds, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
         self._expire(expired)
         self._schedule()
 
