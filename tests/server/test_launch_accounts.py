@@ -174,6 +174,8 @@ async def test_without_accounts_usage_is_recorded_and_costs_nothing(tmp_path: Pa
     settings.write_text(keys)
     with running_server("echo", "--config", str(settings), environment={"XDG_DATA_HOME": str(tmp_path)}) as server:
         assert await statuses(server.url, "sk-0123456789abcdef", 3) == {200: 3}
+        libraries = await asyncio.to_thread(Path(f"/proc/{server.process.pid}/maps").read_text)
+        assert "sqlalchemy" not in libraries, "the workers use the database, and the supervisor need not load it"
         assert await asyncio.to_thread(server.stop) == 0
     database = Database(f"sqlite:///{tmp_path}/dragoman/accounts.db")
     [day] = list_daily_usage(database)

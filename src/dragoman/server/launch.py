@@ -48,7 +48,7 @@ from dragoman.server.start_checks import (
     check_settings,
     has_keys,
     prepare_accounts,
-    prepare_usage_records,
+    usage_records_location,
 )
 from dragoman.server.supervisor import ChildCommand, ChildFailed, StartFailure
 from dragoman.server.systemd import ServiceManager
@@ -129,11 +129,11 @@ def _run(
             if engine.plan.adapters:
                 write_registry(registry_path(files.engine_socket(engine.number)), engine.plan.adapters)
         numbers = KeyNumbers()
-        records = functools.cache(lambda: accounts or prepare_usage_records(settings))
+        location = accounts or usage_records_location(settings)
 
         def worker(settings: Settings, generation: int) -> ChildCommand:
             return worker_command(
-                settings, plans, records(), files, numbers=numbers, generation=generation, origins=origins
+                settings, plans, location, files, numbers=numbers, generation=generation, origins=origins
             )
 
         processes = ServerProcesses(

@@ -58,20 +58,15 @@ def prepare_accounts(settings: Settings) -> AccountsLocation | None:
     return location
 
 
-def prepare_usage_records(settings: Settings) -> AccountsLocation | None:
-    """Prepare the database of the usage records of a server without accounts; None if nothing is recorded.
-
-    If it cannot be used, that is logged.
-    """
+def usage_records_location(settings: Settings) -> AccountsLocation | None:
+    """Return where a server without accounts records usage; None if nothing is recorded. Its workers prepare it."""
     if not settings.record_usage:
         return None
     try:
-        location = default_location()
-        location.prepare()
+        return default_location()
     except AccountsUnavailable as error:
-        _log.warning("usage_recording_disabled_at_start", reason=str(error))
+        _log.warning("usage_recording_disabled_without_folder", reason=str(error))
         return None
-    return location
 
 
 def _require_keys_unless_loopback(settings: Settings) -> None:

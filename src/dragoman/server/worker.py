@@ -36,7 +36,7 @@ from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
-from dragoman.server.accounts_location import DATABASE_VARIABLE
+from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation, AccountsUnavailable
 from dragoman.server.app import AppServices, LiveOptions, ReloadableApp
 from dragoman.server.console import ShownSettings
 from dragoman.server.http_server import HttpServer, bounded_protocol
@@ -59,6 +59,8 @@ _READ_BYTES = 65_536
 
 _DATABASE_ANSWER_SECONDS = 30.0
 """Time until a PostgreSQL server is taken for hung and its connection is closed. Requests wait less, as set."""
+
+_log = logs.get_logger(__name__)
 
 
 def main() -> int:
@@ -256,15 +258,27 @@ def allows_adapter_registration(settings: Settings, *, has_accounts: bool) -> bo
 def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     if options.journal_dir is None:
         return None
-    database = Database(os.environ[DATABASE_VARIABLE], answer_seconds=_DATABASE_ANSWER_SECONDS)
+    location = AccountsLocation(os.environ[DATABASE_VARIABLE], Path(options.journal_dir))
+    if not options.requires_account_key and not _prepare_usage_records(location):
+        return None
     return AccountsOptions(
-        database=database,
-        journals=Path(options.journal_dir),
+        database=Database(location.url, answer_seconds=_DATABASE_ANSWER_SECONDS),
+        journals=location.journal_dir,
         hold_cap=options.settings.accounts.max_hold_tokens,
         timeout_seconds=options.settings.accounts.timeout_seconds,
         heartbeat_timeout_seconds=options.settings.supervision.heartbeat_timeout_seconds,
         transport=ForkedLedgerHandle,
     )
+
+
+def _prepare_usage_records(location: AccountsLocation) -> bool:
+    """Prepare the database of a server without accounts, which serves also if it cannot be used."""
+    try:
+        location.prepare()
+    except AccountsUnavailable as error:
+        _log.warning("usage_recording_disabled_at_start", reason=str(error))
+        return False
+    return True
 
 
 def _job_queue(settings: Settings, accounts: AccountsOptions | None) -> JobQueue | None:
