@@ -134,8 +134,11 @@ async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends(
 
 async def test_several_workers_share_one_engine() -> None:
     with running_server("--workers", "2", environment=TWO_THREADS, records_usage=False) as server:
-        assert len(server.children(WORKER_PROCESS)) == 2
+        workers = server.children(WORKER_PROCESS)
+        assert len(workers) == 2
         assert len(server.children(ENGINE_PROCESS)) == 1
+        if sys.platform == "linux":
+            assert all(_kibibytes(worker, "Shared_Dirty") > _kibibytes(worker, "Private_Dirty") for worker in workers)
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
 
         async def send() -> httpx.Response:
@@ -209,6 +212,12 @@ def _wait_for_end(descriptor: int) -> None:
     readable, _, _ = select.select([descriptor], [], [], TEST_TIMEOUT_SECONDS)
     os.close(descriptor)
     assert readable, "the child is still running"
+
+
+def _kibibytes(process_id: int, kind: str) -> int:
+    """Return how much of a kind of memory a process has (proc_pid_smaps(5))."""
+    lines = Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 
 def _failing_start(*arguments: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 HEARTBEAT_SECONDS = 1.0
 """The time between two heartbeats."""
@@ -19,7 +19,7 @@ HEARTBEAT_SECONDS = 1.0
 UNLOAD_LINE = b"unload\n"
 """What the parent writes to an engine's standard input so that it ends when no request runs."""
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 """From <linux/prctl.h>."""
 
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
@@ -37,6 +37,22 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if _is_parent_gone():  # It died before the kernel was asked.
             os._exit(0)
+
+
+@contextlib.contextmanager
+def orphans_adopted() -> Iterator[bool]:
+    """Within the block, make grandchildren children of this process when their parent ends. Yield whether that works.
+
+    Where it works, there are descriptors of processes (os.pidfd_open) too.
+    """
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        yield False
+        return
+    library = ctypes.CDLL(None)
+    try:
+        yield library.prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
+    finally:
+        library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def send_heartbeat() -> None:

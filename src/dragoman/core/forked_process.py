@@ -1,4 +1,4 @@
-"""A child that is forked instead of started anew: it shares the memory of this process's imports. Linux only."""
+"""Children that are forked instead of started anew: they share the memory of imports. Linux only."""
 
 import asyncio
 import ctypes
@@ -23,14 +23,52 @@ def can_fork() -> bool:
     return sys.platform == "linux" and hasattr(os, "pidfd_open") and threading.active_count() == 1
 
 
-class ForkedProcess:
-    """A child of this process. Create it by `fork`; the owner must await `wait`."""
+class ProcessHandle:
+    """A child of this process that asyncio has not started. The owner must await `wait`."""
+
+    def __init__(self, process_id: int) -> None:
+        self.process_id = process_id
+        self.returncode: int | None = None
+        """Its exit status, negative for a signal, once `wait` has returned."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal. Raises ProcessLookupError if `wait` has returned, as its number may be another one's."""
+        if self.returncode is not None:
+            raise ProcessLookupError
+        os.kill(self.process_id, number)
+
+    def kill(self) -> None:
+        """Kill it. Raises ProcessLookupError as `send_signal` does."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait until it has ended, and return its exit status. Several tasks may wait."""
+        if self.returncode is None:
+            loop = asyncio.get_running_loop()
+            has_ended = asyncio.Event()
+            descriptor = os.pidfd_open(self.process_id)
+            loop.add_reader(descriptor, has_ended.set)
+            try:
+                await has_ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+            self._reap()
+        assert self.returncode is not None
+        return self.returncode
+
+    def _reap(self) -> None:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.process_id, 0)[1])
+
+
+class ForkedProcess(ProcessHandle):
+    """A child that this process has forked. Create it by `fork`."""
 
     def __init__(self, process_id: int, connection: socket.socket) -> None:
+        super().__init__(process_id)
         self.connection = connection
         """The other end of its standard input."""
-        self.process_id = process_id
-        self._status: int | None = None
 
     @classmethod
     def fork(cls, run: Callable[[], None], name: str) -> Self:
@@ -47,37 +85,13 @@ class ForkedProcess:
         child_socket.close()
         return cls(process_id, parent_socket)
 
-    def kill(self) -> None:
-        """Kill it. Raises ProcessLookupError if `wait` has returned, as its number may be another one's."""
-        if self._status is not None:
-            raise ProcessLookupError
-        os.kill(self.process_id, signal.SIGKILL)
-
-    async def wait(self) -> int:
-        """Wait until it has ended, and return its exit status, negative for a signal."""
-        if self._status is None:
-            loop = asyncio.get_running_loop()
-            has_ended = asyncio.Event()
-            descriptor = os.pidfd_open(self.process_id)
-            loop.add_reader(descriptor, has_ended.set)
-            try:
-                await has_ended.wait()
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
-            self._status = self._reap()
-        return self._status
-
-    def _reap(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.process_id, 0)[1])
-
 
 def _run_child(run: Callable[[], None], name: str, connection: socket.socket) -> None:
     """Be the child: nothing of the parent may run in it, neither its code behind the fork nor what it does at exit."""
     status = 1
     try:
         _keep_files(connection)
-        _show_as_arguments(name)
+        show_as_arguments(name)
         run()
         status = 0
     except BaseException:  # noqa: BLE001 - the border of the process: its interpreter would report it, and end
@@ -99,7 +113,7 @@ def _keep_files(connection: socket.socket) -> None:
     connection.detach()
 
 
-def _show_as_arguments(name: str) -> None:
+def show_as_arguments(name: str) -> None:
     """Overwrite what the kernel shows as the arguments of this process, which are its parent's."""
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = int(fields[_ARGUMENTS_START]), int(fields[_ARGUMENTS_END])

@@ -152,6 +152,7 @@ def worker_command(
         inherited_fds=[files.listener.fileno(), files.wake_fd],
         heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
         max_retry_seconds=_MAX_WORKER_RETRY_SECONDS,
+        group_arguments=_module_arguments("dragoman.server.worker_launcher"),
     )
 
 

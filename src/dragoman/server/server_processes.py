@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dragoman.core import logs
 from dragoman.core.child_process import UNLOAD_LINE
 from dragoman.core.process_options import OPTIONS_VARIABLE
+from dragoman.server.child_group import start_group
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 from dragoman.server.worker_options import RETIRE_LINE
 
@@ -42,7 +44,8 @@ class ServerProcesses:
     ) -> None:
         """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
 
-        `workers` is called in a thread while the engines start, so that they do not wait for what it prepares.
+        `workers` is called in a thread while the engines start, so that they do not wait for what it prepares. All
+        have the same command.
         The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
         `report` gets the number of an engine that cannot be started again, and None when it is.
         `restore_folder` is called every second.
@@ -174,7 +177,10 @@ class ServerProcesses:
 
     async def _start_workers(self) -> None:
         commands = await asyncio.to_thread(self._worker_commands)
-        self._workers = [Child(command) for command in commands]
+        processes = await start_group(commands[0], len(commands))
+        self._workers = [
+            Child(command, process=process) for command, process in itertools.zip_longest(commands, processes)
+        ]
         self._has_workers.set()
         await asyncio.gather(*(worker.start() for worker in self._workers))
 

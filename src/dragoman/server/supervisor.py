@@ -11,7 +11,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dragoman.core import logs
 from dragoman.core.child_process import HEARTBEAT_SECONDS
@@ -24,7 +24,7 @@ _BACKOFF_RESET_SECONDS = 60.0
 _MIN_RETRY_SECONDS = 1.0
 """The pause after a first start that failed. It doubles with each further one."""
 
-_FIRST_OUTPUT_SECONDS = 60.0
+FIRST_OUTPUT_SECONDS = 60.0
 """Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
 
 _STOP_MARGIN_SECONDS = 5.0
@@ -50,6 +50,30 @@ class ChildCommand(NamedTuple):
     """Time without output after which the child is killed. None: it sends no heartbeats."""
     max_retry_seconds: float = 300.0
     """The longest pause between two starts that fail."""
+    group_arguments: Sequence[str] = ()
+    """The command that starts several such children at once (server/child_group.py). Empty: there is none."""
+
+
+class ChildProcess(Protocol):
+    """A process as asyncio.subprocess has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter | None: ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
 
 
 class StartFailure(NamedTuple):
@@ -65,14 +89,23 @@ class StartFailure(NamedTuple):
 class Child:
     """One process, restarted whenever it exits, until `stop`."""
 
-    def __init__(self, command: ChildCommand, report: Callable[[StartFailure | None], None] | None = None) -> None:
-        """`report` is called when a start after the first fails, when the next begins, and with None at success."""
+    def __init__(
+        self,
+        command: ChildCommand,
+        report: Callable[[StartFailure | None], None] | None = None,
+        *,
+        process: ChildProcess | None = None,
+    ) -> None:
+        """`report` is called when a start after the first fails, when the next begins, and with None at success.
+
+        `process` is the first one, if it runs already.
+        """
         self._command = command
         self._report = report or (lambda _failure: None)
         self._failed_starts = 0
         self._reading: asyncio.Task[bytes] | None = None
         """Reads the next output. It survives timeouts, so that no output is lost."""
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = process
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
         self._wake_requested = asyncio.Event()
@@ -88,7 +121,8 @@ class Child:
 
     async def start(self) -> None:
         """Start the process and wait until it is ready. Raises ChildFailed."""
-        await self._spawn()
+        if self._process is None:
+            await self._spawn()
         try:
             await self._wait_ready()
         except ChildFailed:
@@ -184,7 +218,7 @@ class Child:
                 continue
             backoff = 0.0 if time.monotonic() - started_at > _BACKOFF_RESET_SECONDS else backoff
             _log.error(
-                "child_exited", name=self._command.name, status=_exit_description(status), backoff_seconds=backoff
+                "child_exited", name=self._command.name, status=exit_description(status), backoff_seconds=backoff
             )
             await asyncio.sleep(backoff)
             backoff = min(_MAX_BACKOFF_SECONDS, max(_MIN_BACKOFF_SECONDS, 2 * backoff))
@@ -238,7 +272,7 @@ class Child:
 
     async def _wait_ready(self) -> None:
         self._unfinished = b""
-        min_timeout = _FIRST_OUTPUT_SECONDS
+        min_timeout = FIRST_OUTPUT_SECONDS
         while output := await self._next_output(min_timeout):
             min_timeout = 0.0
             for text in self._lines(output):
@@ -248,7 +282,7 @@ class Child:
                     raise ChildFailed(text.removeprefix("failed "))
                 self._deliver_reply(text)
         assert self._process is not None
-        status = _exit_description(await self._process.wait())
+        status = exit_description(await self._process.wait())
         raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
 
     async def _reap(self) -> int:
@@ -290,5 +324,6 @@ class Child:
         return output
 
 
-def _exit_description(status: int) -> str:
+def exit_description(status: int) -> str:
+    """Return the exit status of a process for people."""
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

@@ -1,0 +1,58 @@
+"""The process that forks HTTP workers, so that they share the memory of what it has imported.
+
+Started as `python -m dragoman.server.worker_launcher` with two descriptors for each worker, its standard input and
+output. Prints the workers' ids and ends at once: nothing runs in it but imports and forks. See server/child_group.py.
+"""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from dragoman.core.child_process import end_with_parent
+from dragoman.core.forked_process import show_as_arguments
+from dragoman.server import worker
+
+_STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
+
+
+def main() -> int:
+    """Fork the workers and end; in each of them, serve. Returns the worker's exit status."""
+    end_with_parent()
+    descriptors = [int(argument) for argument in sys.argv[1:]]
+    launcher_ended, until_end = os.pipe()
+    gc.freeze()  # A collection writes to each object that it looks at, and what is written to is shared no more.
+    process_ids: list[int] = []
+    status = 0
+    try:
+        for number in range(0, len(descriptors), 2):
+            process_id = os.fork()
+            if not process_id:
+                standard_input, standard_output = descriptors[number : number + 2]
+                _become_worker(standard_input, standard_output, (*descriptors, until_end), launcher_ended)
+                return worker.main()
+            process_ids.append(process_id)
+        os.write(_STANDARD_OUTPUT, " ".join(map(str, process_ids)).encode())
+    except OSError as error:
+        print(f"dragoman: no further worker can be forked: {error}", file=sys.stderr)
+        for process_id in process_ids:
+            os.kill(process_id, signal.SIGKILL)
+        status = 1
+    os._exit(status)  # The end of the interpreter would write to all objects.
+
+
+def _become_worker(standard_input: int, standard_output: int, unused: Sequence[int], launcher_ended: int) -> None:
+    """Be a process as `python -m dragoman.server.worker` starts it, and the child of the launcher's parent."""
+    os.setsid()
+    os.dup2(standard_input, _STANDARD_INPUT)
+    os.dup2(standard_output, _STANDARD_OUTPUT)
+    for descriptor in unused:
+        os.close(descriptor)
+    show_as_arguments(worker.__name__)
+    os.read(launcher_ended, 1)
+    os.close(launcher_ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

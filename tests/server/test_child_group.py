@@ -1,0 +1,80 @@
+"""Children that a launcher forks, with real processes: what happens when they end is between processes."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from dragoman.server.child_group import start_group
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux adopts children of others")
+
+RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.read()"
+
+FORKS_CHILDREN = """
+import os, sys
+descriptors = list(map(int, sys.argv[1:]))
+for number in range(0, len(descriptors), 2):
+    if child := os.fork():
+        print(child)
+        continue
+    os.dup2(descriptors[number], 0), os.dup2(descriptors[number + 1], 1)
+    os.closerange(3, max(descriptors) + 1)
+    os.write(1, b"ready\\n")
+    os._exit(len(os.read(0, 100)))
+"""
+
+
+def _command(launcher: str) -> ChildCommand:
+    run = [sys.executable, "-S", "-c"]
+    return ChildCommand(
+        name="test",
+        arguments=[*run, RUNS_UNTIL_STDIN_CLOSES],
+        environment=os.environ,
+        group_arguments=[*run, launcher] if launcher else (),
+    )
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_adopted_children_are_supervised_like_others_and_restarted_by_themselves() -> None:
+    command = _command(FORKS_CHILDREN)
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        processes = await start_group(command, 3)
+        killed, stopped, writing = (Child(command, process=process) for process in processes)
+        await asyncio.gather(*(child.start() for child in (killed, stopped, writing)))
+        first = killed.process_id
+        assert [child.process_id for child in (killed, stopped, writing)] == [process.pid for process in processes]
+        assert len({process.pid for process in processes}) == 3
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        assert await processes[0].wait() == -signal.SIGKILL
+        while killed.process_id == first:  # noqa: ASYNC110 - nobody reports the restart
+            await asyncio.sleep(0.01)
+        await asyncio.gather(killed.stop(), stopped.stop())
+        assert await processes[1].wait() == -signal.SIGTERM
+        assert not stopped.is_running
+        with pytest.raises(ProcessLookupError):
+            processes[1].kill()
+        await writing.retire(b"12345\n", TEST_TIMEOUT_SECONDS)
+        assert await processes[2].wait() == 6, "it has read the line"
+        await writing.stop()
+
+
+@pytest.mark.parametrize(("launcher", "count"), [("", 2), (FORKS_CHILDREN, 1)])
+async def test_a_single_child_and_one_without_launcher_are_not_forked(launcher: str, count: int) -> None:
+    assert await start_group(_command(launcher), count) == []
+
+
+async def test_a_launcher_that_fails_is_reported_and_leaves_no_descriptor() -> None:
+    before = _open_descriptors()
+    with pytest.raises(ChildFailed, match=r"^the test launcher ended with status 3$"):
+        await start_group(_command("import sys; sys.exit(3)"), 2)
+    assert _open_descriptors() == before
