@@ -1,4 +1,5 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_the_default_file_is_in_the_data_directory_with_its_journals_beside_it(d
     for _ in range(2):
         location.prepare()
     assert stat.S_IMODE(data.stat().st_mode) == stat.S_IMODE(location.journal_dir.stat().st_mode) == 0o700
+    database = Database(location.url)
+    require_current(database)
+    database.close()
+
+
+def test_workers_that_start_together_all_find_a_new_database_prepared(data: Path) -> None:
+    location = accounts_location(AccountsSettings(database="sqlite"))
+    assert location is not None
+    with ThreadPoolExecutor(4) as threads:
+        for prepared in [threads.submit(location.prepare) for _ in range(4)]:
+            prepared.result()
     database = Database(location.url)
     require_current(database)
     database.close()

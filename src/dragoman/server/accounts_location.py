@@ -1,5 +1,7 @@
 """The accounts' database and journals: where the settings put them, and their preparation."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -44,6 +46,7 @@ class AccountsLocation(NamedTuple):
     def prepare(self) -> None:
         """Create missing directories, and the tables of a new database. Raises AccountsUnavailable.
 
+        Several processes may do so at the same time: a database whose tables are being made looks like an outdated one.
         What exists already and belongs to this user is closed to others, since it holds prompts and answers.
         """
         from dragoman.accounts.database.connections import Database, DatabaseUnavailable
@@ -62,9 +65,10 @@ class AccountsLocation(NamedTuple):
             restricted = restrict_to_owner(self._private_paths(database))
             if restricted:
                 _log.warning("permissions_restricted", paths=[str(path) for path in restricted])
-            if not migration_status(database).applied:
-                upgrade(database)
-            require_current(database)
+            with _locked(self.journal_dir):
+                if not migration_status(database).applied:
+                    upgrade(database)
+                require_current(database)
         except OSError as error:
             raise AccountsUnavailable(f"the accounts cannot be kept in {error.filename}: {error.strerror}") from error
         except (DatabaseOutdated, DatabaseTooNew) as error:
@@ -84,6 +88,17 @@ class AccountsLocation(NamedTuple):
             yield from own
             if len(own) == sum(1 for _ in file.parent.iterdir()):  # It may be any folder, and is the database's alone.
                 yield file.parent
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process of this machine after the other run the block."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def create_database_folder(database: "Database") -> None:
