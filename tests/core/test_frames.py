@@ -1,11 +1,15 @@
 import asyncio
+import contextlib
 import io
+import socket
+from collections import defaultdict
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.core.frames import FrameTooLong, encode_frame, read_frame, read_frame_blocking
+from dragoman.core.frames import FrameSender, FrameTooLong, encode_frame, read_frame, read_frame_blocking
 
 BODIES = st.lists(st.binary(max_size=300))
 
@@ -43,3 +47,60 @@ def _reader_of(received: bytes) -> asyncio.StreamReader:
     reader.feed_data(received)
     reader.feed_eof()
     return reader
+
+
+@contextlib.asynccontextmanager
+async def _connected(max_unsent_bytes: int) -> AsyncIterator[tuple[FrameSender, asyncio.StreamReader]]:
+    """Give a sender and what reads its frames."""
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    reader, reading = await asyncio.open_connection(sock=theirs)
+    sender = FrameSender(writer, max_unsent_bytes)
+    try:
+        yield sender, reader
+    finally:
+        sender.close()
+        reading.close()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(writer.wait_closed(), reading.wait_closed())
+
+
+async def test_what_is_sent_arrives_before_the_loop_has_had_a_turn() -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    sender = FrameSender(writer, 100)
+    sender.send(encode_frame(b"now"))
+    with theirs, theirs.makefile("rb") as stream:
+        assert read_frame_blocking(stream) == b"now"
+    sender.close()
+    await writer.wait_closed()
+
+
+async def test_frames_of_several_threads_arrive_whole_and_in_order_however_slow_their_reader_is() -> None:
+    threads, frames, size = 4, 40, 60_000  # Together far more than a socket holds.
+    async with _connected(2**30) as (sender, reader):
+
+        def send(thread: int) -> None:
+            for number in range(frames):
+                sender.send(encode_frame(bytes((thread, number)) * (size // 2)))
+
+        sending = [asyncio.create_task(asyncio.to_thread(send, thread)) for thread in range(threads)]
+        numbers: defaultdict[int, list[int]] = defaultdict(list)
+        for _ in range(threads * frames):
+            body = await read_frame(reader, size)
+            assert body is not None
+            assert body == body[:2] * (size // 2)
+            numbers[body[0]].append(body[1])
+        await asyncio.gather(*sending)
+        assert numbers == {thread: list(range(frames)) for thread in range(threads)}
+        sender.send(encode_frame(b"after all others"))
+        assert await read_frame(reader, size) == b"after all others"
+        sender.close()
+        sender.send(encode_frame(b"dropped"))
+        assert await read_frame(reader, size) is None
+
+
+async def test_the_connection_of_a_reader_that_takes_nothing_is_cut() -> None:
+    async with _connected(10_000) as (sender, reader):
+        sender.send(encode_frame(bytes(2**22)))
+        assert await read_frame(reader, 2**22) is None

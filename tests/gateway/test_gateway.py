@@ -42,6 +42,19 @@ class BrokenEngine(EchoEngine):
                 await asyncio.Event().wait()
 
 
+class RecordingEngine(EchoEngine):
+    """Records what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[GenerationRequest] = []
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.asked.append(request)
+        async for event in super().generate(request):
+            yield event
+
+
 class GatewayHarness:
     """A gateway with one model, and its metrics."""
 
@@ -105,6 +118,15 @@ async def test_one_prompt_is_answered_with_the_engines_own_events() -> None:
     engine = EchoEngine()
     [request] = requests(["ab"], n=2)
     assert await GatewayHarness(engine).answer("ab", n=2) == [event async for event in engine.generate(request)]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_engine_knows_whether_tokens_may_wait_for_others(streamed: bool) -> None:
+    engine = RecordingEngine()
+    execution = await GatewayHarness(engine).gateway.generate(requests(["a"]), caller(), streamed=streamed)
+    async for _ in execution:
+        pass
+    assert [request.is_buffered for request in engine.asked] == [not streamed]
 
 
 async def test_choices_of_several_prompts_are_counted_prompt_by_prompt() -> None:

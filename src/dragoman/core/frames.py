@@ -1,6 +1,8 @@
 """Messages between our own processes: four bytes of length, little-endian, and as many of msgpack."""
 
 import asyncio
+import socket
+import threading
 from typing import BinaryIO
 
 LENGTH_BYTES = 4
@@ -36,3 +38,80 @@ def read_frame_blocking(stream: BinaryIO) -> bytes | None:
     length = int.from_bytes(header, "little")
     body = stream.read(length)
     return body if (len(header), len(body)) == (LENGTH_BYTES, length) else None
+
+
+_DRAINED_CHECK_SECONDS = 0.01
+"""How often it is checked whether a slow reader has taken what waits for it."""
+
+
+class FrameSender:
+    """Sends frames on a connection at once, from any thread, without waking the event loop for each.
+
+    Only what its reader is too slow for goes through the loop.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, max_unsent_bytes: int) -> None:
+        """Made on the connection's event loop. With more unsent bytes than the limit, the connection is cut."""
+        self._loop = asyncio.get_running_loop()
+        self._writer = writer
+        self._max_unsent_bytes = max_unsent_bytes
+        # The writer closes its own descriptor, whose number another connection may get while a thread sends.
+        self._socket: socket.socket = writer.get_extra_info("socket").dup()
+        self._socket.setblocking(False)
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._unwritten = 0
+        """The number of frames that the loop has still to take."""
+        self._is_direct = True
+        """Whether the writer has sent all that it was given."""
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame behind all others. It is dropped on a connection that has ended."""
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._is_direct:
+                sent = self._send_now(frame)
+                if sent == len(frame):
+                    return
+                frame, self._is_direct = frame[sent:], False
+            self._unwritten += 1
+            self._loop.call_soon_threadsafe(self._write, frame)
+
+    def close(self) -> None:
+        """Close the connection as soon as the writer has sent what it was given. Called on the event loop."""
+        with self._lock:
+            self._is_closed = True
+            self._socket.close()
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Close the connection now. Called on the event loop."""
+        self.close()
+        self._writer.transport.abort()
+
+    def _send_now(self, frame: bytes) -> int:
+        try:
+            return self._socket.send(frame)
+        except BlockingIOError:
+            return 0
+        except OSError:  # The connection has ended, which its reader notices.
+            return len(frame)
+
+    def _write(self, rest: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(rest)
+        with self._lock:
+            self._unwritten -= 1
+        if self._writer.transport.get_write_buffer_size() > self._max_unsent_bytes:
+            self.abort()
+        elif not self._unwritten:
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        with self._lock:
+            if self._is_closed or self._unwritten:
+                return
+            self._is_direct = not self._writer.transport.get_write_buffer_size()
+        if not self._is_direct:
+            self._loop.call_later(_DRAINED_CHECK_SECONDS, self._check_drained)

@@ -280,6 +280,9 @@ class GenerationRequest(
     """Requests of one owner share prefixes only if they have the same salt."""
     affinity: str = ""
     """Requests of one owner with an equal one go to the same replica where nothing else decides; empty: to any."""
+    is_buffered: bool = False
+    """Whether its client gets the answer as a whole, so that an engine may send many tokens together. The gateway sets
+    it."""
     request_id: str = ""
     """That of core.context.Caller, for the logs of other servers. The gateway sets it; empty: it is a job's."""
     trace: str = ""

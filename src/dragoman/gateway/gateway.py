@@ -187,8 +187,8 @@ class Gateway:
             raise
         timer.note_admission()
         owner = self._owner(reservation.account_id, caller)
-        if owner or resolved.adapter is not None:
-            requests = [resolved.assign(request, owner=owner) for request in requests]
+        if owner or resolved.adapter is not None or not streamed:
+            requests = [resolved.assign(request, owner=owner, is_buffered=not streamed) for request in requests]
         if resolved.deployment.router is not None or fallbacks is not NO_FALLBACKS:
             requests = [_for_replicas(request, caller, timer.trace or caller.trace) for request in requests]
         return RequestExecution(

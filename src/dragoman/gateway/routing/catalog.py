@@ -284,12 +284,13 @@ class ResolvedModel(NamedTuple):
         base, adapter = self.deployment.fingerprint, self.adapter
         return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
 
-    def assign(self, request: Task, *, owner: str, priority: int | None = None) -> Task:
+    def assign(self, request: Task, *, owner: str, priority: int | None = None, is_buffered: bool = False) -> Task:
         """Return the request as it is computed: with the adapter, for an owner, and with another priority if set."""
         if priority is not None and priority != request.priority:
             request = msgspec.structs.replace(request, priority=priority)
-        if self.adapter is not None and isinstance(request, GenerationRequest):
-            return msgspec.structs.replace(request, owner=owner, adapter=self.adapter.qualified_name)
+        if isinstance(request, GenerationRequest) and (self.adapter is not None or is_buffered):
+            adapter = request.adapter if self.adapter is None else self.adapter.qualified_name
+            return msgspec.structs.replace(request, owner=owner, adapter=adapter, is_buffered=is_buffered)
         return request if request.owner == owner else msgspec.structs.replace(request, owner=owner)
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import struct
 
 import msgspec
@@ -17,7 +18,17 @@ from dragoman.core.errors import (
     ModelNotFound,
     Overloaded,
 )
-from dragoman.core.events import Delta, Finished, ReasoningDelta, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
+from dragoman.core.events import (
+    Delta,
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TokenLogprobs,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 from dragoman.core.request import (
     GrammarFormat,
     JsonObjectFormat,
@@ -210,6 +221,39 @@ async def test_a_frame_that_is_no_message_is_an_engine_failure(body: bytes) -> N
         await commands_in(frame)
     with pytest.raises(EngineFailed):
         await replies_in(struct.pack("<I", len(body) + 1) + b"\x91" + body)
+
+
+async def test_the_tokens_of_an_answer_that_is_not_streamed_are_sent_together() -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    reader, reading = await asyncio.open_connection(sock=theirs)
+    now = 0.0
+    sender = messages.ReplySender(writer, 1000, clock=lambda: now)
+    sender.buffered.add(1)
+
+    def publish(*replies: tuple[int, Event]) -> list[EngineReply]:
+        events: list[EngineReply] = [messages.EventReply(number, event) for number, event in replies]
+        sender.publish(events)
+        return events
+
+    token, usage = Delta(0, "a", [5]), Usage(1, 2, 0)
+    begun = publish((1, Started(1, 0)), (1, token))
+    assert await messages.read_replies(reader) == begun, "how soon an answer begins is measured"
+    publish((1, token), (1, Delta(1, "x", [6])))
+    publish((1, token), (1, Delta(1, "y", [7])))
+    streamed = publish((2, token), (2, token))
+    both = [messages.EventReply(1, Delta(0, "aa", [5, 5])), messages.EventReply(1, Delta(1, "xy", [6, 7]))]
+    assert await messages.read_replies(reader) == streamed + both, "nobody waits for a token that is streamed"
+    publish((1, token))
+    now = 1.0
+    publish((1, token))
+    assert await messages.read_replies(reader) == both[:1], "it stays for a moment only"
+    publish((1, token))
+    ended = publish((1, token), (1, Finished(0, "stop")), (1, usage))
+    assert await messages.read_replies(reader) == [*both[:1], *ended[1:]]
+    sender.close()
+    reading.close()
+    await asyncio.gather(writer.wait_closed(), reading.wait_closed())
 
 
 async def test_a_frame_of_absurd_length_is_an_engine_failure() -> None:

@@ -1,5 +1,6 @@
 """One llama_context: a unified KV cache and its computation."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,6 +43,9 @@ class LlamaContext:
         self.cells: int = library.llama_n_ctx(self._context)
         self.batch_tokens = options.batch_tokens
         self._threads = options.threads
+        self._logits_address = 0
+        self._logits_by_rows: dict[int, Logits] = {}
+        """The arrays at this address."""
         self._allocate_batch(options.batch_tokens)
 
     def _allocate_batch(self, size: int) -> None:
@@ -82,12 +86,17 @@ class LlamaContext:
         """
         filled = rows = 0
         for chunk in chunks:
-            end = filled + len(chunk.tokens)
-            self._tokens[filled:end] = chunk.tokens
-            self._positions[filled:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
-            self._sequence_ids[filled:end] = chunk.sequence_id
-            self._wants_logits[filled:end] = 0
-            self._wants_logits[end - chunk.outputs : end] = 1
+            count = len(chunk.tokens)
+            end = filled + count
+            if count == 1:  # As usual. Single values take a fraction of the time of slices.
+                self._tokens[filled], self._positions[filled] = chunk.tokens[0], chunk.position
+                self._sequence_ids[filled], self._wants_logits[filled] = chunk.sequence_id, chunk.outputs
+            else:
+                self._tokens[filled:end] = chunk.tokens
+                self._positions[filled:end] = np.arange(chunk.position, chunk.position + count)
+                self._sequence_ids[filled:end] = chunk.sequence_id
+                self._wants_logits[filled:end] = 0
+                self._wants_logits[end - chunk.outputs : end] = 1
             rows += chunk.outputs
             filled = end
         self._batch.n_tokens = filled
@@ -95,7 +104,19 @@ class LlamaContext:
             raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(chunks)} sequences")
         if not rows:
             return np.empty((0, self.vocabulary_size), dtype=np.float32)
-        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+        return self._logits(rows)
+
+    def _logits(self, rows: int) -> Logits:
+        """Return the array of logits, which is nearly always where it was after the last decode."""
+        address = ctypes.c_void_p.from_buffer(self._library.llama_get_logits(self._context)).value
+        assert address, "a batch with outputs has logits"
+        if address != self._logits_address:
+            self._logits_address, self._logits_by_rows = address, {}
+        logits = self._logits_by_rows.get(rows)
+        if logits is None:
+            values = (ctypes.c_float * (rows * self.vocabulary_size)).from_address(address)
+            logits = self._logits_by_rows[rows] = np.ctypeslib.as_array(values).reshape(rows, self.vocabulary_size)
+        return logits
 
     def decode_image(self, chunk: Chunk, image: ImageEmbeddings) -> None:
         """Compute the cells of an image. Raises DecodeError."""

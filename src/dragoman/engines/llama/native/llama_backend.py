@@ -77,7 +77,8 @@ class SingleContextBackend:
         logits = self._decode(chunks, loaded)
         # Such a sequence's cells spoil others, even when they are free again: many kernels multiply what must not be
         # seen by zero rather than leave it out. One logit of a row tells: each is a sum over the whole last layer.
-        if np.isnan(logits[:, 0]).any():
+        is_number = logits.item(0) == logits.item(0) if len(logits) == 1 else not np.isnan(logits[:, 0]).any()
+        if not is_number:
             raise DecodeError(f"{self._model.library.pinned} computed logits that are no numbers")
         return logits
 

@@ -5,7 +5,6 @@ import contextlib
 import os
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -182,12 +181,12 @@ class EngineServer:
     async def _close_connections(self, step_task: asyncio.Task[None]) -> None:
         """Close the connections and wait for the last step, but not for workers that do not read."""
         for connection in self._connections.values():
-            connection.writer.close()
+            connection.close()
         for task in (*self._adapter_changes, *self._detached):
             task.cancel()
         await asyncio.wait((step_task, *self._adapter_changes, *self._detached))
         for connection in self._connections.values():
-            connection.writer.transport.abort()
+            connection.abort()
 
     async def _send_fingerprint(self) -> None:
         """Send the fingerprint to all workers when it is known."""
@@ -260,7 +259,7 @@ class EngineServer:
             for number in connection.open_requests:
                 self._stepper.cancel((connection.number, number))
             connection.open_requests.clear()
-            writer.close()
+            connection.close()
 
     async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
@@ -271,7 +270,7 @@ class EngineServer:
                 else:
                     await self._submit(connection, command, self._tokenizer)
             case messages.CancelCommand():
-                connection.open_requests.discard(command.number)
+                connection.close_request(command.number)
                 self._stepper.cancel((connection.number, command.number))
             case messages.StatisticsCommand():
                 self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
@@ -318,20 +317,21 @@ class EngineServer:
     ) -> None:
         key = connection.number, command.number
         connection.open_requests.add(command.number)
+        if isinstance(command, messages.GenerateCommand) and command.is_buffered:
+            connection.buffered.add(command.number)
         try:
             prepared = await self._loop.run_in_executor(executor, self._workload.prepare, key, command)
             if command.number not in connection.open_requests:
                 return  # It was cancelled meanwhile.
+            if prepared.unenforced:  # Before the stepper's thread can send any output.
+                connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
             if prepared.prefix is None:
                 prepared.start()
             else:
                 self._start_detached(self._start_restored(connection, command.number, prepared))
         except (BadRequest, ModelNotFound) as error:
-            connection.open_requests.discard(command.number)
+            connection.close_request(command.number)
             connection.send([messages.error_reply(command.number, error)])
-            return
-        if prepared.unenforced:
-            connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
 
     async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
         """Start a request once the prefix that was saved for it is in host memory."""
@@ -342,7 +342,7 @@ class EngineServer:
             try:
                 prepared.start()
             except ModelNotFound as error:
-                connection.open_requests.discard(number)
+                connection.close_request(number)
                 connection.send([messages.error_reply(number, error)])
 
     def _start_detached(self, work: Coroutine[None, None, None]) -> None:
@@ -352,42 +352,45 @@ class EngineServer:
         task.add_done_callback(self._detached.discard)
 
     def _publish_from_thread(self, published: list[RequestOutput]) -> None:
-        self._loop.call_soon_threadsafe(self._publish, published)
-
-    def _publish(self, published: list[RequestOutput]) -> None:
-        frames: dict[int, list[messages.EngineReply]] = defaultdict(list)
-        for (connection, number), event in published:
-            if connection not in self._connections:
-                continue
-            frames[connection].append(
-                messages.error_reply(number, event)
+        """Send what a step has computed. The event loop is woken only for requests that have ended."""
+        frames: dict[int, list[messages.EngineReply]] = {}
+        ended: list[RequestKey] = []
+        for key, event in published:
+            reply = (
+                messages.error_reply(key[1], event)
                 if isinstance(event, DragomanError)
-                else messages.EventReply(number, event)
+                else messages.EventReply(key[1], event)
             )
+            frames.setdefault(key[0], []).append(reply)
             if isinstance(event, DragomanError | Usage):
-                self._last_activity = time.monotonic()
-                self._connections[connection].open_requests.discard(number)
+                ended.append(key)
         for number, replies in frames.items():
-            self._connections[number].send(replies)
+            if (connection := self._connections.get(number)) is not None:
+                connection.publish(replies)
+        if ended:
+            self._loop.call_soon_threadsafe(self._note_ended, ended)
+
+    def _note_ended(self, ended: list[RequestKey]) -> None:
+        self._last_activity = time.monotonic()
+        for connection, number in ended:
+            if connection in self._connections:
+                self._connections[connection].close_request(number)
 
     def _send_statistics_from_thread(
         self, connection: "_WorkerConnection", number: int, values: EngineStatistics
     ) -> None:
-        replies: list[messages.EngineReply] = [messages.StatisticsReply(number, values)]
-        self._loop.call_soon_threadsafe(connection.send, replies)
+        connection.send([messages.StatisticsReply(number, values)])
 
 
-class _WorkerConnection:
+class _WorkerConnection(messages.ReplySender):
     """The connection of one HTTP worker."""
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer, _MAX_UNSENT_BYTES)
         self.number = number
-        self.writer = writer
         self.open_requests: set[int] = set()
 
-    def send(self, replies: list[messages.EngineReply]) -> None:
-        if self.writer.is_closing():
-            return
-        self.writer.write(messages.encode(replies))
-        if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
-            self.writer.transport.abort()
+    def close_request(self, number: int) -> None:
+        """Note that a request has ended."""
+        self.open_requests.discard(number)
+        self.buffered.discard(number)

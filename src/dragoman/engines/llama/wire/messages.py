@@ -4,7 +4,8 @@ A worker sends one command in each frame. The engine sends each worker one list 
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -13,8 +14,8 @@ from dragoman.core.adapters import Adapter
 from dragoman.core.embedding import EmbeddingInput
 from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.errors_wire import decode_error, encode_error
-from dragoman.core.events import Event
-from dragoman.core.frames import FrameTooLong, encode_frame, read_frame
+from dragoman.core.events import AnyDelta, Delta, Event
+from dragoman.core.frames import FrameSender, FrameTooLong, encode_frame, read_frame
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import (
     AnswerFormat,
@@ -34,6 +35,9 @@ from dragoman.prompt.output_parser import OutputParserSpec
 Decoded = TypeVar("Decoded")
 
 _MAX_FRAME_BYTES = 256 * 2**20
+
+_MAX_HELD_SECONDS = 0.05
+"""How long tokens wait for others if their client gets the answer as a whole."""
 
 
 class RenderedTextPrompt(msgspec.Struct, frozen=True, tag="rendered"):
@@ -98,6 +102,8 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     """As in GenerationRequest."""
     prompt_logprobs: int | None = None
     reports_prompt: bool = False
+    is_buffered: bool = False
+    """As in GenerationRequest."""
 
 
 class EmbedCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="embed"):
@@ -287,6 +293,79 @@ def error_reply(number: int, error: DragomanError) -> ErrorReply:
 def encode(content: EngineCommand | list[EngineReply]) -> bytes:
     """Encode a command or a list of replies as one frame."""
     return encode_frame(_encoder.encode(content))
+
+
+class ReplySender:
+    """Sends the replies of an engine process to one worker."""
+
+    def __init__(
+        self, writer: asyncio.StreamWriter, max_unsent_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Made on the connection's event loop. With more unsent bytes than the limit, the connection is cut."""
+        self._clock = clock
+        self._sender = FrameSender(writer, max_unsent_bytes)
+        self.buffered: set[int] = set()
+        """The numbers of open requests whose tokens may wait for others."""
+        self._held: list[EngineReply] = []
+        self._held_until = 0.0
+
+    def send(self, replies: list[EngineReply]) -> None:
+        """Send replies from any thread. They go before those that wait."""
+        self._sender.send(encode(replies))
+
+    def publish(self, replies: list[EngineReply]) -> None:
+        """Send what a step has computed. Called from one thread only.
+
+        What nobody can see yet is sent together: each frame takes time from the next step. Where anything has waited,
+        the text of a choice comes as one delta, so that a token's share of its time can be told.
+        """
+        self._held += replies
+        now = self._clock()
+        if now < self._held_until and all(map(self._may_wait, replies)):
+            return
+        self._held_until = now + _MAX_HELD_SECONDS
+        held, self._held = self._held, []
+        self.send(_joined(held, self.buffered) if len(held) > len(replies) else held)
+
+    def close(self) -> None:
+        """Close the connection as soon as what waits in its writer is sent. Called on the event loop."""
+        self._sender.close()
+
+    def abort(self) -> None:
+        """Close the connection now. Called on the event loop."""
+        self._sender.abort()
+
+    def _may_wait(self, reply: EngineReply) -> bool:
+        return type(reply) is EventReply and reply.number in self.buffered and isinstance(reply.event, AnyDelta)
+
+
+def _joined(replies: list[EngineReply], buffered: set[int]) -> list[EngineReply]:
+    """Return the replies, those to buffered requests with consecutive text of a choice in one delta."""
+    joined: list[EngineReply] = []
+    texts: dict[int, dict[int, list[Delta]]] = {}
+    """The last deltas of each request and choice."""
+    for reply in replies:
+        if (
+            type(reply) is EventReply
+            and reply.number in buffered
+            and type(reply.event) is Delta
+            and reply.event.token_ids
+        ):
+            texts.setdefault(reply.number, {}).setdefault(reply.event.index, []).append(reply.event)
+        else:
+            if isinstance(reply, EventReply | ErrorReply):
+                joined += _one_delta_each(reply.number, texts.pop(reply.number, {}))
+            joined.append(reply)
+    for number, of_request in texts.items():
+        joined += _one_delta_each(number, of_request)
+    return joined
+
+
+def _one_delta_each(number: int, deltas_by_choice: dict[int, list[Delta]]) -> Iterator[EngineReply]:
+    for index, deltas in deltas_by_choice.items():
+        text = "".join(delta.text for delta in deltas)
+        token_ids = [token for delta in deltas for token in delta.token_ids]
+        yield EventReply(number, Delta(index, text, token_ids, [entry for delta in deltas for entry in delta.logprobs]))
 
 
 async def read_command(reader: asyncio.StreamReader) -> EngineCommand | None:

@@ -298,6 +298,7 @@ class LlamaEngine:
             cache_salt=request.cache_salt,
             prompt_logprobs=request.prompt_logprobs,
             reports_prompt=request.reports_prompt,
+            is_buffered=request.is_buffered,
         )
 
     async def _render(
