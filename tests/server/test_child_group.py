@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,19 @@ for number in range(0, len(descriptors), 2):
     os.closerange(3, max(descriptors) + 1)
     os.write(1, b"ready\\n")
     os._exit(len(os.read(0, 100)))
+"""
+
+ENDS_AFTER_ITS_FILES = """
+import os, sys, time
+from dragoman.server.worker_launcher import become_worker
+launcher, (input, output) = os.getpid(), map(int, sys.argv[1:])
+if not os.fork():
+    become_worker(input, output, (input, output), launcher)
+    os.write(1, b"orphan" if os.getppid() != launcher else b"child of the launcher")
+    os._exit(0)
+os.closerange(0, 100)
+time.sleep(0.2)
+os._exit(0)
 """
 
 
@@ -78,3 +92,14 @@ async def test_a_launcher_that_fails_is_reported_and_leaves_no_descriptor() -> N
     with pytest.raises(ChildFailed, match=r"^the test launcher ended with status 3$"):
         await start_group(_command("import sys; sys.exit(3)"), 2)
     assert _open_descriptors() == before
+
+
+def test_a_worker_begins_when_it_is_no_child_of_the_launcher_any_more() -> None:
+    # The kernel closes a process's files first: a worker that then asks to end with its parent ends at once.
+    given, output = os.open(os.devnull, os.O_RDONLY), os.pipe()
+    launcher = [sys.executable, "-c", ENDS_AFTER_ITS_FILES, str(given), str(output[1])]
+    subprocess.run(launcher, pass_fds=(given, output[1]), timeout=TEST_TIMEOUT_SECONDS, check=True)
+    os.close(given)
+    os.close(output[1])
+    with open(output[0], "rb") as written:  # noqa: PTH123 - a descriptor
+        assert written.read() == b"orphan"

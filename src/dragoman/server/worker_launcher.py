@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from dragoman.core.child_process import end_with_parent
@@ -16,12 +17,14 @@ from dragoman.server import worker
 
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
+_PARENT_CHECK_SECONDS = 0.001
+
 
 def main() -> int:
     """Fork the workers and end; in each of them, serve. Returns the worker's exit status."""
     end_with_parent()
     descriptors = [int(argument) for argument in sys.argv[1:]]
-    launcher_ended, until_end = os.pipe()
+    launcher_id = os.getpid()
     gc.freeze()  # A collection writes to each object that it looks at, and what is written to is shared no more.
     process_ids: list[int] = []
     status = 0
@@ -30,7 +33,7 @@ def main() -> int:
             process_id = os.fork()
             if not process_id:
                 standard_input, standard_output = descriptors[number : number + 2]
-                _become_worker(standard_input, standard_output, (*descriptors, until_end), launcher_ended)
+                become_worker(standard_input, standard_output, descriptors, launcher_id)
                 return worker.main()
             process_ids.append(process_id)
         os.write(_STANDARD_OUTPUT, " ".join(map(str, process_ids)).encode())
@@ -42,16 +45,16 @@ def main() -> int:
     os._exit(status)  # The end of the interpreter would write to all objects.
 
 
-def _become_worker(standard_input: int, standard_output: int, unused: Sequence[int], launcher_ended: int) -> None:
-    """Be a process as `python -m dragoman.server.worker` starts it, and the child of the launcher's parent."""
+def become_worker(standard_input: int, standard_output: int, unused: Sequence[int], launcher_id: int) -> None:
+    """Be a process as `python -m dragoman.server.worker` starts it, and wait for the launcher's parent to adopt it."""
     os.setsid()
     os.dup2(standard_input, _STANDARD_INPUT)
     os.dup2(standard_output, _STANDARD_OUTPUT)
     for descriptor in unused:
         os.close(descriptor)
     show_as_arguments(worker.__name__)
-    os.read(launcher_ended, 1)
-    os.close(launcher_ended)
+    while os.getppid() == launcher_id:  # A worker ends with its parent. A process closes its files before it ends.
+        time.sleep(_PARENT_CHECK_SECONDS)
 
 
 if __name__ == "__main__":
