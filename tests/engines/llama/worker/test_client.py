@@ -239,7 +239,7 @@ async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Pat
     await engine.close()
 
 
-SHORT = EngineTimeouts(heartbeat=0.2, event=0.2, reply=0.2, ready=0.1)
+SHORT = EngineTimeouts(heartbeat=0.6, event=0.6, reply=0.6, ready=0.3)
 
 
 async def test_a_process_without_heartbeats_counts_as_dead(tmp_path: Path) -> None:
@@ -285,9 +285,9 @@ async def test_a_process_that_forgets_a_request_fails_it_in_time_and_may_then_dr
         await beating
 
     async with _engine(tmp_path / "engine.sock", beat_only, timeouts=SHORT) as engine:
-        with pytest.raises(EngineFailed, match=r"sent nothing for 0\.2 seconds"):
+        with pytest.raises(EngineFailed, match=r"sent nothing for 0\.6 seconds"):
             await _collect(engine)
-        with pytest.raises(EngineFailed, match=r"did not answer within 0\.2 seconds"):
+        with pytest.raises(EngineFailed, match=r"did not answer within 0\.6 seconds"):
             await engine.count_tokens(TextPrompt("Once"))
         assert engine.ready
     assert messages.CancelCommand(0) in received
