@@ -26,7 +26,7 @@ serve: $(READY) ## Run the server (ARGS="..." are passed on)
 	@exec $(BIN)/dragoman serve $(ARGS)
 
 test: $(DEV_READY) ## Run the tests (ARGS="..." are passed on to pytest)
-	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup --durations 20 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 5 --dist loadgroup --durations 20 $(ARGS)
 
 check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/ruff check

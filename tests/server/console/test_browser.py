@@ -6,7 +6,7 @@ A browser, since scripts, the policy against foreign ones, layout and focus exis
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from dragoman.accounts.administration.keys import list_keys
 from tests.server.console.conftest import HOSTILE_NAME, ConsoleServer, OpenPage
@@ -52,34 +52,50 @@ def test_a_wrong_key_is_refused_and_signing_out_ends_the_session(open_page: Open
         expect(page).to_have_url(re.compile("/console/login"))
 
 
-def test_every_page_is_usable_by_everybody_in_light_and_in_dark(open_page: OpenPage, server: ConsoleServer) -> None:
+def assert_fits(page: Page, path: str) -> None:
+    """Check that neither the page nor a table is wider than a large screen and a small one."""
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        assert not is_scrollable_sideways(page), (path, width)
+        tables = page.locator(".table-wrap")
+        is_cut = tables.evaluate_all("all => all.some((one) => one.scrollWidth > one.clientWidth)")
+        assert not is_cut, f"a table of {path} is cut where the screen has {width} pixels"
+
+
+def assert_menu_opens(page: Page) -> None:
+    """Check that the menu of a small screen leads to another page."""
+    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("link", name="Usage").click()
+    expect(page).to_have_url(re.compile("/usage"))
+
+
+def test_every_page_is_usable_by_everybody_in_light_and_in_dark_on_every_screen(
+    open_page: OpenPage, server: ConsoleServer
+) -> None:
     request = "/requests/" + server.ask("Good morning", model="pool").headers["x-request-id"]
     with open_page(color_scheme="light") as page:
         for path in (*OPERATOR_PAGES, request):
             page.emulate_media(color_scheme="light")
+            page.set_viewport_size({"width": 1280, "height": 740})
             page.goto(f"/console{path}")
             if path == request:
                 expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
             assert serious_findings(page) == [], path
             page.emulate_media(color_scheme="dark")  # which changes colours only
             assert serious_findings(page, ["color-contrast"]) == [], path
+            assert_fits(page, path)
+        assert_menu_opens(page)
 
 
-def test_no_page_and_no_table_is_wider_than_its_screen(open_page: OpenPage, server: ConsoleServer) -> None:
+def test_no_page_of_a_keys_holder_is_wider_than_its_screen_and_the_menu_opens_on_a_small_one(
+    open_page: OpenPage, server: ConsoleServer
+) -> None:
     server.ask("Good morning").raise_for_status()
-    for key, paths in ((ADMIN_KEY, OPERATOR_PAGES), (server.key, HOLDER_PAGES)):
-        with open_page(key) as page:
-            for path in paths:
-                page.goto(f"/console{path}")
-                for width in (1280, 360):
-                    page.set_viewport_size({"width": width, "height": 740})
-                    assert not is_scrollable_sideways(page), (path, width)
-                    tables = page.locator(".table-wrap")
-                    is_cut = tables.evaluate_all("all => all.some((one) => one.scrollWidth > one.clientWidth)")
-                    assert not is_cut, f"a table of {path} is cut where the screen has {width} pixels"
-            page.get_by_role("button", name="Menu").click()
-            page.get_by_role("link", name="Usage").click()
-            expect(page).to_have_url(re.compile("/usage"))
+    with open_page(server.key) as page:
+        for path in HOLDER_PAGES:
+            page.goto(f"/console{path}")
+            assert_fits(page, path)
+        assert_menu_opens(page)
 
 
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:
