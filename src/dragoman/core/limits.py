@@ -5,6 +5,7 @@ model's vocabulary: the engine checks them, with the functions at the end.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -52,6 +53,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
 )
+_ranged_values = operator.attrgetter(*(parameter for parameter, _, _ in _RANGES))
+_DEFAULT_VALUES = _ranged_values(SamplingParams())
 
 _LARGE_MESSAGES = 64
 _LARGE_TOOLS = 32
@@ -119,8 +122,8 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
     A max_tokens that no context holds is lowered, since it means the rest of the context anyway. `min_max_tokens` is 0
     for a request that may have no answer.
     """
-    for parameter, low, high in _RANGES:
-        if not low <= (value := getattr(sampling, parameter)) <= high:
+    if (values := _ranged_values(sampling)) != _DEFAULT_VALUES:
+        for (parameter, low, high), value in zip(_RANGES, values, strict=True):
             check_range(parameter, value, low, high)
     if not (sampling.repetition_penalty > 0 and math.isfinite(sampling.repetition_penalty)):
         raise BadRequest(

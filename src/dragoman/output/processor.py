@@ -328,19 +328,24 @@ class OutputProcessor:
         return [Delta(self._index, text, [], self._pending_logprobs.release(len(text)))] if text else []
 
     def _decode(self, token: int) -> str:
-        # The parser reads markup as the model wrote it.
-        special = self._vocabulary.is_special(token) and token not in self._markup
-        if special and self._sampling.skip_special_tokens:
-            return ""
-        separated = special and self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
-        self._previous_is_shown_special = special
         piece = self._vocabulary.piece(token)
-        if not self._partial_character:
-            text, decoded = _decode_utf8(piece, "replace", False)
-            if decoded < len(piece):
-                self._partial_character = piece[decoded:]
-        else:
-            text = self._decode_bytes(piece)
+        # The parser reads markup as the model wrote it.
+        if self._vocabulary.is_special(token) and token not in self._markup:
+            return self._decode_special(piece)
+        self._previous_is_shown_special = False
+        if self._partial_character:
+            return self._decode_bytes(piece)
+        text, decoded = _decode_utf8(piece, "replace", False)
+        if decoded < len(piece):
+            self._partial_character = piece[decoded:]
+        return text
+
+    def _decode_special(self, piece: bytes) -> str:
+        if self._sampling.skip_special_tokens:
+            return ""
+        separated = self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
+        self._previous_is_shown_special = True
+        text = self._decode_bytes(piece)
         return f" {text}" if separated else text
 
     def _decode_bytes(self, piece: bytes, *, is_last: bool = False) -> str:

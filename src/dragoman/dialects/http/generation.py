@@ -140,18 +140,13 @@ Prepare = Callable[[DecodedRequest, Caller], Awaitable[PreparedRequests]]
 """What a dialect does with a decoded request before it is admitted. Raises core.errors."""
 
 
-async def unchanged(decoded: DecodedRequest, _caller: Caller) -> PreparedRequests:
-    """Prepare nothing."""
-    return PreparedRequests(_tasks(decoded))
-
-
 class GenerationCall(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request, and all it takes to answer it."""
 
     route: RouteContext
     caller: Caller
     received: ReceivedRequest
-    prepare: Prepare
+    prepare: Prepare | None
     headers: Mapping[str, str]
     """Headers of every answer."""
 
@@ -192,14 +187,16 @@ class DirectResponder:
         call = self.call
 
         async def start() -> EventStream:
-            decoded = call.received.decoded
+            decoded, service = call.received.decoded, call.route.service
+            requests = _tasks(decoded)
             try:
-                async with call.route.service.preparation_turn(_tasks(decoded), call.caller):
+                async with service.preparation_turn(requests, call.caller):
+                    if call.prepare is None:
+                        return await service.generate(requests, call.caller, streamed=decoded.stream)
                     prepared = await call.prepare(decoded, call.caller)
                     options.headers.update(prepared.headers)
-                    requests = prepared.requests
                     return prepared.deliver(
-                        await call.route.service.generate(requests, call.caller, streamed=decoded.stream)
+                        await service.generate(prepared.requests, call.caller, streamed=decoded.stream)
                     )
             except DragomanError as error:
                 raise await call.preceding_error(error) from None
@@ -233,10 +230,12 @@ class QueuedResponder:
         self._idempotent_request = idempotent_request
 
     async def respond(self) -> Response:
-        decoded = self.call.received.decoded
+        decoded, prepare = self.call.received.decoded, self.call.prepare
+        prepared = PreparedRequests(_tasks(decoded))
         try:
-            async with self.call.route.service.preparation_turn(_tasks(decoded), self.call.caller):
-                prepared = await self.call.prepare(decoded, self.call.caller)
+            async with self.call.route.service.preparation_turn(prepared.requests, self.call.caller):
+                if prepare is not None:
+                    prepared = await prepare(decoded, self.call.caller)
                 job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self.call.preceding_error(error)) from None
@@ -286,7 +285,7 @@ async def respond(
     route: RouteContext,
     codec: EndpointCodec,
     *,
-    prepare: Prepare = unchanged,
+    prepare: Prepare | None = None,
     queue: QueueMode = "on_request",
     background: "type[QueuedResponder] | None" = None,
 ) -> Response:

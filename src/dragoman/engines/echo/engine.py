@@ -9,6 +9,7 @@ then continues at the usual speed.
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
@@ -47,12 +48,9 @@ class ByteVocabulary:
     """Implements output.processor.DetokenizerVocabulary: token t below 256 is the byte t."""
 
     end_token_ids = frozenset({END})
-
-    def piece(self, token: int) -> bytes:
-        return _PIECES[token]
-
-    def is_special(self, token: int) -> bool:
-        return token == END
+    # Functions of C, which are called for each token.
+    piece = staticmethod(_PIECES.__getitem__)
+    is_special = staticmethod(end_token_ids.__contains__)
 
 
 _MISSING: frozenset[Capability] = frozenset(
@@ -177,8 +175,7 @@ class _EchoedChoice:
         self._index = index
         self._logprobs = request.logprobs
         self._shows_prompt_only = request.sampling.max_tokens == 0
-        self._position = 0
-        """Of the next token, counted over all repetitions."""
+        self._repeated = itertools.cycle(self._tokens)
         words = request.sampling.bad_words
         self._bad_words = BadWords(bad_word_tokens(words, lambda text: tuple(text.encode()))) if words else None
 
@@ -200,9 +197,7 @@ class _EchoedChoice:
 
     def _next_token(self) -> int:
         """Return the next token that is allowed. Raises BadRequest if there is none."""
-        for _ in self._tokens:
-            token = self._tokens[self._position % len(self._tokens)]
-            self._position += 1
+        for token in itertools.islice(self._repeated, len(self._tokens)):
             if self._bad_words is None or token not in self._bad_words.barred():
                 return token
         raise BadRequest("The echo engine only repeats; nothing of it is allowed", "allowed_token_ids")

@@ -44,8 +44,10 @@ def file_values(process_id: int) -> type:
             self._written = memoryview(self._file._m)[start : start + _DOUBLE_BYTES].cast("d")
 
         def inc(self, amount: float) -> None:
-            self._value += amount
-            self._written[0] = self._value  # One copy of eight bytes: readers never see a part of it.
+            self._written[0] += amount  # One copy of eight bytes: readers never see a part of it.
+
+        def get(self) -> float:
+            return self._written[0]
 
     return FileValue
 
