@@ -42,6 +42,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     prompt_tokens: int
     owners: int
+    engines: int = 1
+    """Engines that have so many each, and take turns."""
 
 
 LOADS = (
@@ -49,6 +51,7 @@ LOADS = (
     Load(running=256, waiting=0, prompt_tokens=100, owners=1),
     Load(running=256, waiting=10_000, prompt_tokens=100, owners=1),
     Load(running=256, waiting=10_000, prompt_tokens=100, owners=10_000),
+    Load(running=64, waiting=0, prompt_tokens=1000, owners=1, engines=16),
     Load(running=1000, waiting=10_000, prompt_tokens=1000, owners=100),
 )
 
@@ -132,7 +135,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(load: Load, steps: int) -> Result:
-    """Fill an engine with the load, and measure steps."""
+    """Fill engines with the load, and measure steps."""
+    engines = [_filled(load, steps) for _ in range(load.engines)]
+    seconds = [_timed_step(batcher, backend) for _ in range(steps) for batcher, backend in engines]
+    return Result(load=load, step_seconds=statistics.median(seconds))
+
+
+def _filled(load: Load, steps: int) -> tuple[Batcher, RandomLogitsBackend]:
+    """Return an engine whose running sequences all decode."""
     total = load.running * (load.prompt_tokens + steps + MAX_STEPS)
     backend = RandomLogitsBackend(total, load.running + 8)
     batcher = Batcher(
@@ -153,7 +163,7 @@ def measure(load: Load, steps: int) -> Result:
         batcher.step()
         if len(running) == load.running and all(sequence.is_decoding for sequence in running):
             break
-    return Result(load=load, step_seconds=statistics.median(_timed_step(batcher, backend) for _ in range(steps)))
+    return batcher, backend
 
 
 def _timed_step(batcher: Batcher, backend: RandomLogitsBackend) -> float:
@@ -164,20 +174,28 @@ def _timed_step(batcher: Batcher, backend: RandomLogitsBackend) -> float:
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("running", "waiting", "owners", "cells in use", "a step", "a sequence")]
+    rows = [("engines", "running in each", "waiting", "owners", "cells in use", "a step", "a sequence")]
     for result in results:
         load = result.load
-        counts = (load.running, load.waiting, load.owners, load.running * load.prompt_tokens)
+        counts = (
+            load.engines,
+            load.running,
+            load.waiting,
+            load.owners,
+            load.engines * load.running * load.prompt_tokens,
+        )
         times = (f"{result.step_seconds * 1e3:.2f} ms", f"{result.seconds_per_sequence * 1e6:.1f} µs")
         rows.append((*(f"{count:,}" for count in counts), *times))  # type: ignore[arg-type]
     share = max(one.step_seconds for one in results if one.load.running == BAR_SEQUENCES) / STEP_SECONDS
     growth = results[0].seconds_per_sequence / results[-1].seconds_per_sequence
+    in_turn = results[-2].seconds_per_sequence / results[-1].seconds_per_sequence
     return "\n".join(
         (
             table(rows),
             f"  of a step of {STEP_SECONDS * 1e3:.0f} ms with {BAR_SEQUENCES} sequences: {share:.1%} "
             f"(bar {MAX_SHARE:.0%}: {'met' if share <= MAX_SHARE else 'MISSED'})",
             f"  a sequence with the fewest by one with the most: {growth:.2f} ({GROWTH_BAR.verdict(growth)})",
+            f"  a sequence of small engines that take turns by one with the most: {in_turn:.2f}",
         )
     )
 
