@@ -20,6 +20,8 @@ from tests.support.batching import BatcherHarness, PublishedAnswer
 from tests.support.simulated_backend import ALL_TOKENS, VOCABULARY_SIZE
 
 MAX_MATCH = 16
+MAX_INSERTED = 5
+MAX_SKIPPED = 12
 
 few_tokens = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
@@ -29,15 +31,19 @@ class SearchingDrafter:
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens = list(tokens)
+        self.left: tuple[int, int] | None = None
+        """What was expected, and the length of the text, where it last went on differently."""
         self.source, self.matched = self._search()
 
     def append(self, token: int) -> None:
-        expected = self.source is not None and self.tokens[self.source] == token
+        if self.source is not None and self.tokens[self.source] == token:
+            self.tokens.append(token)
+            self.source, self.matched = self.source + 1, min(max(self.matched, 2) + 1, MAX_MATCH)
+            return
+        if self.source is not None and (self.matched >= 3 or not self._may_return(1)):
+            self.left = self.source, len(self.tokens)
         self.tokens.append(token)
-        if self.source is not None and expected:
-            self.source, self.matched = self.source + 1, min(self.matched + 1, MAX_MATCH)
-        else:
-            self.source, self.matched = self._search()
+        self.source, self.matched = self._search()
 
     def draft(self, count: int) -> list[int]:
         if self.source is None:
@@ -55,7 +61,14 @@ class SearchingDrafter:
                     while matched < min(end, MAX_MATCH) and self.tokens[end - matched - 1] == self.tokens[-matched - 1]:
                         matched += 1
                     return end, matched
+            if size == 3 and self.left is not None and self._may_return(0):
+                followed = self.tokens[:-1][self.left[0] : self.left[0] + MAX_SKIPPED + 1]
+                if self.tokens[-1] in followed:
+                    return self.left[0] + followed.index(self.tokens[-1]) + 1, 1
         return None, 0
+
+    def _may_return(self, more: int) -> bool:
+        return self.left is not None and len(self.tokens) + more - self.left[1] <= MAX_INSERTED + 1
 
 
 def drafter_after(tokens: Sequence[int], prompt: int | None = None) -> Drafter:
@@ -84,6 +97,19 @@ def test_a_drafter_made_late_drafts_what_one_made_at_the_beginning_does(prompt: 
     assert late.draft(10) == early.draft(10)
 
 
+@pytest.mark.parametrize("difference", [[90], [90, 91, 92], []])
+def test_a_copy_is_followed_again_behind_a_difference(difference: list[int]) -> None:
+    text = list(range(40))
+    copied = [*text, *text[:10], *difference, 15]
+    assert drafter_after(copied, 40).draft(4) == [16, 17, 18, 19]
+
+
+def test_what_comes_long_after_a_difference_is_not_taken_for_the_copy() -> None:
+    text = list(range(40))
+    assert drafter_after([*text, *text[:10], *range(90, 96), 15], 40).draft(4) == []
+    assert drafter_after([*text, *text[:10], 90, 24], 40).draft(4) == []
+
+
 def test_a_text_that_goes_on_like_the_prompt_becomes_more_probable() -> None:
     text = list(range(40))
     drafter = drafter_after([*text, 0, 1])
@@ -97,7 +123,7 @@ def test_a_text_that_goes_on_like_the_prompt_becomes_more_probable() -> None:
 def test_a_text_that_does_not_go_on_like_the_prompt_becomes_less_probable() -> None:
     drafter = drafter_after([1, 2, 3, 1, 2])
     before = drafter.acceptance(1)
-    for token in (9, 1, 2, 10, 1, 2, 11, 1, 2, 12, 1, 2):
+    for token in (*range(10, 16), 1, 2, *range(20, 26), 1, 2, *range(30, 36), 1, 2):
         drafter.observe(token)
         drafter.append(token)
     assert drafter.acceptance(1) < before

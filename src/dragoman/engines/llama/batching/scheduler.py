@@ -140,7 +140,7 @@ class Scheduler:
 
     def note_duration(self, tokens: int, seconds: float) -> None:
         """Take what the scheduled step took. Decode steps tell what another token costs one."""
-        if self._is_decode_step:
+        if self._is_decode_step and self.planner.max_draft_tokens:
             self.planner.costs.observe(tokens, seconds)
 
     def _adapters_in_turn(self) -> list[tuple[int, str]]:

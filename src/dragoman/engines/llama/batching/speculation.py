@@ -5,6 +5,7 @@ batcher computes it in the step of the token before it, and keeps what is then s
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -18,13 +19,25 @@ _TOKEN_BITS = 20
 _MAX_COMPARED_TOKENS = 16
 """Matches of this length and more count as equally reliable."""
 
-_PRIOR_ACCEPTANCE = (0.35, 0.55, 0.75, 0.9)
-"""Estimates before a sequence has any of its own: after a match of 2, 4, 8 and 16 tokens or more."""
+_MIN_FOLLOWED_TOKENS = 3
+"""An occurrence that was followed for so long is looked for again behind a difference."""
 
-_PRIOR_WEIGHT = 3.0
+_MAX_INSERTED_TOKENS = 5
+"""Of a difference: tokens that the followed occurrence does not have."""
+
+_MAX_SKIPPED_TOKENS = 12
+"""Of a difference: tokens that only the followed occurrence has."""
+
+_KINDS = (1, 2, 3, 6, 12)
+"""The shortest matches of each kind. The first kind is that behind a difference."""
+
+_PRIOR_ACCEPTANCE = (0.6, 0.45, 0.78, 0.9, 0.95)
+"""Estimates of each kind before a sequence has any of its own: what texts had that repeat their prompts."""
+
+_PRIOR_WEIGHT = 6.0
 """The number of observed tokens that the prior counts as."""
 
-_ACCEPTANCE_DECAY = 0.9
+_ACCEPTANCE_DECAY = 0.97
 """What an observed token counts after the next one of its kind."""
 
 _PRIOR_TOKEN_COST = 0.3
@@ -41,6 +54,9 @@ _COST_DRIFT = 0.003
 
 _MAX_OUTLIER = 3.0
 """A step counts at most as this many times the expected duration: another process may have had the processor."""
+
+_MIN_ACCEPTANCE = 0.02
+"""A token that is less likely to be kept never pays."""
 
 _SAFETY_FACTOR = 1.1
 """The gain must exceed the cost by so much, since both are estimates."""
@@ -69,7 +85,8 @@ class PromptNgrams:
 class Drafter:
     """Follows an earlier occurrence of a sequence's last tokens: as long as it goes on alike, then another one.
 
-    That is the last occurrence of the last three tokens, or of the last two. Each token takes constant time.
+    That is the last occurrence of the last three tokens; or the one followed before, where it goes on alike behind a
+    small difference; or the last occurrence of the last two tokens. Each token takes constant time.
     """
 
     def __init__(self, prompt: PromptNgrams, answer: Sequence[int] = ()) -> None:
@@ -81,6 +98,10 @@ class Drafter:
         """The position of the token that is expected next. None: nothing is expected."""
         self.matched = 0
         """The number of last tokens that are equal to those before the source, at most _MAX_COMPARED_TOKENS."""
+        self._left_at: int | None = None
+        """The position of the token that was expected where the text last differed from what it followed."""
+        self._since_left = 0
+        """The number of tokens since then."""
         self._trials = [_PRIOR_WEIGHT] * len(_PRIOR_ACCEPTANCE)
         self._hits = [_PRIOR_WEIGHT * prior for prior in _PRIOR_ACCEPTANCE]
         self._find_source()
@@ -102,12 +123,16 @@ class Drafter:
 
     def append(self, token: int) -> None:
         """Add a token to the sequence."""
-        expected = self._source is not None and self._token(self._source) == token
+        source = self._source
+        expected = source is not None and self._token(source) == token
         self._answer.append(token)
-        if self._source is not None and expected:
-            self._source += 1
-            self.matched = min(self.matched + 1, _MAX_COMPARED_TOKENS)
+        self._since_left += 1
+        if source is not None and expected:
+            self._source = source + 1
+            self.matched = min(max(self.matched, 2) + 1, _MAX_COMPARED_TOKENS)
         else:
+            if source is not None and (self.matched >= _MIN_FOLLOWED_TOKENS or not self._may_return):
+                self._left_at, self._since_left = source, 1
             self._find_source()
         self._index_last_tokens()
 
@@ -120,13 +145,18 @@ class Drafter:
         return [repeated[number % period] for number in range(count)]
 
     def acceptance(self, count: int) -> list[float]:
-        """Return the estimated probability, for each of the next `count` drafted tokens, that all up to it are kept."""
+        """Return the estimated probability, for each of the next `count` drafted tokens, that all up to it are kept.
+
+        Those that are hardly ever kept are left out.
+        """
         if self._source is None:
             return []
         probabilities, all_kept = [], 1.0
         for matched in range(self.matched, self.matched + count):
             kind = _kind(matched)
             all_kept *= self._hits[kind] / self._trials[kind]
+            if all_kept < _MIN_ACCEPTANCE:
+                break
             probabilities.append(all_kept)
         return probabilities
 
@@ -141,8 +171,24 @@ class Drafter:
             self._source, self.matched = found, 3
             while self.matched < min(_MAX_COMPARED_TOKENS, found) and self._matches_before(found, self.matched):
                 self.matched += 1
+        elif (found := self._find_return()) is not None:
+            self._source, self.matched = found, 1
         elif pair is not None and (found := self._after_pair.get(pair) or self._prompt.after_pair.get(pair)):
             self._source, self.matched = found, 2
+
+    @property
+    def _may_return(self) -> bool:
+        return self._left_at is not None and self._since_left <= _MAX_INSERTED_TOKENS + 1
+
+    def _find_return(self) -> int | None:
+        """Return the position behind the last token in what was followed before, a few tokens on. None: it is not."""
+        if self._left_at is None or not self._may_return:
+            return None
+        last = self._token(self._length - 1)
+        for position in range(self._left_at, min(self._left_at + _MAX_SKIPPED_TOKENS + 1, self._length - 1)):
+            if self._token(position) == last:
+                return position + 1
+        return None
 
     def _matches_before(self, source: int, matched: int) -> bool:
         return self._token(source - matched - 1) == self._token(self._length - matched - 1)
@@ -165,8 +211,8 @@ class Drafter:
 
 
 def _kind(matched: int) -> int:
-    """Return the index of a match's length in _PRIOR_ACCEPTANCE."""
-    return min(max(matched, 2).bit_length() - 2, len(_PRIOR_ACCEPTANCE) - 1)
+    """Return the kind of a match of this length."""
+    return bisect_right(_KINDS, matched) - 1
 
 
 def agreeing_tokens(tokens: Sequence[int], draft: Sequence[int]) -> int:
@@ -195,13 +241,12 @@ class StepCosts:
         if self._weight:
             expected = self._seconds * (1 + self.token_cost * tokens) / (self._weight + self.token_cost * self._tokens)
             seconds = min(seconds, _MAX_OUTLIER * expected)
-        sums = (self._weight, self._tokens, self._squares, self._seconds, self._products)
-        values = (1.0, float(tokens), float(tokens * tokens), seconds, tokens * seconds)
-        weight, all_tokens, squares, all_seconds, products = (
-            _COST_DECAY * total + value for total, value in zip(sums, values, strict=True)
-        )
-        self._weight, self._tokens, self._squares = weight, all_tokens, squares
-        self._seconds, self._products = all_seconds, products
+        # Written out, since it is a part of each step.
+        self._weight = weight = _COST_DECAY * self._weight + 1.0
+        self._tokens = all_tokens = _COST_DECAY * self._tokens + tokens
+        self._squares = squares = _COST_DECAY * self._squares + tokens * tokens
+        self._seconds = all_seconds = _COST_DECAY * self._seconds + seconds
+        self._products = products = _COST_DECAY * self._products + tokens * seconds
         mean_tokens, mean_seconds = all_tokens / weight, all_seconds / weight
         last = self.token_cost + _COST_DRIFT * (_PRIOR_TOKEN_COST - self.token_cost)
         last_slope = mean_seconds * last / (1 + last * mean_tokens)
@@ -251,8 +296,9 @@ class DraftPlanner:
 
     def draft(self, sequences: Sequence[DraftedSequence], tokens: int, room: int) -> dict[DraftedSequence, list[int]]:
         """Draft up to `room` tokens beside `tokens` that are computed anyway, where that pays."""
-        room = room if self.max_draft_tokens else 0
-        lengths = self._lengths(sequences, tokens, room) if room > 0 else []
+        lengths = self._lengths(sequences, tokens, room) if room > 0 and self.max_draft_tokens else []
+        if not lengths:
+            return {}
         drafts = {one: one.draft(length) for one, length in zip(sequences, lengths, strict=False) if length}
         return {one: draft for one, draft in drafts.items() if draft}
 
@@ -264,6 +310,8 @@ class DraftPlanner:
             for probability in sequence.drafter.acceptance(limit):
                 gains.append((math.log1p(probability / expected), number))
                 expected += probability
+        if not gains:
+            return []
         # The gains of one sequence decrease, so that the best ones are the beginnings of drafts.
         gains.sort(reverse=True)
         best = total = 0.0
