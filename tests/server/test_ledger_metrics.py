@@ -1,7 +1,8 @@
 """What the metrics say about a ledger."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,17 @@ from tests.support.sqlite_files import create_sqlite_database
 class EndingThread(LedgerThread):
     """A ledger that ends after one answer, as a process that dies."""
 
-    async def replies(self) -> AsyncIterator[LedgerReply]:
-        async for reply in super().replies():
-            yield reply
-            return
+    async def run(self, handle: Callable[[LedgerReply], None]) -> None:
+        answered = asyncio.Event()
+
+        def handle_once(reply: LedgerReply) -> None:
+            if not answered.is_set():
+                handle(reply)
+                answered.set()
+
+        running = asyncio.create_task(super().run(handle_once))
+        await answered.wait()
+        running.cancel()
 
 
 class CountedLedger:

@@ -205,6 +205,33 @@ async def test_a_ledger_that_never_answers_is_waited_for_until_the_deadline_and_
         assert [type(outcome) for outcome in outcomes] == [LedgerUnavailable] * 4
 
 
+async def test_on_sqlite_no_operation_that_is_paid_for_lingers(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    sent: list[LedgerOperation] = []
+
+    class RecordingLedger(LedgerThread):
+        def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
+            sent.extend(operations)
+            super().commit(operations, is_retry=is_retry)
+
+    with LedgerHarness(database) as harness:
+        async with LedgerClient(database, new_process_id(), transport=RecordingLedger) as ledger:
+            lookup = KeyLookup(harness.digest, None)
+            looked_up = ledger.look_up_key(lookup)
+            assert sent == [lookup]  # At once.
+            await looked_up
+            admitted = await ledger.admit(harness.admission())
+            settled = ledger.settle(_settlement(admitted))
+            assert len(sent) == 2
+            for _ in range(2):  # At the end of the next turn of the event loop at the latest, with what that brings.
+                await asyncio.sleep(0)
+            assert sent[2:] == [_settlement(admitted)]
+            await settled
+        harness.assert_consistent()
+    database.close()
+
+
 async def test_every_admission_during_an_outage_is_tried_before_its_deadline(harness: LedgerHarness) -> None:
     tried: set[str] = set()
 

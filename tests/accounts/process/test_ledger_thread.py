@@ -30,7 +30,7 @@ async def test_transactions_not_begun_when_it_is_killed_are_lost(tmp_path: Path)
             thread.commit([harness.admission()], is_retry=False)
             thread.kill()
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            replies.extend([reply async for reply in thread.replies()])
+            await thread.run(replies.append)
             assert await thread.wait() == 0
         assert harness.key.running == len(replies) <= 1
         assert all(isinstance(reply, Committed) for reply in replies)
@@ -49,9 +49,11 @@ def test_it_ends_when_its_event_loop_has_ended(harness: LedgerHarness) -> None:
 
 async def test_no_thread_remains_after_its_end(harness: LedgerHarness) -> None:
     thread = await LedgerThread.start(_config(harness.database))
+    replies: list[LedgerReply] = []
     thread.commit([harness.admission()], is_retry=False)
     thread.finish()
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-        assert len([reply async for reply in thread.replies()]) == 1
+        await thread.run(replies.append)
+        assert len(replies) == 1
         assert await thread.wait() == 0
     assert _threads() == []

@@ -41,6 +41,8 @@ _ERRORS = frozenset({"failed", "crashed"})
 _DAILY_SUMS = 6
 _HOURLY_SUMS = _DAILY_SUMS + len(FIRST_TOKEN_CLASSES)
 
+_KEY_COLUMNS = len(KeyRow._fields)
+
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -137,23 +139,33 @@ class LedgerBatch:
         of, parameters = self._with_lists(tables, (settled, digests, selecting, scope.admitted_ids, scope.models))
         settled_list, digest_list, selecting_list, admitted_list, model_list = parameters
         now = session.now()
-        found_keys = list(map(KeyRow._make, rows(of.keys_of, digest_list, settled_list)))
-        limited = [row.id for row in found_keys if row.is_limited and row.digest in digests]
+        held = list(map(HoldRow._make, rows(of.holds_of, settled_list))) if settled else []
+        asking = rows(of.keys_asking, digest_list) if digests else ()
+        found_keys = [KeyRow._make(row[:_KEY_COLUMNS]) for row in asking]
+        found_accounts = {row[_KEY_COLUMNS]: AccountRow._make(row[_KEY_COLUMNS:]) for row in asking}
+        limited = [row.id for row in found_keys if row.is_limited]
+        selectable = rows(of.selectable_accounts, selecting_list) if selecting else []
+        # Almost all requests that are settled have the key and the account of one that is admitted.
+        if other_keys := {row.key_id for row in held}.difference((row.id for row in found_keys), (None,)):
+            of_others, (other_list,) = self._with_lists(tables, (other_keys,))
+            found_keys += map(KeyRow._make, rows(of_others.keys_of, other_list))
+        others = {row.account_id for row in held}.union(account_id for _, account_id, _ in selectable)
+        if others := others.difference(found_accounts, (None,)):
+            of_others, (other_list,) = self._with_lists(tables, (others,))
+            found_accounts |= {row[0]: AccountRow._make(row) for row in rows(of_others.accounts_of, other_list)}
         of_limited, (limited_list,) = self._with_lists(tables, (limited,))
-        since = now.second - WINDOW_SECONDS
-        held = rows(of.holds_of, settled_list) if settled else ()
         used = rows(of.used_request_ids, admitted_list, admitted_list) if scope.admitted_ids else ()
-        windows = rows(of_limited.windows, limited_list, since) if limited else ()
+        windows = rows(of_limited.windows, limited_list, now.second - WINDOW_SECONDS) if limited else ()
         prices = rows(of.prices_of, model_list, now.wall, now.wall) if scope.models else ()
         return LoadedRows(
-            holds=list(map(HoldRow._make, held)),
+            holds=held,
             keys=found_keys,
-            accounts=list(map(AccountRow._make, rows(of.accounts_of, settled_list, digest_list, selecting_list))),
+            accounts=list(found_accounts.values()),
             now=now,
             used_request_ids=[request_id for (request_id,) in used],
             windows=list(map(WindowRow._make, windows)),
             prices=list(map(PriceRow._make, prices)),
-            selectable=rows(of.selectable_accounts, selecting_list) if selecting else (),
+            selectable=selectable,
         )
 
     def _store_tables(self, tables: TableStatements, rows: ChangedRows) -> None:

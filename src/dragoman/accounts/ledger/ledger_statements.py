@@ -81,8 +81,9 @@ class TableStatements:
     def __init__(self, dialect: Dialect, holds_of: Statement) -> None:
         self.of_lists = ListStatements(
             holds_of=holds_of,
-            keys_of=_keys(dialect),
-            accounts_of=_accounts(dialect),
+            keys_asking=_keys_asking(dialect),
+            keys_of=_rows_of(dialect, keys, KeyRow._fields, keys.c.id),
+            accounts_of=_rows_of(dialect, accounts, AccountRow._fields, accounts.c.id),
             used_request_ids=_used_request_ids(dialect),
             selectable_accounts=_selectable_accounts(dialect),
             prices_of=_current_prices(dialect),
@@ -104,6 +105,7 @@ class ListStatements(NamedTuple):
     """The statements whose parameters are lists."""
 
     holds_of: Statement
+    keys_asking: Statement
     keys_of: Statement
     accounts_of: Statement
     used_request_ids: Statement
@@ -121,28 +123,11 @@ def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Col
     return compile_statement(query, dialect, ("listed",))
 
 
-def _keys(dialect: Dialect) -> Statement:
-    """Select the keys with these digests and the keys of these requests' holds."""
-    asking = keys.alias()
-    wanted = union_all(
-        select(asking.c.id).where(in_list(dialect, asking.c.digest, "digests")),
-        select(holds.c.key_id).where(in_list(dialect, holds.c.request_id, "settled")),
-    )
-    query = select(*(keys.c[name] for name in KeyRow._fields)).where(keys.c.id.in_(wanted))
-    return compile_statement(query, dialect, ("digests", "settled"))
-
-
-def _accounts(dialect: Dialect) -> Statement:
-    """Select the accounts of these requests' holds and of the keys, and all accounts that selecting keys may use."""
-    wanted = union_all(
-        select(holds.c.account_id).where(in_list(dialect, holds.c.request_id, "settled")),
-        select(keys.c.account_id).where(in_list(dialect, keys.c.digest, "digests")),
-        select(key_accounts.c.account_id)
-        .join_from(key_accounts, keys, key_accounts.c.key_id == keys.c.id)
-        .where(in_list(dialect, keys.c.digest, "selecting")),
-    )
-    query = select(*(accounts.c[name] for name in AccountRow._fields)).where(accounts.c.id.in_(wanted))
-    return compile_statement(query, dialect, ("settled", "digests", "selecting"))
+def _keys_asking(dialect: Dialect) -> Statement:
+    """Select the keys with these digests, each with its own account behind its columns."""
+    columns = [*(keys.c[name] for name in KeyRow._fields), *(accounts.c[name] for name in AccountRow._fields)]
+    query = select(*columns).join_from(keys, accounts, keys.c.account_id == accounts.c.id)
+    return compile_statement(query.where(in_list(dialect, keys.c.digest, "digests")), dialect, ("digests",))
 
 
 def _used_request_ids(dialect: Dialect) -> Statement:

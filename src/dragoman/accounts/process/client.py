@@ -49,8 +49,8 @@ _MAX_BATCH_SIZE = 500
 """Operations in one transaction."""
 
 _LINGER_SECONDS = 0.002
-"""How long operations linger that no client waits for, so that the next admission can share their transaction. Long
-enough for a client on this machine to send its next request, too short to be often visible in the accounts."""
+"""How long operations linger so that the next admission can share their transaction. Long enough for a client on this
+machine to send its next request, too short to be often visible in the accounts."""
 
 _MAX_IN_FLIGHT = 2
 """Transactions at the process, so that the next one is there when it has finished one."""
@@ -82,8 +82,8 @@ class _PendingOperation(msgspec.Struct, eq=False):
     future: asyncio.Future[Any]
     deadline: float
     """On the event loop's clock, counted from being asked. Settlements do not expire before the shutdown."""
-    is_awaited: bool = True
-    """Whether a client waits for the answer."""
+    lingers: bool = False
+    """Whether it may wait for others to share its transaction."""
     may_be_committed: bool = False
     """Whether an earlier transaction with it may have been committed."""
 
@@ -110,6 +110,7 @@ class LedgerClient:
         self._transport = transport
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._outage = database.outage
+        self._is_sqlite = database.is_sqlite
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
         self._max_waiting = max_waiting
         self._timeout_seconds = timeout_seconds
@@ -125,7 +126,7 @@ class LedgerClient:
         self._backoff_seconds = 0.0
         self._timer: asyncio.Handle | None = None
         self._is_lingering = False
-        """Whether the timer only waits for an operation that a client waits for."""
+        """Whether the timer only waits for an operation that does not linger."""
         self.pending_count = 0
         """Operations that are not answered yet."""
         self.statistics = LedgerStatistics()
@@ -178,7 +179,7 @@ class LedgerClient:
     def begin_admission(self, admission: Admission) -> "asyncio.Future[Admitted]":
         """Admit a request that runs in any case. Settle it when the future is done, unless it raises; see `admit`."""
         self._check_capacity()
-        return self._enqueue(admission, is_awaited=False)
+        return self._enqueue(admission, waits=False, lingers=True)
 
     def check(self, admission: Admission) -> "asyncio.Future[Admitted]":
         """Check an admission with `is_check`. Raises core.errors."""
@@ -190,37 +191,39 @@ class LedgerClient:
         self._check_capacity()
         return self._enqueue(lookup)
 
-    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+    def settle(self, settlement: Settlement, *, is_paid: bool = True) -> "asyncio.Future[Settled]":
         """Settle a request, whether or not the future is awaited. A completed settlement survives a loss of power.
 
-        The future raises NeverAdmitted, ValueError, LedgerUnavailable if the client is closed before the database
-        answers, and OSError if the disk fails.
+        It lingers if nobody pays, and on PostgreSQL, where each transaction waits for the disk. The future raises
+        NeverAdmitted, ValueError, LedgerUnavailable if the client is closed before the database answers, and OSError if
+        the disk fails.
         """
-        return self._enqueue(settlement, is_awaited=False)
+        return self._enqueue(settlement, waits=False, lingers=not (is_paid and self._is_sqlite))
 
     def _check_capacity(self) -> None:
         if self._is_closing or self.pending_count >= self._max_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
 
-    def _enqueue(self, operation: LedgerOperation, *, is_awaited: bool = True) -> asyncio.Future[Any]:
+    def _enqueue(self, operation: LedgerOperation, *, waits: bool = True, lingers: bool = False) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds, is_awaited))
-        if self._is_lingering and is_awaited:
+        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds, lingers))
+        if self._is_lingering and not lingers:
             self._stop_timer()
         self.pending_count += 1
         self._idle.clear()
-        self._schedule()
+        if waits and self._is_sqlite and self._process and not (self._in_flight or self._backoff_seconds):
+            self._send_batch()
+        else:
+            self._schedule()
         return future
 
     def _schedule(self) -> None:
         if self._process is None or self._timer is not None or self._is_closed or not self._can_send:
             return
-        self._is_lingering = not self._backoff_seconds and not any(each.is_awaited for each in self._queued)
+        self._is_lingering = not self._backoff_seconds and all(each.lingers for each in self._queued)
         delay = self._backoff_seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
         # Deferred, so that operations of the same turn of the loop share the transaction.
-        self._timer = (
-            self._loop.call_later(delay, self._send_batch) if delay else self._loop.call_soon(self._send_batch)
-        )
+        self._timer = self._loop.call_later(delay, self._send_batch)
 
     @property
     def _can_send(self) -> bool:
@@ -250,21 +253,20 @@ class LedgerClient:
             except OSError as error:
                 _log.error("ledger_process_start_failed", reason=error.strerror)
             else:
-                await self._read_replies(process)
+                await self._use(process)
             if not self._is_closed:
                 self._handle_process_loss()
                 await asyncio.sleep(self._backoff_seconds)
 
-    async def _read_replies(self, process: LedgerTransport) -> None:
-        """Handle the replies of a process until it ends."""
+    async def _use(self, process: LedgerTransport) -> None:
+        """Commit by a process until it ends."""
         self._process = process
         self._started.set()
         try:
             if self._is_closed:
                 process.finish()
             self._schedule()
-            async for reply in process.replies():
-                self._handle_reply(reply)
+            await process.run(self._handle_reply)
         except asyncio.CancelledError:
             process.kill()
             raise
@@ -326,8 +328,7 @@ class LedgerClient:
             case Committed(outcomes, synced):
                 batch = self._in_flight.popleft()
                 if batch:
-                    asked_at = batch[0].deadline - self._timeout_seconds
-                    self.statistics.answer_seconds.append(self._loop.time() - asked_at)
+                    self.statistics.answer_seconds.append(self._loop.time() - batch[0].deadline + self._timeout_seconds)
                 done = list(zip(batch, map(unpack_outcome, outcomes), strict=True))
                 self._backoff_seconds = 0.0
                 if self._outage.is_active:

@@ -5,8 +5,7 @@ import contextlib
 import errno
 import socket
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 from dragoman.accounts.database.connections import Database
@@ -33,19 +32,18 @@ class _StartedProcess(NamedTuple):
 
 
 class _ReceivedFrames(asyncio.Protocol):
-    """The frames from the process, which are awaited one at a time.
-
-    A StreamReader would pass each of them through six more calls, while a request waits.
-    """
+    """The frames from the process. A StreamReader would pass each of them through six more calls."""
 
     def __init__(self) -> None:
+        self.count = 0
+        self.handle: Callable[[LedgerReply], None] | None = None
+        self.has_begun = asyncio.Event()
+        """Whether the first frame, or the end, has arrived."""
+        self.has_ended = asyncio.Event()
         self._bytes = bytearray()
-        self._bodies: deque[bytes] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._has_ended = False
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Handle the frames that are complete. An error ends the connection."""
         received = self._bytes
         received += data
         first = 0
@@ -53,30 +51,21 @@ class _ReceivedFrames(asyncio.Protocol):
             end = body + int.from_bytes(received[first:body], "little")
             if len(received) < end:
                 break
-            self._bodies.append(bytes(received[body:end]))
+            self._take(bytes(received[body:end]))
             first = end
         del received[:first]
-        if self._bodies:
-            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Note the end."""
-        self._has_ended = True
-        self._wake()
+        self.has_begun.set()
+        self.has_ended.set()
 
-    async def next(self) -> bytes | None:
-        """Wait for a frame and return its body; None at the end of the connection."""
-        while not self._bodies:
-            if self._has_ended:
-                return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._bodies.popleft()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _take(self, body: bytes) -> None:
+        self.count += 1
+        if body != HEARTBEAT and self.handle is not None:
+            self.handle(decode_reply(body))
+        elif self.count == 1:
+            self.has_begun.set()
 
 
 class LedgerProcessHandle:
@@ -89,7 +78,10 @@ class LedgerProcessHandle:
         self._transport = transport
         self._received = received
         self._has_commits = False
-        self.frames_received = 0
+
+    @property
+    def frames_received(self) -> int:
+        return self._received.count
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
@@ -102,7 +94,8 @@ class LedgerProcessHandle:
         is_running = False
         try:
             async with asyncio.timeout(_START_SECONDS):
-                is_running = await received.next() is not None
+                await received.has_begun.wait()
+                is_running = not received.has_ended.is_set()
         except TimeoutError:
             pass
         finally:
@@ -128,17 +121,15 @@ class LedgerProcessHandle:
         return _StartedProcess(process, parent_socket)
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
-        """Send a Commit. It is lost if the process has just died; `replies` then ends."""
+        """Send a Commit. It is lost if the process has just died; `run` then ends."""
         self._has_commits = True
         if not self._transport.is_closing():
             self._transport.write(encode(Commit(list(operations), is_retry)))
 
-    async def replies(self) -> AsyncIterator[LedgerReply]:
-        """Yield the replies until the process ends."""
-        while (body := await self._received.next()) is not None:
-            self.frames_received += 1
-            if body != HEARTBEAT:
-                yield decode_reply(body)
+    async def run(self, handle: Callable[[LedgerReply], None]) -> None:
+        """Call `handle` with each reply until the process ends."""
+        self._received.handle = handle
+        await self._received.has_ended.wait()
 
     def finish(self) -> None:
         """Let it end after answering everything. One that was sent nothing is killed, as it has nothing to answer."""

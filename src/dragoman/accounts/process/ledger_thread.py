@@ -8,7 +8,7 @@ import contextlib
 import errno
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Self
 
 from dragoman.accounts.database.connections import Database
@@ -29,7 +29,7 @@ class LedgerThread:
         self._loop = loop
         self._commands: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         """None ends the thread."""
-        self._replies: asyncio.Queue[LedgerReply | None] = asyncio.Queue()
+        self._handle: Callable[[LedgerReply], None] | None = None
         self._killed = False
         self._status = 1
         self._ended = asyncio.Event()
@@ -50,10 +50,10 @@ class LedgerThread:
         """Send a transaction. It is lost if the thread has just ended."""
         self._commands.put(Commit(list(operations), is_retry))
 
-    async def replies(self) -> AsyncIterator[LedgerReply]:
-        """Yield the replies until the thread ends."""
-        while (reply := await self._replies.get()) is not None:
-            yield reply
+    async def run(self, handle: Callable[[LedgerReply], None]) -> None:
+        """Call `handle` with each reply until the thread ends."""
+        self._handle = handle
+        await self._ended.wait()
 
     def finish(self) -> None:
         """Let it end after answering everything."""
@@ -88,11 +88,14 @@ class LedgerThread:
 
     def _send(self, reply: LedgerReply) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._replies.put_nowait, reply)
+            self._loop.call_soon_threadsafe(self._receive, reply)
         except RuntimeError:  # The event loop is closed.
             raise ConnectionAbortedError from None
 
+    def _receive(self, reply: LedgerReply) -> None:
+        if self._handle is not None:
+            self._handle(reply)
+
     def _end(self) -> None:
         with contextlib.suppress(RuntimeError):  # The event loop is closed.
-            self._loop.call_soon_threadsafe(self._replies.put_nowait, None)
             self._loop.call_soon_threadsafe(self._ended.set)

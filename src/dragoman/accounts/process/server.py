@@ -6,6 +6,7 @@ database's work does not share a core with the server's event loop.
 """
 
 import contextlib
+import os
 import queue
 import signal
 import socket
@@ -108,6 +109,7 @@ class CommitLoop:
 def main() -> None:
     """Serve until the server process closes the connection or dies."""
     end_with_parent()
+    _run_without_preempting()
     # A signal to the whole process group must not stop commits: the server ends this process when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -121,6 +123,17 @@ def main() -> None:
         threading.Thread(target=_send_heartbeats, args=(send,), name="heartbeats", daemon=True).start()
         loop = CommitLoop(_open_ledger(config), lambda reply: send(encode(reply)))
         loop.serve(_commands(frames))
+
+
+def _run_without_preempting() -> None:
+    """Let a message not take the core of the server process that sends it: a transaction would stop its event loop.
+
+    Linux wakes a process where the message comes from if no core is idle, and lets one that has slept run first, unless
+    its policy is SCHED_BATCH, see sched(7).
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # A container may forbid it.
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _synchronized_send(connection: socket.socket) -> Callable[[bytes], None]:

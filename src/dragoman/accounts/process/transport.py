@@ -1,6 +1,6 @@
 """Where a client's ledger runs: in a process of its own (handle.py) or in a thread of this one (ledger_thread.py)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, Self
 
 from dragoman.accounts.ledger.operations import LedgerOperation
@@ -27,8 +27,12 @@ class LedgerTransport(Protocol):
         """Send a transaction, to be done after all earlier ones. It is lost if the receiver is dead."""
         ...
 
-    def replies(self) -> AsyncIterator[LedgerReply]:
-        """Yield the replies until it ends."""
+    async def run(self, handle: Callable[[LedgerReply], None]) -> None:
+        """Call `handle` with each reply as soon as it arrives, until the connection ends.
+
+        Call it once, in the turn of the event loop that sends the first transaction. A task that waited for the replies
+        would handle each of them a turn later.
+        """
         ...
 
     def finish(self) -> None:

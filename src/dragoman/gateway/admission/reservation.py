@@ -266,7 +266,7 @@ class Settler:
 
         def settle(_admitted: object = None) -> "asyncio.Future[Settled] | None":
             if admitted.exception() is None:
-                return self._settle(settlement, slot)
+                return self._settle(settlement, slot, is_paid=False)
             if slot is not None:
                 slot.close()
             self._count_down()
@@ -277,7 +277,9 @@ class Settler:
         admitted.add_done_callback(settle)
         return None
 
-    def _settle(self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1) -> "asyncio.Future[Settled]":
+    def _settle(
+        self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1, *, is_paid: bool = True
+    ) -> "asyncio.Future[Settled]":
         """Settle, however often it takes, and free the request's slot in the journal afterwards.
 
         An unexpected error, such as one in a row that was changed by hand, may be gone later.
@@ -296,7 +298,7 @@ class Settler:
                 slot.close()
             self._count_down()
 
-        settled = self.ledger.settle(settlement)
+        settled = self.ledger.settle(settlement, is_paid=is_paid)
         settled.add_done_callback(on_settled)
         return settled
 
