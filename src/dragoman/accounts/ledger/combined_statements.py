@@ -44,7 +44,7 @@ def _rows(names: Sequence[str], source: str) -> str:
     return f"(SELECT json_agg(json_build_array({', '.join(names)})) FROM {source})::text"
 
 
-_LOCK = f"""
+LOCK = f"""
 WITH held AS MATERIALIZED (
     SELECT {", ".join(HoldRow._fields)} FROM holds WHERE request_id = ANY ({_TEXTS}) ORDER BY request_id FOR UPDATE
 ), asking AS MATERIALIZED (
@@ -58,12 +58,13 @@ WITH held AS MATERIALIZED (
         SELECT account_id FROM asking UNION ALL SELECT account_id FROM held UNION ALL
         SELECT of_key.account_id FROM key_accounts of_key JOIN keys ON of_key.key_id = keys.id
         WHERE keys.digest = ANY ({_TEXTS})
-    )) ORDER BY id FOR UPDATE
+    )) AND (SELECT count(*) FROM of_keys) >= 0 ORDER BY id FOR UPDATE
 )
 SELECT {_rows(HoldRow._fields, "held")}, {_rows(KeyRow._fields, "of_keys")}, {_rows(AccountRow._fields, "of_accounts")}
 """
 """Locks the rows in the order holds, keys, accounts, each table by its id: a query runs when its rows are asked for,
-the holds first. A row that another transaction has changed meanwhile is returned as it is now."""
+that for keys needs all holds, and that for accounts all keys. A row that another transaction has changed meanwhile is
+returned as it is now."""
 
 _READ = f"""
 WITH clock AS MATERIALIZED (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS milliseconds)
@@ -107,7 +108,7 @@ class CombinedStatements:
     """Reads and writes everything that a transaction concerns."""
 
     def __init__(self) -> None:
-        self._lock = Statement(_LOCK, ("settled", "digests", "selecting"))
+        self._lock = Statement(LOCK, ("settled", "digests", "selecting"))
         self._read = Statement(_READ, ("holds", "usage", "limited", "models", "selecting"))
         self._write = Statement(_write_all(), ChangedRows._fields)
 
