@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.sessions import Session
+from dragoman.accounts.database.sessions import POSTGRESQL_CLOCK, PostgresqlSession, Session
 from dragoman.accounts.database.statements import Statement
 from tests.support.postgresql import PostgresServer
 
@@ -23,11 +23,12 @@ def _stopped(process_id: int) -> Iterator[None]:
 
 
 def _read_time_in_pipeline(session: Session) -> None:
+    assert isinstance(session, PostgresqlSession)
     with session.pipeline():
-        session.deferred_now()
+        session.deferred_rows(Statement(POSTGRESQL_CLOCK, ()))
 
 
-@pytest.mark.parametrize("read_time", [Session.now, _read_time_in_pipeline])
+@pytest.mark.parametrize("read_time", [lambda session: session.now(), _read_time_in_pipeline])
 def test_a_session_stops_waiting_for_a_server_that_hangs(
     postgresql: PostgresServer, read_time: Callable[[Session], object]
 ) -> None:

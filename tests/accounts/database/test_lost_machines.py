@@ -27,7 +27,7 @@ with session.pipeline():
     session.begin()
     session.deferred_rows(Statement("SELECT pg_advisory_xact_lock(7)", ()))
 with session.pipeline():
-    session.rows(Statement("SELECT pg_sleep(2)", ()))
+    session.deferred_rows(Statement("SELECT pg_sleep(2)", ()))
 """
 """Locks, and waits within a pipeline for an answer that will find nobody."""
 

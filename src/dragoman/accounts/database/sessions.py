@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -19,17 +19,15 @@ from sqlalchemy import Engine
 from dragoman.accounts.database.failures import DatabaseUnavailable
 from dragoman.accounts.database.statements import Statement
 
+if TYPE_CHECKING:
+    from dragoman.accounts.database.pipeline import Row
+
 _CHECK_SECONDS = 1.0
 
 _SILENCE_SHARE = 0.6
 """Of the time that others wait for a lock: for so long PostgreSQL keeps the locks of a session that says nothing."""
 
 POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
-Value = TypeVar("Value")
-
-Deferred = Callable[[], Value]
-"""Fetches the result of an earlier statement."""
 
 
 class Instant(NamedTuple):
@@ -83,10 +81,6 @@ class Session:
 
     def now(self) -> Instant:
         """Return the time that all timestamps in the database come from, read again at each call."""
-        return self.deferred_now()()
-
-    def deferred_now(self) -> Deferred[Instant]:
-        """Read the time, to be fetched later; within a `pipeline`, after its end."""
         raise NotImplementedError
 
     def commit(self) -> None:
@@ -102,11 +96,6 @@ class Session:
         rows: list[Any] = self._cursor.execute(statement.sql, parameters).fetchall()
         return rows
 
-    def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
-        """Run a query whose rows are fetched later; within a `pipeline`, after its end."""
-        rows = self.rows(statement, *parameters)
-        return lambda: rows
-
     def write(self, statement: Statement, *parameters: object) -> None:
         """Execute a statement that returns no rows."""
         self._cursor.execute(statement.sql, parameters)
@@ -117,7 +106,7 @@ class Session:
             self._cursor.executemany(statement.sql, rows)
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
-        """Open a block of statements that do not wait for each other's results: one round trip for all."""
+        """Open a block of statements that return no rows and do not wait for each other: one round trip for all."""
         return contextlib.nullcontext()
 
     def list_parameter(self, values: Iterable[object]) -> object:
@@ -151,8 +140,8 @@ class SqliteSession(Session):
         if self._connection.in_transaction:  # After some errors SQLite has already rolled back.
             super().rollback()
 
-    def deferred_now(self) -> Deferred[Instant]:
-        return self._clock.now
+    def now(self) -> Instant:
+        return self._clock.now()
 
     def list_parameter(self, values: Iterable[object]) -> object:
         return msgspec.json.encode(list(values)).decode()
@@ -160,6 +149,8 @@ class SqliteSession(Session):
 
 class PostgresqlSession(Session):
     def __init__(self, engine: Engine, busy_seconds: float) -> None:
+        from dragoman.accounts.database.pipeline import Pipeline  # psycopg takes long to import.
+
         super().__init__(engine)
         self._connection.answer_seconds = 3 * busy_seconds
         self._connection.autocommit = True  # BEGIN, COMMIT and ROLLBACK are executed explicitly.
@@ -168,28 +159,44 @@ class PostgresqlSession(Session):
         self._cursor.execute(f"SET idle_in_transaction_session_timeout = '{_SILENCE_SHARE * busy_seconds}s'")
         # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.
         self._cursor.execute("SET plan_cache_mode = force_generic_plan")
+        self._cursor.execute("SET client_encoding = 'UTF8'")
+        self._pipeline = Pipeline(self._connection)
 
     def _new_cursor(self) -> Any:
         return self._connection.cursor(binary=True)
 
-    def deferred_now(self) -> Deferred[Instant]:
-        cursor = self._new_cursor()
-        cursor.execute(POSTGRESQL_CLOCK)
-        return lambda: instant(cursor.fetchone()[0])
+    def begin(self) -> None:
+        self._control("BEGIN")
 
-    def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
-        # A cursor of its own: on a shared one, the pipeline's next statement would discard these rows.
-        cursor = self._new_cursor()
-        cursor.execute(statement.sql, parameters)
-        fetch: Deferred[list[Any]] = cursor.fetchall
-        return fetch
+    def now(self) -> Instant:
+        return instant(self._cursor.execute(POSTGRESQL_CLOCK).fetchone()[0])
+
+    def commit(self) -> None:
+        self._control("COMMIT")
+
+    def rollback(self) -> None:
+        self._control("ROLLBACK")
+
+    def write(self, statement: Statement, *parameters: object) -> None:
+        if self._pipeline.is_open:
+            self._pipeline.add(statement.sql, parameters)
+        else:
+            self._cursor.execute(statement.sql, parameters)
+
+    def deferred_rows(self, statement: Statement, *parameters: object) -> "Callable[[], list[Row]]":
+        """Run a query within a `pipeline`, and return what fetches its rows after the end."""
+        return self._pipeline.add(statement.sql, parameters)
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
-        pipeline: contextlib.AbstractContextManager[object] = self._connection.pipeline()
-        return pipeline
+        return self._pipeline
 
     def list_parameter(self, values: Iterable[object]) -> object:
         return list(values)
+
+    def _control(self, sql: str) -> None:
+        """Begin or end a transaction. After a ROLLBACK of its own, psycopg would deallocate all prepared statements."""
+        with contextlib.nullcontext() if self._pipeline.is_open else self._pipeline:
+            self._pipeline.add(sql)
 
 
 class SqliteConnection(sqlite3.Connection):

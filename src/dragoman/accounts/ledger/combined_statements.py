@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import BigInteger, Table
 
-from dragoman.accounts.database.sessions import Session, instant
+from dragoman.accounts.database.sessions import PostgresqlSession, Session, instant
 from dragoman.accounts.database.statements import Statement, key_and_sums
 from dragoman.accounts.database.tables import (
     accounts,
@@ -117,6 +117,7 @@ class CombinedStatements:
         settled, digests, admitted = list(scope.settled_ids), list(scope.key_digests), list(scope.admitted_ids)
         selecting = list(scope.selecting_digests)
         asked = admitted, admitted, digests, list(scope.models), selecting
+        assert isinstance(session, PostgresqlSession), "these are PostgreSQL's statements"
         with session.pipeline():
             if begin:
                 session.begin()
@@ -128,7 +129,7 @@ class CombinedStatements:
             holds=_decode_holds(held or b"[]"),
             keys=_decode_keys(of_keys or b"[]"),
             accounts=_decode_accounts(of_accounts or b"[]"),
-            now=instant(milliseconds),
+            now=instant(int(milliseconds or b"")),
             used_request_ids=_decode_names(used or b"[]"),
             windows=_decode_windows(windows or b"[]"),
             prices=_decode_prices(current_prices or b"[]"),
