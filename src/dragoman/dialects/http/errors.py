@@ -159,14 +159,19 @@ def error_headers(error: DragomanError) -> dict[str, str]:
             return {}
 
 
+_RATE_LIMIT_HEADERS = [
+    tuple(f"x-ratelimit-{name}-{kind}" for name in ("limit", "remaining", "reset")) for kind in ("requests", "tokens")
+]
+
+
 def rate_limit_headers(allowances: Allowances) -> dict[str, str]:
     """Return what a key has left of its limits per minute, in OpenAI's headers."""
     headers = {}
-    for kind, allowance in zip(("requests", "tokens"), allowances, strict=True):
+    for (limit, remaining, reset), allowance in zip(_RATE_LIMIT_HEADERS, allowances, strict=True):
         if allowance is not None:
-            headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
-            headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{allowance.resets_in}s"
+            headers[limit] = str(allowance.limit)
+            headers[remaining] = str(allowance.remaining)
+            headers[reset] = f"{allowance.resets_in}s"
     return headers
 
 
