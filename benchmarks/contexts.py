@@ -111,6 +111,8 @@ async def _send(url: str, request: bytes) -> tuple[int, int]:
 
 def _measure(servers: dict[str, Server], lengths: tuple[int, ...], vocabulary: range, rounds: int) -> list[Result]:
     """Run all rounds. At each length, the servers take turns."""
+    for server in servers.values():  # No measured request is a server's first.
+        Conversation(server, "first", vocabulary).grow(min(lengths))
     done: dict[int, dict[str, list[Round]]] = {length: {name: [] for name in servers} for length in lengths}
     for number in range(rounds):
         conversations = {name: Conversation(server, str(number), vocabulary) for name, server in servers.items()}

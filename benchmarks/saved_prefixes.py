@@ -97,7 +97,7 @@ async def engine(options: EngineOptions) -> AsyncIterator[tuple[LlamaEngine, int
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dragoman.engines.llama.process"),
-        env={**os.environ, "GOMP_SPINCOUNT": "10000", **options_environment(options)},
+        env={**os.environ, "GOMP_SPINCOUNT": "100000", **options_environment(options)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

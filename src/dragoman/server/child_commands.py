@@ -33,7 +33,7 @@ from dragoman.server.worker_options import (
     WorkerOptions,
 )
 
-_SPIN_COUNT = "10000"
+_SPIN_COUNT = "100000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
 
 _MAX_WORKER_RETRY_SECONDS = 10.0
