@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dragoman.server.server_processes import ServerProcesses
@@ -19,29 +18,25 @@ def _command(script: str) -> ChildCommand:
     )
 
 
-def _processes(engine: ChildCommand, workers: Callable[[], Sequence[ChildCommand]], wake_fd: int) -> ServerProcesses:
-    return ServerProcesses(
+async def test_engines_and_workers_start_side_by_side(tmp_path: Path) -> None:
+    of_engine, of_worker = str(tmp_path / "engine"), str(tmp_path / "worker")
+    os.mkfifo(of_engine)
+    os.mkfifo(of_worker)
+    wake_fd, writer = os.pipe()
+    serve = "print('ready', flush=True); import sys; sys.stdin.read()"
+    # Each waits for the other before it is ready.
+    engine = _command(f"open({of_engine!r}, 'w').close(); open({of_worker!r}).read(); {serve}")
+    worker = _command(f"open({of_engine!r}).read(); open({of_worker!r}, 'w').close(); {serve}")
+    processes = ServerProcesses(
         {0: engine},
-        workers,
+        worker,
+        worker_count=1,
         lazy=(),
         wake_fd=wake_fd,
         drain_seconds=1,
         report=lambda _number, _failure: None,
         restore_folder=lambda: None,
     )
-
-
-async def test_engines_start_while_the_workers_are_still_prepared(tmp_path: Path) -> None:
-    started = tmp_path / "started"
-    os.mkfifo(started)
-    wake_fd, writer = os.pipe()
-
-    def prepare() -> list[ChildCommand]:
-        assert started.read_text() == "engine", "written by the engine, or nothing comes"
-        return [_command("print('ready', flush=True); import sys; sys.stdin.read()")]
-
-    engine = f"open({str(started)!r}, 'w').write('engine'); print('ready', flush=True); import sys; sys.stdin.read()"
-    processes = _processes(_command(engine), prepare, wake_fd)
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await processes.run(on_ready=lambda: os.kill(os.getpid(), signal.SIGTERM))
     os.close(wake_fd)

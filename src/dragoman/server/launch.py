@@ -138,7 +138,8 @@ def _run(
 
         processes = ServerProcesses(
             engine_commands(settings, plans, files, accounts=accounts, numbers=numbers),
-            lambda: [worker(settings, 1)] * settings.workers,
+            worker(settings, 1),
+            worker_count=settings.workers,
             lazy={engine.number for engine in engines if engine.plan.load == "lazy"},
             wake_fd=wake_read_fd,
             drain_seconds=settings.drain_seconds,

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import itertools
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +11,7 @@ from dragoman.core import logs
 from dragoman.core.child_process import UNLOAD_LINE
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.child_group import start_group
-from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, ChildProcess, StartFailure
 from dragoman.server.worker_options import RETIRE_LINE
 
 _MAX_WAKE_REQUESTS = 4096
@@ -34,8 +33,9 @@ class ServerProcesses:
     def __init__(
         self,
         engines: Mapping[int, ChildCommand],
-        workers: Callable[[], Sequence[ChildCommand]],
+        worker: ChildCommand,
         *,
+        worker_count: int,
         lazy: Collection[int],
         wake_fd: int,
         drain_seconds: float,
@@ -44,8 +44,7 @@ class ServerProcesses:
     ) -> None:
         """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
 
-        `workers` is called in a thread while the engines start, so that they do not wait for what it prepares. All
-        have the same command.
+        `worker` is the command of each of the `worker_count` workers.
         The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
         `report` gets the number of an engine that cannot be started again, and None when it is.
         `restore_folder` is called every second.
@@ -54,7 +53,8 @@ class ServerProcesses:
             number: Child(command, functools.partial(report, number)) for number, command in engines.items()
         }
         self._restore_folder = restore_folder
-        self._worker_commands = workers
+        self._worker_command = worker
+        self._worker_count = worker_count
         self._workers: list[Child] = []
         self._has_workers = asyncio.Event()
         self._lazy = lazy
@@ -176,11 +176,9 @@ class ServerProcesses:
         return True
 
     async def _start_workers(self) -> None:
-        commands = await asyncio.to_thread(self._worker_commands)
-        processes = await start_group(commands[0], len(commands))
-        self._workers = [
-            Child(command, process=process) for command, process in itertools.zip_longest(commands, processes)
-        ]
+        command, count = self._worker_command, self._worker_count
+        processes: Sequence[ChildProcess | None] = await start_group(command, count) or [None] * count
+        self._workers = [Child(command, process=process) for process in processes]
         self._has_workers.set()
         await asyncio.gather(*(worker.start() for worker in self._workers))
 
