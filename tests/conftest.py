@@ -19,7 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Other tests' processes may hold the cores for a moment; that is no failure of the example at hand.
-settings.register_profile("dragoman", deadline=None, max_examples=40)
+settings.register_profile("dragoman", deadline=None, max_examples=25)
 settings.load_profile("dragoman")
 
 

@@ -23,7 +23,6 @@ CHAT_CASES = [case for case in DIALECT_CASES if isinstance(case, ChatDialectCase
 
 
 @every_case
-@settings(max_examples=40)
 @given(data=st.data())
 def test_streamed_and_full_responses_contain_every_engine_event(case: DialectCase, data: st.DataObject) -> None:
     events = data.draw(answer_events(case))
@@ -45,7 +44,6 @@ def test_the_whole_answer_is_the_same_whether_its_stream_is_rendered_or_not(
 
 
 @pytest.mark.parametrize("case", CHAT_CASES, ids=lambda case: case.name)
-@settings(max_examples=40)
 @given(data=st.data())
 def test_a_choice_streams_role_reasoning_text_tool_calls_and_finish_in_order(
     case: ChatDialectCase, data: st.DataObject
@@ -71,7 +69,6 @@ def test_a_choice_streams_role_reasoning_text_tool_calls_and_finish_in_order(
 
 
 @pytest.mark.parametrize("case", CHAT_CASES, ids=lambda case: case.name)
-@settings(max_examples=40)
 @given(data=st.data())
 def test_no_chunk_is_empty(case: ChatDialectCase, data: st.DataObject) -> None:
     for chunk in stream_documents(case.decode(stream=True).builder, data.draw(answer_events(case))):
@@ -107,7 +104,6 @@ def test_reasoning_tokens_are_reported_separately_in_openai_usage(case: DialectC
 @pytest.mark.parametrize(
     "case", [case for case in DIALECT_CASES if case.renders_tool_calls], ids=lambda case: case.name
 )
-@settings(max_examples=40)
 @given(arguments=st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=3), data=st.data())
 def test_tool_arguments_split_anywhere_form_the_same_json(
     case: DialectCase, arguments: dict[str, Any], data: st.DataObject

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -37,7 +37,6 @@ def null_members(document: Any) -> Iterator[str]:
 
 
 @every_chat
-@settings(max_examples=40)
 @given(data=st.data())
 def test_openais_library_accepts_every_answer_and_chunk_with_strict_types(
     case: ChatDialectCase, data: st.DataObject

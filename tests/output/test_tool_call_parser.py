@@ -20,7 +20,7 @@ from tests.support.output_parts import parse, splits, tool_call_parts
 from tests.support.schemas import FUNCTION_NAME_CHARACTERS
 
 NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which has the markup of hermes
-FEWER = settings(max_examples=50)
+FEWER = settings(max_examples=30)
 FEW = settings(max_examples=8)  # for each of many families
 
 HEAD = r'\{\s*"name"\s*:\s*"[\w.:/-]+"\s*,\s*"(?:arguments|parameters)"\s*:\s*'

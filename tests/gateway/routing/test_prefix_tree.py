@@ -70,7 +70,6 @@ TestTree.settings = settings(max_examples=40, stateful_step_count=20, deadline=N
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=300), st.lists(st.integers(0, 2**31 - 1), max_size=300))
-@settings(max_examples=40)
 def test_prompts_share_the_hashes_of_the_whole_blocks_that_they_share(first: list[int], second: list[int]) -> None:
     common = [0] * TOKENS_PER_BLOCK
     hashes, others = hash_tokens([*common, *first]), hash_tokens([*common, *second])
