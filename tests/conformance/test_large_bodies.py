@@ -14,7 +14,7 @@ from dragoman.dialects.http.operation import Operation
 from tests.support.apps import client_of, echo_app, running_app
 from tests.support.dialects.large_bodies import BODY_BYTES, body_routes, large_bodies
 
-MAX_DELAY_SECONDS = 0.125
+MAX_DELAY_SECONDS = 0.25
 
 PAUSE_SECONDS = 0.001
 """Between two requests to /health. Without it they keep the interpreter from the thread that decodes the body."""
