@@ -31,6 +31,7 @@ from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import bundled
 from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
 from dragoman.engines.llama.worker.client import LlamaEngine
+from dragoman.server.child_commands import SPIN_COUNT
 from dragoman.server.settings import EngineSettings
 
 PREFIX_TOKENS = 4000
@@ -97,7 +98,7 @@ async def engine(options: EngineOptions) -> AsyncIterator[tuple[LlamaEngine, int
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dragoman.engines.llama.process"),
-        env={**os.environ, "GOMP_SPINCOUNT": "100000", **options_environment(options)},
+        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT, **options_environment(options)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

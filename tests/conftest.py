@@ -14,7 +14,7 @@ _MEMORY, _MIN_MEMORY_BYTES = "/dev/shm", 4 * 2**30
 
 pytest_plugins = ["tests.support.processor_time", "tests.support.groups", "tests.support.database_fixtures"]
 
-# As the server does for its engine: models loaded in this process share the cores with other tests' servers.
+# Models that are loaded in this process share the cores with other tests: their threads do not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -29,8 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Neither do they write into the user's data, nor read what an older version wrote.
     """
     gc.disable()  # Nothing of what a collection of tests makes is garbage; looking for some takes a third of its time.
-    if not hasattr(config, "workerinput"):
-        _keep_temporary_files_in_memory()
+    _keep_temporary_files_in_memory()
     os.environ["XDG_DATA_HOME"] = _temporary_folder(config)
     if hasattr(config, "workerinput"):
         return  # The cache is that of the run's own process, which is in the environment.

@@ -23,7 +23,7 @@ async def main():
     for run in (child, child, fail):
         process = ForkedProcess.fork(run, "a.name")
         files = process.connection.recv(1000)
-        arguments = open(f"/proc/{process.process_id}/cmdline").read()
+        arguments = open(f"/proc/{process.pid}/cmdline").read()
         process.kill() if not said["processes"] else process.connection.close()
         status = await process.wait()
         try:

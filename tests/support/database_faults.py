@@ -11,15 +11,13 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from tests.support.postgresql import alter_system
+from tests.support.postgresql import WRITABLE, alter_system
 
 Fault = Callable[[str], AbstractContextManager[None]]
 """Called with the database's URL."""
 
 LIMITED_ROLE = "dragoman_limited"
 """A user of PostgreSQL who is no superuser, so that rights can be taken away."""
-
-_WRITABLE = "-c default_transaction_read_only=off"
 
 _WRITE_VERSION = 18
 """The byte of SQLite's header that says which version may write. One that SQLite does not know makes it read-only."""
@@ -233,7 +231,7 @@ def _execute(url: str, statement: str | sql.Composed) -> None:
             file.execute(statement)
             file.commit()
         return
-    with psycopg.connect(_superuser(url), autocommit=True, options=_WRITABLE) as server:
+    with psycopg.connect(_superuser(url), autocommit=True, options=WRITABLE) as server:
         server.execute(statement.encode() if isinstance(statement, str) else statement)
 
 

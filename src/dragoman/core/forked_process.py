@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-_STANDARD_INPUT, _STANDARD_OUTPUT, _STANDARD_ERROR = 0, 1, 2
+from dragoman.core.child_process import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTPUT
 
 _ARGUMENTS_START, _ARGUMENTS_END = 45, 46
 """Where /proc/self/stat has the addresses of the arguments, counted behind the name (proc_pid_stat(5))."""
@@ -27,7 +27,7 @@ class ProcessHandle:
     """A child of this process that asyncio has not started. The owner must await `wait`."""
 
     def __init__(self, process_id: int) -> None:
-        self.process_id = process_id
+        self.pid = process_id
         self.returncode: int | None = None
         """Its exit status, negative for a signal, once `wait` has returned."""
 
@@ -35,7 +35,7 @@ class ProcessHandle:
         """Send it a signal. Raises ProcessLookupError if `wait` has returned, as its number may be another one's."""
         if self.returncode is not None:
             raise ProcessLookupError
-        os.kill(self.process_id, number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill it. Raises ProcessLookupError as `send_signal` does."""
@@ -46,7 +46,7 @@ class ProcessHandle:
         if self.returncode is None:
             loop = asyncio.get_running_loop()
             has_ended = asyncio.Event()
-            descriptor = os.pidfd_open(self.process_id)
+            descriptor = os.pidfd_open(self.pid)
             loop.add_reader(descriptor, has_ended.set)
             try:
                 await has_ended.wait()
@@ -59,7 +59,7 @@ class ProcessHandle:
 
     def _reap(self) -> None:
         if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.process_id, 0)[1])
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 class ForkedProcess(ProcessHandle):
@@ -101,11 +101,11 @@ def _run_child(run: Callable[[], None], name: str, connection: socket.socket) ->
 
 
 def _keep_files(connection: socket.socket) -> None:
-    os.dup2(connection.fileno(), _STANDARD_INPUT)
+    os.dup2(connection.fileno(), STANDARD_INPUT)
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, _STANDARD_OUTPUT)
+    os.dup2(nowhere, STANDARD_OUTPUT)
     for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if descriptor > _STANDARD_ERROR:
+        if descriptor > STANDARD_ERROR:
             try:
                 os.close(descriptor)
             except OSError:  # The one that listed them.

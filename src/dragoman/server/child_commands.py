@@ -33,7 +33,7 @@ from dragoman.server.worker_options import (
     WorkerOptions,
 )
 
-_SPIN_COUNT = "100000"
+SPIN_COUNT = "100000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
 
 _MAX_WORKER_RETRY_SECONDS = 10.0
@@ -84,7 +84,7 @@ def engine_commands(
     """
     # OpenMP's threads wait for each other many times a token, and spin for long by default. If another process needs
     # a core, as HTTP workers do, a spinning thread keeps it from the thread that the others wait for.
-    environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
+    environment = {"GOMP_SPINCOUNT": SPIN_COUNT, **os.environ}
     return {
         number: ChildCommand(
             name=f"engine {name}",

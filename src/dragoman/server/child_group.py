@@ -20,7 +20,6 @@ class AdoptedProcess(ProcessHandle):
 
     def __init__(self, process_id: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
         super().__init__(process_id)
-        self.pid = process_id
         self.stdin = stdin
         self.stdout = stdout
 

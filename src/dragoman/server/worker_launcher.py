@@ -11,11 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dragoman.core.child_process import end_with_parent
+from dragoman.core.child_process import STANDARD_INPUT, STANDARD_OUTPUT, end_with_parent
 from dragoman.core.forked_process import show_as_arguments
 from dragoman.server import worker
-
-_STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
 _PARENT_CHECK_SECONDS = 0.001
 
@@ -36,7 +34,7 @@ def main() -> int:
                 become_worker(standard_input, standard_output, descriptors, launcher_id)
                 return worker.main()
             process_ids.append(process_id)
-        os.write(_STANDARD_OUTPUT, " ".join(map(str, process_ids)).encode())
+        os.write(STANDARD_OUTPUT, " ".join(map(str, process_ids)).encode())
     except OSError as error:
         print(f"dragoman: no further worker can be forked: {error}", file=sys.stderr)
         for process_id in process_ids:
@@ -48,8 +46,8 @@ def main() -> int:
 def become_worker(standard_input: int, standard_output: int, unused: Sequence[int], launcher_id: int) -> None:
     """Be a process as `python -m dragoman.server.worker` starts it, and wait for the launcher's parent to adopt it."""
     os.setsid()
-    os.dup2(standard_input, _STANDARD_INPUT)
-    os.dup2(standard_output, _STANDARD_OUTPUT)
+    os.dup2(standard_input, STANDARD_INPUT)
+    os.dup2(standard_output, STANDARD_OUTPUT)
     for descriptor in unused:
         os.close(descriptor)
     show_as_arguments(worker.__name__)

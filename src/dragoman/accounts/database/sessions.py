@@ -77,7 +77,7 @@ class Session:
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self._cursor.execute("BEGIN")
+        self._control("BEGIN")
 
     def now(self) -> Instant:
         """Return the time that all timestamps in the database come from, read again at each call."""
@@ -85,11 +85,11 @@ class Session:
 
     def commit(self) -> None:
         """Commit. The writes survive the process; only `sync_log` makes sure that they survive a loss of power."""
-        self._cursor.execute("COMMIT")
+        self._control("COMMIT")
 
     def rollback(self) -> None:
         """Roll the transaction back."""
-        self._cursor.execute("ROLLBACK")
+        self._control("ROLLBACK")
 
     def rows(self, statement: Statement, *parameters: object) -> list[Any]:
         """Run a query and return its rows as tuples."""
@@ -117,6 +117,10 @@ class Session:
         """Close the connection and roll back what was not committed."""
         self._connection.close()
 
+    def _control(self, sql: str) -> None:
+        """Begin or end a transaction."""
+        self._cursor.execute(sql)
+
 
 class SqliteSession(Session):
     def __init__(self, engine: Engine, clock: Clock) -> None:
@@ -130,7 +134,7 @@ class SqliteSession(Session):
         return current
 
     def begin(self) -> None:
-        self._cursor.execute("BEGIN IMMEDIATE")
+        self._control("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         super().commit()
@@ -165,17 +169,8 @@ class PostgresqlSession(Session):
     def _new_cursor(self) -> Any:
         return self._connection.cursor(binary=True)
 
-    def begin(self) -> None:
-        self._control("BEGIN")
-
     def now(self) -> Instant:
         return instant(self._cursor.execute(POSTGRESQL_CLOCK).fetchone()[0])
-
-    def commit(self) -> None:
-        self._control("COMMIT")
-
-    def rollback(self) -> None:
-        self._control("ROLLBACK")
 
     def write(self, statement: Statement, *parameters: object) -> None:
         if self._pipeline.is_open:
@@ -194,7 +189,7 @@ class PostgresqlSession(Session):
         return list(values)
 
     def _control(self, sql: str) -> None:
-        """Begin or end a transaction. After a ROLLBACK of its own, psycopg would deallocate all prepared statements."""
+        # After a ROLLBACK of its own, psycopg would deallocate all prepared statements.
         with contextlib.nullcontext() if self._pipeline.is_open else self._pipeline:
             self._pipeline.add(sql)
 
