@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only faults whose name contains this")
     parser.add_argument("--seed", type=int, default=1, help="of machines, requests and readers (default: 1)")
     options = parser.parse_args()
-    if (reason := missing()) is not None:
+    if (reason := missing("nginx")) is not None:
         print(f"hosts: skipped, no network of machines can be made here: {reason}")
         return 0
     exit_on_sigterm()

@@ -17,7 +17,9 @@ from tests.support.jobs.queue_harness import wait_until
 
 TEXT = "It is read on one machine, goes on at the other, and is the same byte for byte in the end."
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no network of machines can be made here: {missing()}")
+LACKING = missing("nginx")
+
+pytestmark = pytest.mark.skipif(LACKING is not None, reason=f"no network of machines can be made here: {LACKING}")
 
 
 def test_machines_on_one_database_keep_limits_jobs_and_books_whatever_happens_to_one_of_them() -> None:

@@ -35,9 +35,9 @@ _PROGRAMS = ("ip", "tc", "nsenter", "unshare", "cat")
 _POLL_SECONDS = 0.005
 
 
-def missing() -> str | None:
-    """Return why no network can be made here; None: it can."""
-    if lacking := [program for program in _PROGRAMS if shutil.which(program) is None]:
+def missing(*programs: str) -> str | None:
+    """Return why no network can be made here, or which of the programs that run in it is missing; None: nothing."""
+    if lacking := [program for program in (*_PROGRAMS, *programs) if shutil.which(program) is None]:
         return f"the program {lacking[0]} is missing"
     if os.geteuid() != 0:
         return "only root can make network namespaces"
