@@ -185,6 +185,15 @@ def test_a_split_at_any_point_of_the_markup_changes_nothing(name: ToolFormatName
     assert parse(new_parser(name, calls), *answer) == expected
 
 
+@pytest.mark.parametrize("value", ["[ x", "12", "12 x", "tru", "truth", "", " "])
+def test_a_value_that_a_wrong_tag_ends_is_the_same_wherever_its_text_is_split(value: str) -> None:
+    prefix = "]<]minimax[>["
+    text = f'{prefix}<tool_call>\n{prefix}<invoke name="f">{prefix}<a>{value}{prefix}<b>'
+    expected = parse(new_parser("minimax_m3"), *text)
+    for position in range(len(text) + 1):
+        assert parse(new_parser("minimax_m3"), text[:position], text[position:]) == expected
+
+
 @pytest.mark.parametrize("name", BEFORE_CALL)
 @FEWER
 @given(TEXTS)

@@ -142,13 +142,12 @@ class ElementReader:
     def _read_text(self, text: str) -> tuple[str, int] | None:
         """Read a value without elements in it, or its beginning if it must be a string."""
         found = text.find(self._syntax.prefix)
-        if found < 0:
-            held = overlap(text, self._syntax.prefix)
-            part = text[: len(text) - held]
-            if not part or self._may_be_no_string(part):
-                return None
+        end = found if found >= 0 else len(text) - overlap(text, self._syntax.prefix)
+        if end and not self._may_be_no_string(text[:end]):
             self._step = self._read_string
             return '"', 0
+        if found < 0:
+            return None
         length = self._closing_length(text[found:])
         if length is None or length is False:
             return None if length is None else self._give_up("null")
