@@ -14,6 +14,7 @@ from dragoman.cli.main import app
 from dragoman.server.doctor import Finding, examine
 from dragoman.server.settings import AccountsSettings, DeploymentSettings, EngineSettings, HttpSettings, Settings
 from dragoman.server.tls import certificate_expiry
+from dragoman.server.upstream_settings import UpstreamSettings
 from tests.support.certificates import make_certificate
 
 
@@ -81,6 +82,16 @@ def test_each_models_file_is_looked_at(tmp_path: Path, monkeypatch: pytest.Monke
     findings = {each.subject: each.state for each in examine(Settings(deployments=deployments))}
     assert findings["library"] == "ok"
     assert [findings[f"model {model}"] for model in models] == ["ok", "failed", "failed", "ok"]
+
+
+def test_other_servers_need_neither_a_file_nor_the_library() -> None:
+    url = "http://127.0.0.1:1"
+    behind = DeploymentSettings(name="assistant", upstreams=(UpstreamSettings(url=url),))
+    for settings in (Settings(model=url), Settings(deployments=(behind,))):
+        findings = {each.subject: each.state for each in examine(settings)}
+        assert "failed" not in findings.values()
+        assert "library" not in findings
+        assert "model smollm2-135m-instruct" not in findings
 
 
 def test_the_command_has_an_exit_status_and_prints_json() -> None:

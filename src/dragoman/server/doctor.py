@@ -21,7 +21,7 @@ from dragoman.server.accounts_location import AccountsLocation, AccountsUnavaila
 from dragoman.server.child_commands import saved_prefix_folder
 from dragoman.server.control import server_process
 from dragoman.server.http_server import RESERVED_DESCRIPTORS
-from dragoman.server.planning import ECHO
+from dragoman.server.planning import ECHO, URL_BEGINNINGS
 from dragoman.server.runtime_folder import folders_in_use
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings
@@ -52,17 +52,24 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Check everything, one after the other. No check raises."""
-    models: list[str | None] = [each.model for each in settings.deployments] or [settings.model]
+    models = _own_models(settings)
     yield from _settings(settings)
     yield from _certificate(settings)
     yield from _database(settings)
     yield from _disks(settings)
     yield from _files(settings)
-    if set(models) != {ECHO}:
+    if set(models) - {ECHO}:
         yield from _library()
     for model in models:
         yield _guarded(f"model {model or BUNDLED_ID}", lambda model=model: _model(model))  # type: ignore[misc]
     yield from _servers()
+
+
+def _own_models(settings: Settings) -> list[str | None]:
+    """Return the models of this server's own engines; None is the bundled one. Other servers need nothing here."""
+    if settings.deployments:
+        return [each.model for each in settings.deployments if each.model is not None or not each.upstreams]
+    return [] if (settings.model or "").startswith(URL_BEGINNINGS) else [settings.model]
 
 
 def _guarded(subject: str, check: Callable[[], str], *, state: State = "ok") -> Finding:

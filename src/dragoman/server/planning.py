@@ -36,8 +36,8 @@ from dragoman.server.upstream_settings import UpstreamSettings
 ECHO = "echo"
 """The model name that stands for the echo engine."""
 
-_URL_BEGINNINGS = ("http://", "https://", "unix://")
-
+URL_BEGINNINGS = ("http://", "https://", "unix://")
+"""Of a model that is another server."""
 
 MAX_ENGINES = 256
 """Replicas of all deployments together. A worker asks for the start of one by writing its number as one byte."""
@@ -167,7 +167,7 @@ def with_faster_weights(
 
 
 def _plan_single_model(settings: Settings, *, progress: bool) -> list[DeploymentPlan]:
-    if settings.model is not None and settings.model.startswith(_URL_BEGINNINGS):
+    if settings.model is not None and settings.model.startswith(URL_BEGINNINGS):
         return _plan_server(settings.model)
     if settings.model == ECHO:
         return [DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))]
