@@ -1,5 +1,7 @@
 """Checks that every relative link in the project's Markdown leads to a file, and its anchor to a heading.
 
+The same for documents that source files and those of deploy/ name.
+
 .venv/bin/python -m tools.links    # prints every broken link, and fails if there is one
 """
 
@@ -15,11 +17,18 @@ _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*$", re.MULTILINE)
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1\s*?$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(`+)(?:(?!\1).)+?\1")
 _EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:")
+_MENTION = re.compile(r"(?<![\w/.-])docs/[\w-]+\.md(?:#[\w-]+)?")
 
 
 def documents(root: Path) -> list[Path]:
     """Return the Markdown files whose links are checked."""
     return sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / "benchmarks").glob("*.md")])
+
+
+def naming_files(root: Path) -> list[Path]:
+    """Return the other files that may name documents, by their paths below the root."""
+    found = [*(root / "deploy").rglob("*"), *(root / "src").rglob("*.py"), root / "compose.yaml", root / "Dockerfile"]
+    return sorted(path for path in found if path.is_file())
 
 
 def links(text: str) -> list[str]:
@@ -44,14 +53,20 @@ def broken_links(root: Path) -> Iterator[str]:
     """Yield a line for each broken link."""
     for document in documents(root):
         for target in links(document.read_text(encoding="utf-8")):
-            if _EXTERNAL.match(target):
-                continue
-            path, _, anchor = target.partition("#")
-            file = (document.parent / path).resolve() if path else document
-            if not file.exists():
-                yield f"{document.relative_to(root)}: {target}: there is no such file"
-            elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text(encoding="utf-8")):
-                yield f"{document.relative_to(root)}: {target}: there is no such heading"
+            if not _EXTERNAL.match(target):
+                yield from _problem(root, document, target, document.parent)
+    for file in naming_files(root):
+        for target in _MENTION.findall(file.read_text(encoding="utf-8")):
+            yield from _problem(root, file, target, root)
+
+
+def _problem(root: Path, document: Path, target: str, folder: Path) -> Iterator[str]:
+    path, _, anchor = target.partition("#")
+    file = (folder / path).resolve() if path else document
+    if not file.exists():
+        yield f"{document.relative_to(root)}: {target}: there is no such file"
+    elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text(encoding="utf-8")):
+        yield f"{document.relative_to(root)}: {target}: there is no such heading"
 
 
 def main() -> int:

@@ -19,6 +19,19 @@ def test_missing_files_and_headings_are_found_and_other_sites_are_left_alone(tmp
     ]
 
 
+def test_documents_that_other_files_name_are_looked_at(tmp_path: Path) -> None:
+    for folder in ("docs", "deploy", "src"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# One\n## Two")
+    (tmp_path / "deploy" / "b.conf").write_text("# docs/a.md#two and docs/a.md#three")
+    (tmp_path / "src" / "c.py").write_text('"""See docs/a.md. https://x.example/docs/d.md, docs/e.md"""')
+    (tmp_path / "compose.yaml").write_text("# docs/a.md#one")
+    assert list(broken_links(tmp_path)) == [
+        "deploy/b.conf: docs/a.md#three: there is no such heading",
+        "src/c.py: docs/e.md: there is no such file",
+    ]
+
+
 def test_links_in_code_are_none() -> None:
     assert links("`[a](b)` [c](d)\n```\n[e](f)\n```\n[g](h)\n![i](j)") == ["d", "h"]
 
