@@ -58,6 +58,7 @@ REFUSED_VALUES: tuple[dict[str, Any], ...] = (
     {"image": {"tag": "latest"}},
     {"replicas": 2},  # The name is replicaCount.
     {"replicaCount": 2},  # On SQLite.
+    {"autoscaling": {"enabled": True}},  # On SQLite.
     {"apiKey": {"existingSecret": "key"}, "database": {"existingSecret": "database"}},
 )
 
