@@ -106,7 +106,9 @@ def _part() -> Iterator[str]:
     yield "\n## Old names\n"
     yield "These are exported too, and are deprecated:\n"
     yield "| old | current |\n|---|---|"
-    yield from (f"| `{old}` | `{name}` |" for old, name in RENAMED_METRICS.items())
+    for old, name in RENAMED_METRICS.items():
+        suffix = names[name].removeprefix(name)
+        yield f"| `{old}{suffix}` | `{name}{suffix}` |"
     yield ""
 
 

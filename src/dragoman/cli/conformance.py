@@ -12,7 +12,7 @@ _TIMEOUT_SECONDS = 120.0
 
 def conformance(
     url: Annotated[str, typer.Argument(help="Base URL that clients of the dialect are given, such as http://HOST/v1.")],
-    dialect: Annotated[str, typer.Option(help="openai, infermatic, float16, empower, arcee or scale.")],
+    dialect: Annotated[str, typer.Option(help="openai, responses, infermatic, float16, empower, arcee or scale.")],
     model: Annotated[str, typer.Option(help="Model to ask.")],
     key: Annotated[str | None, typer.Option(help="API key, as env:NAME or file:/path. Default: none.")] = None,
     report: Annotated[str, typer.Option("--report", help="text, json or junit.")] = "text",

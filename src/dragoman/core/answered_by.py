@@ -29,7 +29,7 @@ class FailedAttempt(NamedTuple):
 
 
 class AttemptObserver(Protocol):
-    """Is told of the attempts of a request."""
+    """Is notified of the attempts of a request."""
 
     def note_wait(self, began_at: float, ended_at: float) -> None:
         """Note that the request has waited for a place, in seconds of time.monotonic."""

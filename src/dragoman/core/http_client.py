@@ -1,8 +1,8 @@
 """HTTP connections to other servers, with bounds on what those may send.
 
 aiohttp limits the size of a header line and the time of a request. It accepts interim responses (`100 Continue`, `103
-Early Hints`) without end, and keeps what it has not read yet. Every client of other servers uses this connector, so
-that none of them can be made to parse and store more than a response's head.
+Early Hints`) without end, and keeps what it has not read yet. Whatever connects to an address that a client names
+uses this connector, so that it cannot be made to parse and store more than a response's head.
 """
 
 import functools

@@ -170,9 +170,10 @@ class Engine(Protocol):
         grammar. A choice that is complete with them generates nothing. Raises BadRequest naming `resume_token_ids` if
         the request cannot have generated these tokens.
 
-        Requests with a priority from QUEUED on yield to all others. Closing the generator early cancels the work within
-        one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further events.
-        ReplicaFailed, which is an EngineFailed, says that there were none before it and another engine may answer.
+        Requests with a priority from QUEUED_PRIORITY_OFFSET on yield to all others. Closing the generator early cancels
+        the work within one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further
+        events. ReplicaFailed, which is an EngineFailed, says that there were none before it and another engine may
+        answer.
         """
         ...
 
@@ -225,6 +226,7 @@ class Embeds(ABC):
     def embed(self, request: EmbeddingRequest) -> AsyncGenerator[Event]:
         """Compute all inputs: one `Embedding` for each, in their order, then `Usage`.
 
-        Nothing is sent before all is computed. Requests with a priority from QUEUED on yield to all others. Raises
-        BadRequest naming an input, Overloaded or EngineFailed, and ReplicaFailed as `Engine.generate` does.
+        Nothing is sent before all is computed. Requests with a priority from QUEUED_PRIORITY_OFFSET on yield to all
+        others. Raises BadRequest naming an input, Overloaded or EngineFailed, and ReplicaFailed as `Engine.generate`
+        does.
         """

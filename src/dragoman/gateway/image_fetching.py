@@ -42,7 +42,7 @@ _SIGNATURES = (
     (b"GIF89a", "image/gif"),
     (b"BM", "image/bmp"),
 )
-"""How files of each type begin. WebP is told by _media_type."""
+"""How files of each type begin. _media_type recognizes WebP."""
 
 _HIDDEN_HOST = "its host has no public address"
 """For a name that does not exist and for one of the server's own network: clients cannot find out its names."""
@@ -128,17 +128,17 @@ class HttpImageFetcher:
             async with places:
                 return await self._fetch(url, budget)
         except _FetchRefused as error:
-            told = detail = str(error)
+            message = detail = str(error)
         except UrlRefused as error:
-            told = detail = str(error)
+            message = detail = str(error)
         except (AddressRefused, aiohttp.ClientConnectorDNSError) as error:
-            told, detail = _HIDDEN_HOST, str(error) if isinstance(error, AddressRefused) else failure_reason(error)
+            message, detail = _HIDDEN_HOST, str(error) if isinstance(error, AddressRefused) else failure_reason(error)
         except ResponseHeadTooLarge as error:
-            told = detail = str(error)
+            message = detail = str(error)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            told = detail = failure_reason(error)
+            message = detail = failure_reason(error)
         _log.info("image_fetch_failed", server=origin(url), reason=detail)
-        raise BadRequest(f"An image could not be fetched: {told}", "messages")
+        raise BadRequest(f"An image could not be fetched: {message}", "messages")
 
     async def _fetch(self, url: str, budget: "_ByteBudget") -> str:
         """Request the URL and what it redirects to, each checked before."""

@@ -225,7 +225,8 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Name that clients request, and the first part of float16's paths."""
     model: Text | None = None
-    """The model, as the top level's `model`. Not set: upstreams alone answer; without any, the bundled model does."""
+    """The model, as the top level's `model` but no URL. Not set: upstreams alone answer; without any, the bundled model
+    does."""
     upstreams: tuple[UpstreamSettings, ...] = ()
     """Other servers that answer for it."""
     route: RoutingPolicy = "cache"

@@ -1,4 +1,4 @@
-"""What the parent tells a worker process, in its environment. Without imports that only a worker needs."""
+"""Options that the parent passes to a worker process, in its environment. Without imports that only a worker needs."""
 
 import msgspec
 

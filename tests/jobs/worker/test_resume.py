@@ -82,7 +82,7 @@ def test_a_replay_may_split_tokens_that_came_together() -> None:
 def test_an_engine_that_replays_differently_fails() -> None:
     with pytest.raises(EngineFailed, match="other pieces"):
         ReplayFilter([Delta(0, "a", [1])]).is_stored(Delta(0, "ab", [1, 2]))
-    with pytest.raises(EngineFailed, match="tell again"):
+    with pytest.raises(EngineFailed, match="send again"):
         ReplayFilter([Delta(0, "a", [1])]).is_stored(USAGE)
 
 

@@ -156,7 +156,7 @@ def restore_request(
     """
     codec = codecs.get(stored.codec)
     if codec is None:
-        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.codec}'")
+        raise EngineFailed(f"This version of the server cannot render an answer in the form '{stored.codec}'")
     context = DecodeContext(
         stored.answer_id, stored.created_at, stored.arguments, reasoning_key=reasoning_key, fetches_images=True
     )

@@ -75,7 +75,7 @@ def submission_options(headers: Headers, mode: QueueMode) -> SubmissionOptions |
     webhook = _webhook(headers)
     if mode == "on_request" and not preferred:
         if webhook is not None:
-            raise BadRequest(f"{WEBHOOK_HEADER} tells of queued requests only: send Prefer: {RESPOND_ASYNC} too")
+            raise BadRequest(f"{WEBHOOK_HEADER} is called for queued requests only: send Prefer: {RESPOND_ASYNC} too")
         return None
     return SubmissionOptions(
         client_waits=mode == "wait" and not preferred,

@@ -160,7 +160,7 @@ class _ResponseSender:
 
     async def _end_with_error(self, status: int) -> None:
         self._refused = True
-        error = BadRequest(f"The request was refused with status {status}; without a stream it is told why")
+        error = BadRequest(f"The request was refused with status {status}. Send it without a stream to get the reason")
         events = self._options.decoded.builder.failure(self._options.errors.render_event(error))
         frame = b"".join(map(sse.frame, events))
         await self._send({"type": "http.response.body", "body": frame, "more_body": False})

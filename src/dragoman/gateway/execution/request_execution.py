@@ -139,7 +139,7 @@ def ranks_candidates(request: Task) -> bool:
 def open_answer(deployment: Deployment, requests: Sequence[Task], observer: AttemptObserver | None = None) -> Opening:
     """Have the requests answered as one, and return the answer when it has begun. Raises core.errors.
 
-    `observer` is told of each attempt if there were several replicas, or an upstream.
+    `observer` is notified of each attempt if there were several replicas, or an upstream.
     """
     if len(requests) > 1:
         return _begun(fan_out(requests, lambda request: generate(deployment, request, observer)))

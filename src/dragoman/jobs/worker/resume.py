@@ -67,14 +67,14 @@ class ReplayFilter:
         """Whether the next replayed event is stored. Raises EngineFailed if only a part of it is stored."""
         if isinstance(event, Usage):
             if any(self._tokens.values()):
-                raise EngineFailed("The engine did not tell again what it had generated")
+                raise EngineFailed("The engine did not send again what it had generated")
             return False
         if isinstance(event, Started):
             return self._has_started
         count, missing = _token_count(event), self._tokens[event.index]
         if count > missing:
             if missing:
-                raise EngineFailed("The engine told what it had generated in other pieces")
+                raise EngineFailed("The engine sent what it had generated in other pieces")
             return False
         if missing:
             self._tokens[event.index] -= count

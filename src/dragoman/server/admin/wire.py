@@ -225,7 +225,7 @@ class UsageRecordBody(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     charge: str
     usage_source: str | None = None
-    """Who counted the tokens: `engine`, `upstream`, `partial` or `estimated`."""
+    """Who counted the tokens: `engine`, `upstream`, `counted`, `partial` or `estimated`."""
 
 
 class UsagePage(msgspec.Struct, frozen=True, kw_only=True):

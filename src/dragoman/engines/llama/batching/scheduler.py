@@ -139,7 +139,7 @@ class Scheduler:
         return []
 
     def note_duration(self, tokens: int, seconds: float) -> None:
-        """Take what the scheduled step took. Decode steps tell what another token costs one."""
+        """Take what the scheduled step took. Decode steps show what another token costs one."""
         if self._is_decode_step and self.planner.max_draft_tokens:
             self.planner.costs.observe(tokens, seconds)
 
