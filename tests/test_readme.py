@@ -9,6 +9,7 @@ import pytest
 
 from dragoman.server.settings import Settings
 from dragoman.server.settings_loading import load_settings
+from dragoman.server.start_checks import check_settings
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -48,7 +49,7 @@ def test_the_guides_have_a_curl_for_each_dialect(path: str) -> None:
 def settings_of(document: str, number: int, folder: Path) -> Settings:
     file = folder / "dragoman.toml"
     file.write_text(blocks(ROOT / document, "toml")[number])
-    return load_settings(file, {}, {})
+    return load_settings(file, {"ADMIN_KEY": "sk-" + 16 * "a", "GPU1_KEY": "sk-gpu1"}, {})
 
 
 def test_the_settings_of_the_guides_are_accepted(tmp_path: Path) -> None:
@@ -58,7 +59,11 @@ def test_the_settings_of_the_guides_are_accepted(tmp_path: Path) -> None:
     assert (len(settings.deployments), len(settings.keys)) == (2, 1)
     settings = settings_of("docs/quickstart.md", 0, tmp_path)
     assert (settings.accounts.database, len(settings.admin.keys)) == ("sqlite", 1)
-    settings = settings_of("docs/models.md", 1, tmp_path)
+    assert settings_of("docs/models.md", 1, tmp_path).engine.kv_cache_tokens == 8192
+    settings = settings_of("docs/upstreams.md", 1, tmp_path)
+    assert (settings.deployments[0].upstreams[0].kind, settings.host) == ("vllm", "0.0.0.0")
+    check_settings(settings)
+    settings = settings_of("docs/models.md", 2, tmp_path)
     assert (settings.adapters[0].name, settings.adapter_dir) == ("pirate", "adapters")
 
 
