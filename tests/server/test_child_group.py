@@ -43,6 +43,13 @@ time.sleep(0.2)
 os._exit(0)
 """
 
+FORKS_CHILDREN_LATER = f"""
+import select, time
+time.sleep(0.1)
+assert not select.select([0], [], [], 0)[0], "a launcher ends with its standard input"
+{FORKS_CHILDREN}
+"""
+
 
 def _command(launcher: str) -> ChildCommand:
     run = [sys.executable, "-S", "-c"]
@@ -87,11 +94,27 @@ async def test_a_single_child_and_one_without_launcher_are_not_forked(launcher: 
     assert await start_group(_command(launcher), count) == []
 
 
-async def test_a_launcher_that_fails_is_reported_and_leaves_no_descriptor() -> None:
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        ("import sys; sys.exit(3)", "ended with status 3"),
+        ("print(1)", "has started 1 of 2 processes"),
+    ],
+)
+async def test_a_launcher_that_fails_is_reported_and_leaves_no_descriptor(launcher: str, message: str) -> None:
     before = _open_descriptors()
-    with pytest.raises(ChildFailed, match=r"^the test launcher ended with status 3$"):
-        await start_group(_command("import sys; sys.exit(3)"), 2)
+    with pytest.raises(ChildFailed, match=f"^the test launcher {message}$"):
+        await start_group(_command(launcher), 2)
     assert _open_descriptors() == before
+
+
+async def test_a_launcher_keeps_its_standard_input_until_it_has_forked() -> None:
+    command = _command(FORKS_CHILDREN_LATER)
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        children = [Child(command, process=process) for process in await start_group(command, 2)]
+        await asyncio.gather(*(child.start() for child in children))
+        await asyncio.gather(*(child.stop() for child in children))
+    assert len(children) == 2
 
 
 def test_a_worker_begins_when_it_is_no_child_of_the_launcher_any_more() -> None:

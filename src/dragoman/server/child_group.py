@@ -50,6 +50,8 @@ async def start_group(command: ChildCommand, count: int) -> list[ChildProcess]:
         pipes = [_Pipes(*os.pipe(), *os.pipe()) for _ in range(count)]
         try:
             process_ids = await _launch(command, [(each.child_input, each.child_output) for each in pipes])
+            if len(process_ids) != count:
+                raise ChildFailed(f"the {command.name} launcher has started {len(process_ids)} of {count} processes")
         except BaseException:
             for each in pipes:
                 os.close(each.input)
@@ -74,9 +76,12 @@ async def _launch(command: ChildCommand, descriptors: Sequence[tuple[int, int]])
         pass_fds=(*command.inherited_fds, *passed),
         start_new_session=True,
     )
+    assert launcher.stdout is not None, "started with a pipe"
     try:
         async with asyncio.timeout(FIRST_OUTPUT_SECONDS):
-            output, _ = await launcher.communicate()
+            # communicate() would close its standard input from Python 3.12 on, and it ends with that.
+            output = await launcher.stdout.read()
+            await launcher.wait()
     except TimeoutError:
         raise ChildFailed(f"the {command.name} launcher took over {FIRST_OUTPUT_SECONDS:g} seconds") from None
     finally:
