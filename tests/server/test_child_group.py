@@ -50,6 +50,19 @@ assert not select.select([0], [], [], 0)[0], "a launcher ends with its standard 
 {FORKS_CHILDREN}
 """
 
+FORKS_ONE_THAT_FAILS = """
+import os, sys
+from dragoman.server.worker_launcher import launch
+
+def serve():
+    print("serving", flush=True)
+    if os.read(0, 100) == b"fail":
+        raise OSError(28, "disk full")
+    return 7
+
+sys.exit(launch(list(map(int, sys.argv[1:])), serve))
+"""
+
 
 def _command(launcher: str) -> ChildCommand:
     run = [sys.executable, "-S", "-c"]
@@ -115,6 +128,23 @@ async def test_a_launcher_keeps_its_standard_input_until_it_has_forked() -> None
         await asyncio.gather(*(child.start() for child in children))
         await asyncio.gather(*(child.stop() for child in children))
     assert len(children) == 2
+
+
+async def test_a_worker_that_fails_harms_no_other() -> None:
+    command = _command(FORKS_ONE_THAT_FAILS)._replace(
+        group_arguments=[sys.executable, "-c", FORKS_ONE_THAT_FAILS], environment=os.environ
+    )
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        other, failing = await start_group(command, 2)
+        for process in (other, failing):
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"serving\n"
+        assert failing.stdin is not None
+        assert other.stdin is not None
+        failing.stdin.write(b"fail")
+        assert await failing.wait() == 1
+        other.stdin.write(b"go on")
+        assert await other.wait() == 7
 
 
 def test_a_worker_begins_when_it_is_no_child_of_the_launcher_any_more() -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dragoman.core.child_process import STANDARD_INPUT, STANDARD_OUTPUT, end_with_parent
 from dragoman.core.forked_process import show_as_arguments
@@ -21,18 +21,27 @@ _PARENT_CHECK_SECONDS = 0.001
 def main() -> int:
     """Fork the workers and end; in each of them, serve. Returns the worker's exit status."""
     end_with_parent()
-    descriptors = [int(argument) for argument in sys.argv[1:]]
+    return launch([int(argument) for argument in sys.argv[1:]], worker.main)
+
+
+def launch(descriptors: Sequence[int], serve: Callable[[], int]) -> int:
+    """Fork a worker for each two descriptors, and end this process. Returns in the workers, what `serve` returns."""
     launcher_id = os.getpid()
     gc.freeze()  # A collection writes to each object that it looks at, and what is written to is shared no more.
+    first = 2 * _fork_workers(len(descriptors) // 2)
+    become_worker(descriptors[first], descriptors[first + 1], descriptors, launcher_id)
+    return serve()
+
+
+def _fork_workers(count: int) -> int:
+    """Fork the workers, and end this process. Returns in each of them its number, from 0."""
     process_ids: list[int] = []
     status = 0
     try:
-        for number in range(0, len(descriptors), 2):
+        for number in range(count):
             process_id = os.fork()
             if not process_id:
-                standard_input, standard_output = descriptors[number : number + 2]
-                become_worker(standard_input, standard_output, descriptors, launcher_id)
-                return worker.main()
+                return number
             process_ids.append(process_id)
         os.write(STANDARD_OUTPUT, " ".join(map(str, process_ids)).encode())
     except OSError as error:
