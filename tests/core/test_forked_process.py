@@ -54,3 +54,61 @@ def test_a_forked_child_has_its_name_its_socket_and_nothing_else_of_its_parent()
     assert ended == [[[0, 1, 2], "/dev/null"], "a.name", 0]
     assert failed[2] == 1
     assert "ValueError: seen" in run.stderr
+
+
+IGNORES_SIGCHLD = """
+import asyncio, os, signal, time
+from dragoman.core.forked_process import ForkedProcess
+
+async def main():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ends_now = ForkedProcess.fork(lambda: None, "")
+    killed = ForkedProcess.fork(lambda: time.sleep(60), "")
+    while os.path.exists(f"/proc/{ends_now.pid}"):
+        pass
+    waiting = [asyncio.create_task(process.wait()) for process in (ends_now, killed, killed)]
+    await asyncio.sleep(0)
+    killed.kill()
+    print(*await asyncio.gather(*waiting))
+
+asyncio.run(main())
+"""
+
+
+def test_a_child_whose_status_the_system_does_not_keep_has_ended_too() -> None:
+    # Who starts a server may leave it a SIGCHLD that is ignored: it survives execve(2).
+    run = subprocess.run([sys.executable, "-c", IGNORES_SIGCHLD], capture_output=True, text=True, check=True)
+    assert run.stdout == "255 255 255\n"
+
+
+LACKS_PIDFD_OPEN = """
+import asyncio, ctypes, os, struct
+from dragoman.core.child_process import orphans_adopted
+from dragoman.core.forked_process import can_fork
+
+libc = ctypes.CDLL(None, use_errno=True)
+PIDFD_OPEN, ENOSYS = 434, 38
+LOAD, JUMP_IF_EQUAL, RETURN, ERRNO, ALLOW = 0x20, 0x15, 0x06, 0x50000, 0x7FFF0000
+program = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (LOAD, 0, 0, 0),
+        (JUMP_IF_EQUAL, 0, 1, PIDFD_OPEN),
+        (RETURN, 0, 0, ERRNO | ENOSYS),
+        (RETURN, 0, 0, ALLOW),
+    )
+)
+before = can_fork()
+kept = ctypes.create_string_buffer(program)
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(kept)))
+NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2
+assert libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
+assert libc.prctl(SECCOMP, FILTER, filter) == 0, os.strerror(ctypes.get_errno())
+with orphans_adopted() as can_adopt:
+    print(before, can_fork(), can_adopt)
+"""
+
+
+def test_a_system_without_descriptors_of_processes_forks_and_adopts_none() -> None:
+    run = subprocess.run([sys.executable, "-c", LACKS_PIDFD_OPEN], capture_output=True, text=True, check=True)
+    assert run.stdout == "True False False\n"

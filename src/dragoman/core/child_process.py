@@ -46,7 +46,7 @@ def orphans_adopted() -> Iterator[bool]:
 
     Where it works, there are descriptors of processes (os.pidfd_open) too.
     """
-    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+    if sys.platform != "linux" or not has_process_descriptors():
         yield False
         return
     library = ctypes.CDLL(None)
@@ -54,6 +54,15 @@ def orphans_adopted() -> Iterator[bool]:
         yield library.prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
     finally:
         library.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def has_process_descriptors() -> bool:
+    """Whether os.pidfd_open works: kernels before Linux 5.3 and some sandboxes refuse what Python was built with."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def send_heartbeat() -> None:

@@ -1,6 +1,7 @@
 """Children that are forked instead of started anew: they share the memory of imports. Linux only."""
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -12,15 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from dragoman.core.child_process import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTPUT
+from dragoman.core.child_process import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTPUT, has_process_descriptors
 
 _ARGUMENTS_START, _ARGUMENTS_END = 45, 46
 """Where /proc/self/stat has the addresses of the arguments, counted behind the name (proc_pid_stat(5))."""
 
+UNKNOWN_STATUS = 255
+"""The exit status of a process whose status nobody knows, as asyncio has it."""
+
 
 def can_fork() -> bool:
     """Whether this process may fork a child that goes on in Python: other threads may hold locks that it would need."""
-    return sys.platform == "linux" and hasattr(os, "pidfd_open") and threading.active_count() == 1
+    return sys.platform == "linux" and threading.active_count() == 1 and has_process_descriptors()
 
 
 class ProcessHandle:
@@ -42,24 +46,34 @@ class ProcessHandle:
         self.send_signal(signal.SIGKILL)
 
     async def wait(self) -> int:
-        """Wait until it has ended, and return its exit status. Several tasks may wait."""
+        """Wait until it has ended, and return its exit status. Several tasks may wait.
+
+        The status is UNKNOWN_STATUS if the system does not keep it, as where SIGCHLD is ignored.
+        """
         if self.returncode is None:
-            loop = asyncio.get_running_loop()
-            has_ended = asyncio.Event()
-            descriptor = os.pidfd_open(self.pid)
-            loop.add_reader(descriptor, has_ended.set)
-            try:
-                await has_ended.wait()
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
+            with contextlib.suppress(ProcessLookupError):
+                await self._wait_for_end()
             self._reap()
         assert self.returncode is not None
         return self.returncode
 
+    async def _wait_for_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        has_ended = asyncio.Event()
+        descriptor = os.pidfd_open(self.pid)
+        loop.add_reader(descriptor, has_ended.set)
+        try:
+            await has_ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
     def _reap(self) -> None:
         if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            try:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:
+                self.returncode = UNKNOWN_STATUS
 
 
 class ForkedProcess(ProcessHandle):
