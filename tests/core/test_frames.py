@@ -3,13 +3,17 @@ import contextlib
 import io
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextvars import Context
+from typing import TypeVarTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.frames import FrameSender, FrameTooLong, encode_frame, read_frame, read_frame_blocking
+
+Arguments = TypeVarTuple("Arguments")
 
 BODIES = st.lists(st.binary(max_size=300))
 
@@ -98,6 +102,39 @@ async def test_frames_of_several_threads_arrive_whole_and_in_order_however_slow_
         sender.close()
         sender.send(encode_frame(b"dropped"))
         assert await read_frame(reader, size) is None
+
+
+class TimerLoop(asyncio.SelectorEventLoop):
+    """An event loop that keeps its timers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Arguments], object],
+        *arguments: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = super().call_later(delay, callback, *arguments, context=context)
+        self.timers.append(timer)
+        return timer
+
+
+def test_one_timer_waits_for_a_reader_however_many_frames_wait_for_it() -> None:
+    async def send() -> int:
+        async with _connected(2**30) as (sender, _):
+            sender.send(encode_frame(bytes(2**22)))
+            for _ in range(100):
+                sender.send(encode_frame(b"more"))
+                await asyncio.sleep(0)
+            return sum(timer.when() > loop.time() for timer in loop.timers)
+
+    loop = TimerLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(send()) <= 1
 
 
 async def test_the_connection_of_a_reader_that_takes_nothing_is_cut() -> None:

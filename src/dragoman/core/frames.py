@@ -64,6 +64,8 @@ class FrameSender:
         """The number of frames that the loop has still to take."""
         self._is_direct = True
         """Whether the writer has sent all that it was given."""
+        self._is_check_due = False
+        """Whether a timer will look for that. Each frame would start one, and each of them the next."""
 
     def send(self, frame: bytes) -> None:
         """Send a frame behind all others. It is dropped on a connection that has ended."""
@@ -105,13 +107,15 @@ class FrameSender:
             self._unwritten -= 1
         if self._writer.transport.get_write_buffer_size() > self._max_unsent_bytes:
             self.abort()
-        elif not self._unwritten:
+        elif not (self._unwritten or self._is_check_due):
             self._check_drained()
 
     def _check_drained(self) -> None:
+        self._is_check_due = False
         with self._lock:
             if self._is_closed or self._unwritten:
                 return
             self._is_direct = not self._writer.transport.get_write_buffer_size()
         if not self._is_direct:
+            self._is_check_due = True
             self._loop.call_later(_DRAINED_CHECK_SECONDS, self._check_drained)
