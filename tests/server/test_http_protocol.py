@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -159,6 +159,42 @@ def test_bodies_arrive_whole_however_they_are_cut(sizes: list[int], chunked: boo
 
     answer = asyncio.run(served())
     assert answer.endswith(b"\r\n%x\r\n%d\r\n0\r\n\r\n" % (len(str(total)), total))
+
+
+OFFER = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAA")
+"""What a JDK's HttpClient adds to each request without TLS."""
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [pytest.param((), id="one packet"), pytest.param((-8,), id="the body later"), pytest.param((30, -3), id="cut")],
+)
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        pytest.param("content-length: 5", b"12345", id="length"),
+        pytest.param("transfer-encoding: chunked", b"5\r\n12345\r\n0\r\n\r\n", id="chunks"),
+        pytest.param("x: y", b"", id="none"),
+    ],
+)
+async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    field: str, body: bytes, cuts: Sequence[int]
+) -> None:
+    sent = head(*OFFER, field, method="POST") + body
+    ends = [*cuts, len(sent)]
+    parts = [sent[start:end] for start, end in zip([0, *cuts], ends, strict=True)]
+    async with running_server() as port:
+        answer = await exchange(port, *parts, head(*OFFER) * 3 + head(CLOSE))
+    sizes = [part.partition(b"\r\n")[0] for part in answer.split(b"\r\n\r\n1\r\n")[1:]]
+    assert sizes == [b"5" if body else b"0", b"0", b"0", b"0", b"0"]
+    assert answer.count(b"HTTP/1.1 200 OK") == 5
+
+
+@pytest.mark.parametrize("target", ["x:1", "/"])
+async def test_a_tunnel_is_refused(target: str) -> None:
+    async with running_server() as port:
+        answer = await exchange(port, head(*OFFER, path=target, method="CONNECT"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_requests_in_one_packet_are_all_answered() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 import uvicorn
@@ -11,6 +12,7 @@ from uvicorn.server import ServerState
 from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.server.http_server import bounded_protocol
 from dragoman.server.settings import HttpSettings
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class RecordingTransport(asyncio.Transport):
@@ -63,9 +65,9 @@ class StallingApp:
             await asyncio.Event().wait()
 
 
-def connected(app: ASGIApp) -> tuple[asyncio.Protocol, RecordingTransport]:
+def connected(app: ASGIApp, **limits: Any) -> tuple[Any, RecordingTransport]:
     """Connect the protocol of a worker, to an app, with a recording transport."""
-    kind = bounded_protocol(HttpSettings(), frozenset())
+    kind = bounded_protocol(HttpSettings(**limits), frozenset())
     config = uvicorn.Config(app, interface="asgi3", http=kind, lifespan="off", log_config=None)
     config.load()
     protocol = kind(config=config, server_state=ServerState(), app_state={})
@@ -188,3 +190,107 @@ async def test_a_client_that_leaves_after_its_response_is_not_reported() -> None
     await settled()
     protocol.connection_lost(None)
     assert app.left == []
+
+
+SOON = 0.02
+
+
+async def closed(transport: RecordingTransport) -> None:
+    """Return when the connection is closed."""
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for that
+            await asyncio.sleep(SOON)
+
+
+def gated(gate: asyncio.Event, *before: Message) -> ASGIApp:
+    """Return an app that sends the messages, and the end of its response when the gate is open."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in before or (start(200),):
+            await send(message)
+        await gate.wait()
+        await send(part(b"end"))
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param((start(200, (b"content-length", b"6")), part(b"beg", more=True)), id="half a body"),
+        pytest.param((), id="a head alone"),
+    ],
+)
+async def test_what_is_no_request_is_not_answered_within_another_response(before: tuple[Message, ...]) -> None:
+    protocol, transport = connected(gated(asyncio.Event(), *before))
+    protocol.data_received(head())
+    await settled()
+    protocol.data_received(b"\0\r\n\r\n")
+    written = b"".join(transport.written)
+    assert written.count(b"HTTP/1.1 ") == 1
+    assert transport.written[-1] == b"closed"
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("ahead", [pytest.param(b"\r\n", id="a blank line"), pytest.param(b"GET ", id="half a head")])
+async def test_a_response_is_not_cut_off_because_the_next_request_is_not_complete(ahead: bytes) -> None:
+    gate = asyncio.Event()
+    protocol, transport = connected(gated(gate), head_timeout_seconds=SOON)
+    protocol.data_received(head("content-length: 0"))
+    await settled()
+    protocol.data_received(ahead)
+    await asyncio.sleep(3 * SOON)
+    assert not transport.is_closing()
+    gate.set()
+    await settled()
+    assert b"".join(transport.written).endswith(b"3\r\nend\r\n0\r\n\r\n")
+    if ahead.strip():
+        await closed(transport)
+        assert transport.written[-2].startswith(b"HTTP/1.1 408 ")
+    else:
+        await asyncio.sleep(3 * SOON)
+        assert not transport.is_closing(), "the connection is idle"
+    protocol.connection_lost(None)
+
+
+async def test_a_connection_whose_request_was_answered_early_is_closed_when_it_is_idle() -> None:
+    protocol, transport = connected(sending(start(404), part(b"none")))
+    protocol.timeout_keep_alive = SOON
+    protocol.data_received(head("content-length: 10") + b"12345")
+    await settled()
+    protocol.data_received(b"67890")
+    await closed(transport)
+
+
+async def test_a_body_that_is_too_slow_gets_no_second_response() -> None:
+    protocol, transport = connected(sending(start(404), part(b"none")), body_timeout_seconds=SOON)
+    protocol.data_received(head("content-length: 10") + b"12345")
+    await closed(transport)
+    assert b"".join(transport.written).count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_body_is_not_too_slow_because_its_request_had_to_wait() -> None:
+    gate = asyncio.Event()
+    protocol, transport = connected(gated(gate), body_timeout_seconds=5 * SOON)
+    protocol.data_received(head("content-length: 0") + head("content-length: 10"))
+    await asyncio.sleep(12 * SOON)
+    gate.set()
+    await settled()
+    await asyncio.sleep(4 * SOON)
+    assert not transport.is_closing()
+    await closed(transport)
+
+
+async def test_a_client_cannot_have_any_number_of_requests_wait() -> None:
+    app = StallingApp()
+    protocol, transport = connected(app)
+    protocol.data_received(head("content-length: 0"))
+    await settled()
+    protocol.data_received(head("content-length: 0") * 100)
+    assert not transport.is_closing()
+    assert len(protocol.pipeline) == 100
+    protocol.data_received(head("content-length: 0") * 1000)
+    assert transport.is_closing()
+    assert len(protocol.pipeline) == 100
+    protocol.connection_lost(None)
+    assert app.left == ["/"]

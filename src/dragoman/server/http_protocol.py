@@ -5,14 +5,15 @@ subclass does, before any byte reaches the app:
 
 - the request line and headers together, the URL alone, the number of headers, and trailers have limits (431, 414);
 - the head has a deadline, and a body must keep up a minimum rate (408);
-- connections are limited in all and per client address (503).
+- connections are limited in all and per client address (503), and so are the requests that wait on one.
 
-HTTP/1.0 clients get a body that ends with the connection, since they do not know chunks (RFC 9112, section 6.3).
+A client that offers another protocol (Upgrade) is answered in this one, as RFC 9110 lets a server do. The parser takes
+what follows such an offer for that protocol, also the request's body, so that it gets the head again without the offer.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -20,10 +21,11 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.server.open_connections import OpenConnections
+from dragoman.server.response_cycle import ResponseCycle
 from dragoman.server.settings import HttpSettings
 
 MIN_BODY_BYTES_PER_SECOND = 1000
@@ -32,108 +34,12 @@ MIN_BODY_BYTES_PER_SECOND = 1000
 _RETIRED_IDLE_SECONDS = 3.0
 """Time that an idle connection stays open when another server has taken over: its client may be about to use it."""
 
-_NAME_BYTES = bytes(sorted({*range(0x21, 0x7F), *range(0x80, 0x100)} - set(b'()<>@,;:\\[]={}"')))
-_VALUE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
-"""What names and values of headers may consist of."""
+_MAX_PIPELINED = 100
+"""Requests that may wait for the response to the one before. One packet could hold ten thousand, of some KiB each."""
+
+_OFFER_FIELDS = frozenset((b"upgrade", b"http2-settings"))
 
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-
-
-class ResponseCycle(RequestResponseCycle):
-    """A request and its response. The head of a response leaves with its first bytes: uvicorn writes them apart."""
-
-    _head = b""
-    """What waits for the first bytes of the body, or for the end of this iteration of the event loop."""
-    _is_chunked = False
-    _remaining_bytes: int | None = None
-    """Of the body; None: its length is not known."""
-    _report_disconnect: Callable[[], None] | None = None
-
-    def on_disconnect(self, report: Callable[[], None]) -> None:
-        """Call `report` when the client disconnects before the response is complete. See ON_DISCONNECT."""
-        if self.disconnected:
-            asyncio.get_running_loop().call_soon(report)
-        self.flow.resume_reading()  # as receive() does: who does not read does not see the end
-        self._report_disconnect = report
-
-    def disconnect(self) -> None:
-        """Note that the client has left."""
-        self.disconnected = True
-        self.message_event.set()
-        report = self._report_disconnect
-        self._end()
-        if report is not None:
-            report()
-
-    def _end(self) -> None:
-        self._report_disconnect = None
-        scope: Any = self.scope
-        scope.pop(ON_DISCONNECT, None)  # It refers to this object.
-
-    async def send(self, message: Any) -> None:
-        """Send a message of the response. Raises RuntimeError if it is not its turn."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        expected = "http.response.body" if self.response_started else "http.response.start"
-        if self.response_complete or message["type"] != expected:
-            raise RuntimeError(f"Unexpected ASGI message {message['type']!r}")
-        if self.response_started:
-            self._send_body(message.get("body", b""), message.get("more_body", False))
-        else:
-            self._send_head(message["status"], message.get("headers", ()))
-
-    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        is_closing = False
-        for name, value in (*self.default_headers, *headers):
-            if name.translate(None, _NAME_BYTES) or value.translate(None, _VALUE_BYTES):
-                raise RuntimeError(f"Header {name!r} cannot be sent")
-            if name == b"content-length":
-                self._remaining_bytes = int(value)
-            elif name == b"connection":
-                is_closing = b"close" in value.lower()
-            lines += (name, b": ", value, b"\r\n")
-        self.keep_alive &= not is_closing
-        if not self.keep_alive and not is_closing:
-            lines.append(b"connection: close\r\n")
-        if self.scope["method"] == "HEAD" or status in (204, 304):
-            self._remaining_bytes = 0
-        elif self._remaining_bytes is None and self.scope["http_version"] != "1.0":
-            self._is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        self._head = b"".join((*lines, b"\r\n"))
-        if self._remaining_bytes is None:
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Send a head that still waits for more."""
-        if self._head and not self.transport.is_closing():
-            self.transport.write(self._head)
-        self._head = b""
-
-    def _send_body(self, body: bytes, more: bool) -> None:
-        if self.scope["method"] == "HEAD":
-            body = b""
-        elif self._is_chunked:
-            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            body += b"" if more else b"0\r\n\r\n"
-        elif self._remaining_bytes is not None:
-            self._remaining_bytes -= len(body)
-            if self._remaining_bytes < 0 or (self._remaining_bytes and not more):
-                raise RuntimeError("The response is not as long as its Content-Length")
-        head, self._head = self._head, b""
-        self.transport.write(head + body)
-        if not more:
-            self.response_complete = True
-            self.message_event.set()
-            self._end()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -148,12 +54,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _address = ""
     _is_counted = False
     _is_refused = False
+    _is_receiving_head = False
+    """False between requests, where blank lines are ignored, as in a body."""
     _is_receiving_body = False
     """False in a request's head and between requests."""
+    _head_without_offer = b""
+    """Of a request with an offer of another protocol, between its head and the parser's report of the offer."""
     _unparsed_bytes = 0
     """Bytes received since the parser last delivered a part of the body; in the head, since its beginning."""
     _body_bytes = 0
     _body_started = 0.0
+    _has_body_waited = False
     _deadline: asyncio.TimerHandle | None = None
     _running: ResponseCycle | None = None
 
@@ -180,16 +91,30 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Parse, in slices where a limit may be exceeded, so that it is noticed at the byte that exceeds it."""
         if self._unparsed_bytes + len(data) <= self.settings.max_head_bytes:
             self._unparsed_bytes += len(data)
-            super().data_received(data)
+            self._parse(data)
         else:
             self._parse_slices(data)
+        if not (self._is_receiving_head or self._is_receiving_body):
+            self._unparsed_bytes = 0
         # A request that has arrived whole, as most do, needs no deadline.
         if self._deadline is None and not self._is_refused:
             if self._is_receiving_body:
                 self._body_started = self.loop.time()
                 self._set_deadline(self.settings.body_timeout_seconds, self._check_body_rate)
-            elif self._unparsed_bytes:
+            elif self._is_receiving_head:
                 self._set_deadline(self.settings.head_timeout_seconds, self._head_timed_out)
+
+    def _parse(self, data: bytes) -> None:
+        while data and not self._is_refused:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                offset: int = upgrade.args[0]
+                data, self._head_without_offer = self._head_without_offer + data[offset:], b""
+            except httptools.HttpParserError:
+                self._refuse(HTTPStatus.BAD_REQUEST, "Invalid HTTP request")
+            else:
+                return
 
     def _parse_slices(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -200,7 +125,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 return
             part, rest = rest[:room], rest[room:]
             self._unparsed_bytes += len(part)
-            super().data_received(bytes(part))
+            self._parse(bytes(part))
 
     def _refuse_unparsed(self) -> None:
         """Refuse more than `max_head_bytes` that are not a body."""
@@ -213,14 +138,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse_url(self) -> None:
         self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.settings.max_url_bytes} bytes")
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_receiving_head = True
+        self._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
+        self._is_receiving_head = False
         self._clear_deadline()
         if len(self.url) > self.settings.max_url_bytes:
             self._refuse_url()
         elif len(self.headers) > self.settings.max_headers:
             message = f"More than {self.settings.max_headers} header fields"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+        elif self.parser.should_upgrade():
+            self._take_offer()
+            return
         if self._is_refused:
             return
         if self.url[:1] != b"/":
@@ -229,6 +163,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.headers = []  # Trailers go here, and nothing reads them.
         self._body_bytes = 0
         self._is_receiving_body = True
+
+    def _take_offer(self) -> None:
+        """Keep the head without its offer of another protocol. The parser reports the offer next."""
+        if (method := self.parser.get_method()) == b"CONNECT":
+            self._refuse(HTTPStatus.BAD_REQUEST, "This server is no proxy")
+            return
+        line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
+        fields = [b"%b: %b" % (name, value) for name, value in self.headers if name not in _OFFER_FIELDS]
+        self._head_without_offer = b"\r\n".join((line, *fields, b"", b""))
 
     def _begin_request(self) -> None:
         """Run the app, after the response to the request before."""
@@ -241,6 +184,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         is_first = self.cycle is None or self.cycle.response_complete
+        if not is_first and len(self.pipeline) >= _MAX_PIPELINED:
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"Over {_MAX_PIPELINED} requests wait for their responses")
+            return
+        self._unset_keepalive_if_required()
         self.cycle = cycle = ResponseCycle(
             scope=scope,
             transport=self.transport,
@@ -286,11 +233,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._is_receiving_body = False
         self._clear_deadline()
-        if not self._is_refused:
+        if not (self._is_refused or self._head_without_offer):
             super().on_message_complete()
 
     def _head_timed_out(self) -> None:
-        if self._unparsed_bytes:
+        if not self._may_answer():
+            # A response runs. The next request has time from its end on.
+            self._set_deadline(self.settings.head_timeout_seconds, self._head_timed_out)
+        elif self._is_receiving_head:
             self._refuse(
                 HTTPStatus.REQUEST_TIMEOUT, f"Request head not complete after {self.settings.head_timeout_seconds:g} s"
             )
@@ -299,7 +249,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _check_body_rate(self) -> None:
         """Refuse a body that arrives too slowly. What the app has not read yet keeps nobody waiting but itself."""
-        if self.flow.read_paused or self.pipeline:
+        is_waiting = self.flow.read_paused or bool(self.pipeline)
+        if is_waiting or self._has_body_waited:
+            self._has_body_waited = is_waiting
+            self._body_started, self._body_bytes = self.loop.time(), 0
             self._set_deadline(self.settings.body_timeout_seconds, self._check_body_rate)
             return
         allowed_seconds = self.settings.body_timeout_seconds + self._body_bytes / MIN_BODY_BYTES_PER_SECOND
@@ -332,9 +285,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _may_answer(self) -> bool:
         """Whether the next bytes to the client are those of an answer to the request that is being received."""
-        if self.cycle is None or self.cycle.response_complete:
-            return True
-        return self._is_receiving_body and not self.pipeline and not self.cycle.response_started
+        if self._is_receiving_body:
+            return not (self.pipeline or self.cycle.response_started)
+        return self.cycle is None or self.cycle.response_complete
 
     def _set_deadline(self, seconds: float, expired: Callable[[], None]) -> None:
         self._clear_deadline()
