@@ -37,6 +37,7 @@ from dragoman.server.control import (
     request_retirement,
     server_process,
 )
+from dragoman.server.first_process import end_at_sigterm
 from dragoman.server.listening import listen, take_activated_socket, with_address_of
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
 from dragoman.server.reloading import Reloader, ReloadRefused
@@ -83,6 +84,7 @@ def serve(
     for reloads; None: they stay what they are. `take_over` is the process of a server whose socket is used, and which
     is stopped once this one is ready. `origins` are keys of settings → where they were set, for the console.
     """
+    end_at_sigterm(os.getpid())  # A model may be downloaded before the processes are started.
     read = read or (lambda: settings)
     logs.configure(settings.log_level, settings.log_format)
     if deprecated:

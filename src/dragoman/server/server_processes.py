@@ -11,13 +11,15 @@ from dragoman.core import logs
 from dragoman.core.child_process import UNLOAD_LINE
 from dragoman.core.process_options import OPTIONS_VARIABLE
 from dragoman.server.child_group import start_group
+from dragoman.server.first_process import orphan_reaper
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, ChildProcess, StartFailure
 from dragoman.server.worker_options import RETIRE_LINE
 
 _MAX_WAKE_REQUESTS = 4096
 """Requests to load a deployment that are read in one go."""
 
-_FOLDER_CHECK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
+"""How often it is checked whether the folder is there, and whether orphans have ended."""
 
 _RELOAD_SECONDS = 10.0
 
@@ -131,7 +133,7 @@ class ServerProcesses:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGHUP, hang_up)
         loop.add_reader(self._wake_fd, self._on_wake_request)
-        folder_check = asyncio.create_task(self._keep_folder())
+        checks = asyncio.create_task(self._check())
         try:
             if await self._start(stop_requested):
                 on_ready()
@@ -143,13 +145,15 @@ class ServerProcesses:
                 await asyncio.gather(*(worker.retire(RETIRE_LINE, seconds) for worker in self._workers))
             await asyncio.gather(*(worker.stop(self._drain_seconds) for worker in self._workers))
             await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
-            folder_check.cancel()
+            checks.cancel()
             loop.remove_reader(self._wake_fd)
 
-    async def _keep_folder(self) -> None:
+    async def _check(self) -> None:
+        reap_orphans = orphan_reaper(os.getpid())
         while True:
-            await asyncio.sleep(_FOLDER_CHECK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             self._restore_folder()
+            reap_orphans()
 
     def _on_wake_request(self) -> None:
         for number in os.read(self._wake_fd, _MAX_WAKE_REQUESTS):
