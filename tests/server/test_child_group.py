@@ -121,6 +121,13 @@ async def test_a_launcher_that_fails_is_reported_and_leaves_no_descriptor(launch
     assert _open_descriptors() == before
 
 
+async def test_a_launcher_that_cannot_be_started_is_reported() -> None:
+    before = _open_descriptors()
+    with pytest.raises(ChildFailed, match=r"^the test launcher cannot be started: No such file or directory$"):
+        await start_group(_command("")._replace(group_arguments=["/nowhere"]), 2)
+    assert _open_descriptors() == before
+
+
 async def test_a_launcher_keeps_its_standard_input_until_it_has_forked() -> None:
     command = _command(FORKS_CHILDREN_LATER)
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):

@@ -54,6 +54,12 @@ async def test_a_child_without_heartbeats_is_replaced() -> None:
     await child.stop()
 
 
+async def test_a_child_that_the_system_does_not_start_is_reported() -> None:
+    child = Child(ChildCommand(name="test", arguments=["/nowhere"], environment=os.environ))
+    with pytest.raises(ChildFailed, match=r"^the test process cannot be started: No such file or directory$"):
+        await child.start()
+
+
 async def test_a_child_that_cannot_start_is_tried_again_with_pauses_and_only_on_demand() -> None:
     reports: asyncio.Queue[StartFailure | None] = asyncio.Queue()
     child = _child("print('failed the model is upside down', flush=True)", reports.put_nowait, on_demand=True)

@@ -67,15 +67,18 @@ async def start_group(command: ChildCommand, count: int) -> list[ChildProcess]:
 async def _launch(command: ChildCommand, descriptors: Sequence[tuple[int, int]]) -> list[int]:
     """Run the launcher to its end and return the ids of the children that it has forked. Raises ChildFailed."""
     passed = [descriptor for pair in descriptors for descriptor in pair]
-    launcher = await asyncio.create_subprocess_exec(
-        *command.group_arguments,
-        *map(str, passed),
-        env=dict(command.environment),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        pass_fds=(*command.inherited_fds, *passed),
-        start_new_session=True,
-    )
+    try:
+        launcher = await asyncio.create_subprocess_exec(
+            *command.group_arguments,
+            *map(str, passed),
+            env=dict(command.environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(*command.inherited_fds, *passed),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ChildFailed(f"the {command.name} launcher cannot be started: {error.strerror}") from error
     assert launcher.stdout is not None, "started with a pipe"
     try:
         async with asyncio.timeout(FIRST_OUTPUT_SECONDS):

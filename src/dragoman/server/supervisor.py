@@ -122,7 +122,10 @@ class Child:
     async def start(self) -> None:
         """Start the process and wait until it is ready. Raises ChildFailed."""
         if self._process is None:
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError as error:
+                raise ChildFailed(f"the {self._command.name} process cannot be started: {error.strerror}") from error
         try:
             await self._wait_ready()
         except ChildFailed:
