@@ -101,9 +101,10 @@ class HttpServer(uvicorn.Server):
         self._drain()
         self.should_exit = True
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Drain the app, and end. uvicorn's own raises the signal again then, and nothing behind the server is done."""
         self._drain()
-        super().handle_exit(sig, frame)
+        self.should_exit = True
 
 
 def affordable_connections(wanted: int) -> int:
