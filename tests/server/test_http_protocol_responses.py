@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from dragoman.dialects.http.generation_response import ON_DISCONNECT
-from dragoman.server.http_server import bounded_protocol
+from dragoman.server.http_server import bounded_protocol, retire_connections
 from dragoman.server.settings import HttpSettings
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -250,6 +250,21 @@ async def test_a_response_is_not_cut_off_because_the_next_request_is_not_complet
     else:
         await asyncio.sleep(3 * SOON)
         assert not transport.is_closing(), "the connection is idle"
+    protocol.connection_lost(None)
+
+
+async def test_a_retired_connection_closes_soon_after_the_response_that_was_running() -> None:
+    gate = asyncio.Event()
+    protocol, _ = connected(gated(gate))
+    protocol.timeout_keep_alive = 75
+    protocol.data_received(head("content-length: 0"))
+    await settled()
+    retire_connections(type(protocol))
+    protocol.close_if_idle()
+    gate.set()
+    await settled()
+    remaining = protocol.timeout_keep_alive_task.when() - asyncio.get_running_loop().time()
+    assert remaining < protocol.timeout_keep_alive / 2
     protocol.connection_lost(None)
 
 

@@ -223,6 +223,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = self.loop.call_later(_RETIRED_IDLE_SECONDS, self.timeout_keep_alive_handler)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.is_retiring:
+            self.close_if_idle()
+
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
         self._body_bytes += len(body)
