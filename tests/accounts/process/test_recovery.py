@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select
 
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.administration.usage import list_usage
@@ -19,7 +19,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.accounts.process.recovery import DEAD_AFTER_SECONDS, Recovery
+from dragoman.accounts.process.recovery import DEAD_AFTER_ROUNDS, DEAD_AFTER_SECONDS, Recovery
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness, find_usage
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -163,24 +163,43 @@ def test_holds_without_a_registered_process_are_released(harness: LedgerHarness,
     harness.assert_consistent()
 
 
+def _miss_heartbeats(database: Database, process_id: int, seconds: int) -> None:
+    """Let a process of another machine have renewed its heartbeat so long ago."""
+    with database.write() as connection:
+        beat_at = database.now(connection).wall - seconds * 1000
+        connection.execute(delete(processes).where(processes.c.id == process_id))
+        connection.execute(insert(processes).values(id=process_id, machine="another", beat_at=beat_at))
+
+
+def _recover_rounds(recovery: Recovery, rounds: int) -> int:
+    return sum(recovery.recover() for _ in range(rounds))
+
+
 def test_a_process_on_another_machine_is_dead_when_its_heartbeat_was_missed(
     harness: LedgerHarness, recovery: Recovery
 ) -> None:
-    with harness.database.write() as connection:
-        now = harness.database.now(connection).wall
-        row = {"id": harness.process_id, "machine": "another", "beat_at": now - (DEAD_AFTER_SECONDS - 10) * 1000}
-        connection.execute(insert(processes).values(**row))
     harness.admit()
-    assert recovery.recover() == 0
-    with harness.database.write() as connection:
-        connection.execute(
-            update(processes)
-            .where(processes.c.id == harness.process_id)
-            .values(beat_at=now - (DEAD_AFTER_SECONDS + 10) * 1000)
-        )
-    assert recovery.recover() == 1
+    _miss_heartbeats(harness.database, harness.process_id, DEAD_AFTER_SECONDS - 10)
+    assert _recover_rounds(recovery, 2 * DEAD_AFTER_ROUNDS) == 0
+    _miss_heartbeats(harness.database, harness.process_id, DEAD_AFTER_SECONDS + 10)
+    assert _recover_rounds(recovery, DEAD_AFTER_ROUNDS) == 1
     assert harness.account.balance == 1_000_000
     harness.assert_consistent()
+
+
+def test_a_process_that_renews_its_heartbeat_after_an_outage_of_the_database_is_alive(
+    harness: LedgerHarness, recovery: Recovery
+) -> None:
+    """The outage, or a jump of the database's clock, took longer than DEAD_AFTER_SECONDS: all have missed theirs."""
+    admitted = harness.admit()
+    for _ in range(2):
+        _miss_heartbeats(harness.database, harness.process_id, DEAD_AFTER_SECONDS + 10)
+        assert _recover_rounds(recovery, DEAD_AFTER_ROUNDS - 1) == 0
+        _miss_heartbeats(harness.database, harness.process_id, 0)
+        assert recovery.recover() == 0
+    assert _open_requests(harness.database) == [admitted.request_id]
+    harness.settle(admitted.request_id)
+    assert harness.account.charges
 
 
 def test_a_heartbeat_keeps_a_process_alive_and_registers_it_again(database: Database, recovery: Recovery) -> None:

@@ -2,9 +2,9 @@
 
 A process on this machine is dead if its journal's lock is free. Its open requests are charged for the tokens in the
 journal; a request without an entry received nothing. A process on another machine is dead if its heartbeat was missed
-for DEAD_AFTER_SECONDS. Its journal cannot be read here, so its requests are released without a charge, unless its
-machine comes back first and settles them itself. A process that was only frozen for that long finds its requests
-released.
+for DEAD_AFTER_SECONDS, and in DEAD_AFTER_ROUNDS. Its journal cannot be read here, so its requests are released without
+a charge, unless its machine comes back first and settles them itself. A process that was only frozen for that long
+finds its requests released.
 
 Several processes may recover at the same time, and an interrupted recovery may be repeated.
 """
@@ -23,6 +23,10 @@ from dragoman.accounts.process.journal import AbandonedJournal, JournalEntry, Jo
 HEARTBEAT_SECONDS = 5
 DEAD_AFTER_SECONDS = 60
 
+DEAD_AFTER_ROUNDS = 6
+"""Rounds of recovery in a row, HEARTBEAT_SECONDS apart. When the database was gone for long, or its clock has jumped,
+the heartbeats of all processes are old; those that live renew them before so many rounds have passed."""
+
 _MAX_BATCH_SIZE = 500
 """Requests settled in one transaction."""
 
@@ -35,6 +39,8 @@ class Recovery:
         self._folder = folder
         self._process_id = process_id
         self._ledger = Ledger(database, process_id)
+        self._rounds_missed: dict[int, int] = {}
+        """In how many rounds, up to the last one, each process of another machine has missed its heartbeat."""
 
     def register(self) -> None:
         """Register this process. Its journal must exist already, and it may admit only afterwards."""
@@ -95,14 +101,12 @@ class Recovery:
         with self._database.read() as connection:
             rows = connection.execute(select(processes)).all()
             oldest_heartbeat = self._database.now(connection).wall - DEAD_AFTER_SECONDS * 1000
+        machine = self._folder.machine_id
+        late = [row.id for row in rows if row.machine != machine and row.beat_at < oldest_heartbeat]
+        self._rounds_missed = {each: self._rounds_missed.get(each, 0) + 1 for each in late}
         return [
-            row.id
-            for row in rows
-            if (
-                not self._folder.exists(row.id)
-                if row.machine == self._folder.machine_id
-                else row.beat_at < oldest_heartbeat
-            )
+            *(row.id for row in rows if row.machine == machine and not self._folder.exists(row.id)),
+            *(each for each, rounds in self._rounds_missed.items() if rounds >= DEAD_AFTER_ROUNDS),
         ]
 
     def _orphaned_requests(self) -> list[str]:
