@@ -29,7 +29,7 @@ from dragoman.accounts.process.messages import DatabaseFailed
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.errors import BalanceTooLow, LedgerUnavailable
 from tests.support.ledger_harness import LedgerHarness, settlement
-from tests.support.postgresql import PostgresServer, new_database, running_postgresql
+from tests.support.postgresql import PostgresServer, alter_system, new_database, running_postgresql
 from tests.support.server import LEDGER_PROCESS, children_of
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -261,6 +261,35 @@ async def test_a_hold_that_is_made_after_its_deadline_is_released(tmp_path: Path
         assert harness.key.running == 0
         harness.assert_consistent()
     database.close()
+
+
+async def test_a_hold_whose_commit_takes_until_after_its_deadline_is_released(postgresql: PostgresServer) -> None:
+    """PostgreSQL waits for a stand-by, or for its disk, for longer than anybody waits for its answer."""
+    url = new_database(postgresql)
+    database = Database(url, busy_seconds=0.2)
+    upgrade(database)
+    with LedgerHarness(database) as harness:
+        await asyncio.to_thread(harness.run_requests, 1)  # Statements are prepared, sums are made.
+        async with LedgerClient(database, harness.process_id, timeout_seconds=1, transport=LedgerThread) as ledger:
+            await asyncio.to_thread(alter_system, url, "SET synchronous_standby_names = 'nobody'")
+            try:
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.admit(harness.admission())
+                while ledger.pending_count and ledger.statistics.database_failures < 5:
+                    await asyncio.to_thread(os.sched_yield)
+            finally:
+                await asyncio.to_thread(alter_system, url, "RESET synchronous_standby_names")
+            while ledger.pending_count or await asyncio.to_thread(_is_committing, database):
+                await asyncio.to_thread(os.sched_yield)
+        assert harness.key.running == 0
+        harness.assert_consistent()
+    database.close()
+
+
+def _is_committing(database: Database) -> bool:
+    with database.read() as connection:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        return bool(connection.exec_driver_sql(waiting).scalar_one())
 
 
 async def test_a_ledger_process_that_hangs_is_replaced_and_its_operations_are_answered(harness: LedgerHarness) -> None:

@@ -36,6 +36,7 @@ from dragoman.accounts.process.messages import (
     Synced,
     unpack_outcome,
 )
+from dragoman.accounts.process.pending import PendingOperation
 from dragoman.accounts.process.statistics import LedgerStatistics
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core import logs
@@ -75,19 +76,6 @@ _SHUTDOWN_GRACE_SECONDS = 10.0
 _log = logs.get_logger(__name__)
 
 
-class _PendingOperation(msgspec.Struct, eq=False):
-    """An operation and the future of its caller."""
-
-    operation: LedgerOperation
-    future: asyncio.Future[Any]
-    deadline: float
-    """On the event loop's clock, counted from being asked. Settlements do not expire before the shutdown."""
-    lingers: bool = False
-    """Whether it may wait for others to share its transaction."""
-    may_be_committed: bool = False
-    """Whether an earlier transaction with it may have been committed."""
-
-
 class LedgerClient:
     """Admits and settles for the event loop that it was entered in. Use it as an async context manager."""
 
@@ -116,10 +104,10 @@ class LedgerClient:
         self._timeout_seconds = timeout_seconds
         self._max_backoff_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SHARE * timeout_seconds)
         self._process: LedgerTransport | None = None
-        self._queued: list[_PendingOperation] = []
-        self._in_flight: deque[list[_PendingOperation]] = deque()
+        self._queued: list[PendingOperation] = []
+        self._in_flight: deque[list[PendingOperation]] = deque()
         """Transactions that were sent and not answered, oldest first."""
-        self._unsynced: deque[tuple[_PendingOperation, LedgerOutcome]] = deque()
+        self._unsynced: deque[tuple[PendingOperation, LedgerOutcome]] = deque()
         """Settlements that are committed and not yet confirmed to be on the disk."""
         self._is_closing = False
         self._is_closed = False
@@ -198,15 +186,18 @@ class LedgerClient:
         NeverAdmitted, ValueError, LedgerUnavailable if the client is closed before the database answers, and OSError if
         the disk fails.
         """
-        return self._enqueue(settlement, waits=False, lingers=not (is_paid and self._is_sqlite))
+        return self._enqueue(settlement, waits=False, lingers=not (is_paid and self._is_sqlite), expires=False)
 
     def _check_capacity(self) -> None:
         if self._is_closing or self.pending_count >= self._max_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
 
-    def _enqueue(self, operation: LedgerOperation, *, waits: bool = True, lingers: bool = False) -> asyncio.Future[Any]:
+    def _enqueue(
+        self, operation: LedgerOperation, *, waits: bool = True, lingers: bool = False, expires: bool = True
+    ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds, lingers))
+        deadline = self._loop.time() + self._timeout_seconds
+        self._queued.append(PendingOperation(operation, future, deadline, expires, lingers))
         if self._is_lingering and not lingers:
             self._stop_timer()
         self.pending_count += 1
@@ -301,17 +292,14 @@ class LedgerClient:
         Operations that were not sent are dropped. The others are resolved when their outcome is known.
         """
         now = self._loop.time()
-        overdue = [pending for pending in self._queued if self._is_overdue(pending, now)]
+        overdue = [pending for pending in self._queued if pending.is_overdue(now)]
         if overdue:
-            self._queued = [pending for pending in self._queued if not self._is_overdue(pending, now)]
+            self._queued = [pending for pending in self._queued if not pending.is_overdue(now)]
             self._expire(overdue)
         for pending in itertools.chain.from_iterable(self._in_flight):
-            if self._is_overdue(pending, now) and not pending.future.done():
+            if pending.is_overdue(now) and not pending.future.done():
                 self._outage.fail("it does not answer")
                 pending.future.set_exception(_unavailable())
-
-    def _is_overdue(self, pending: _PendingOperation, now: float) -> bool:
-        return now >= pending.deadline and not isinstance(pending.operation, Settlement)
 
     async def _shut_down_process(self) -> None:
         if self._process is not None:
@@ -354,26 +342,26 @@ class LedgerClient:
         self._in_flight.clear()
         self._retry_or_expire(lost)
 
-    def _retry_or_expire(self, batch: Sequence[_PendingOperation]) -> None:
+    def _retry_or_expire(self, batch: Sequence[PendingOperation]) -> None:
         """Retry operations that may or may not be committed; fail those whose deadline has passed."""
         for pending in batch:
             pending.may_be_committed = True
         waiting, self._queued = [*batch, *self._queued], []
-        expired: list[_PendingOperation] = []
+        expired: list[PendingOperation] = []
         now = self._loop.time()
         for pending in waiting:
-            (expired if self._is_overdue(pending, now) else self._queued).append(pending)
+            (expired if pending.is_overdue(now) else self._queued).append(pending)
         self._backoff_seconds = min(self._max_backoff_seconds, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
         self._expire(expired)
         self._schedule()
 
-    def _expire(self, expired: Sequence[_PendingOperation]) -> None:
+    def _expire(self, expired: Sequence[PendingOperation]) -> None:
         self._resolve([(pending, _unavailable()) for pending in expired])
         for pending in expired:
             if pending.may_be_committed and isinstance(pending.operation, Admission):
-                self._release_hold(pending.operation.request_id)
+                self._release_late_hold(pending.operation)
 
-    def _resolve(self, done: Sequence[tuple[_PendingOperation, LedgerOutcome]]) -> None:
+    def _resolve(self, done: Sequence[tuple[PendingOperation, LedgerOutcome]]) -> None:
         for pending, outcome in done:
             if pending.future.done():  # It was cancelled, or its deadline has passed.
                 if isinstance(outcome, Admitted):
@@ -385,6 +373,18 @@ class LedgerClient:
         self.pending_count -= len(done)
         if not self.pending_count:
             self._idle.set()
+
+    def _release_late_hold(self, admission: Admission) -> None:
+        """Release the hold of a request that never ran, also if the transaction that makes it is still to be committed.
+
+        That transaction has locked the rows of the key. A check waits for them; a settlement finds no hold, and ends.
+        """
+        if admission.key_digest is None:  # Nothing is held.
+            self._release_hold(admission.request_id)
+            return
+        check = msgspec.structs.replace(admission, is_check=True)
+        self._enqueue(check, waits=False, expires=False).cancel()  # Nobody waits for it: what it finds is released.
+        self._queued[-1].may_be_committed = True
 
     def _release_hold(self, request_id: str) -> None:
         """Release the hold, if any, of a request that never ran."""
