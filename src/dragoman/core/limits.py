@@ -56,9 +56,16 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _ranged_values = operator.attrgetter(*(parameter for parameter, _, _ in _RANGES))
 _DEFAULT_VALUES = _ranged_values(SamplingParams())
 
+_MAX_REQUEST_TOKENS = MAX_TOKENS * MAX_CHOICES
+
 _LARGE_MESSAGES = 64
 _LARGE_TOOLS = 32
 _LARGE_CHARACTERS = 32 * 1024
+
+
+def is_token_count(count: int) -> bool:
+    """Whether a request may have so many tokens: another server may report any number."""
+    return 0 <= count <= _MAX_REQUEST_TOKENS
 
 
 def check_range(parameter: str, value: float, low: float, high: float) -> None:

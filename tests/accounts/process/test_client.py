@@ -58,6 +58,19 @@ async def test_requests_in_one_batch_get_their_own_outcomes(harness: LedgerHarne
     harness.assert_consistent()
 
 
+@pytest.mark.parametrize("tokens", [-1, 2**53, 10**30])
+async def test_a_settlement_that_is_none_is_refused_and_affects_no_others(
+    harness: LedgerHarness, ledger: LedgerClient, tokens: int
+) -> None:
+    admitted = await ledger.admit(harness.admission())
+    refused = ledger.settle(settlement(admitted.request_id, 10, completion=tokens))
+    other, settled = harness.admission(), ledger.settle(_settlement(admitted))
+    assert (await ledger.admit(other)).request_id == other.request_id
+    assert (await settled).request_id == admitted.request_id
+    with pytest.raises(ValueError, match="are not the prompt, cached and completion tokens"):
+        await refused
+
+
 async def test_a_settlement_completes_when_its_future_is_cancelled(
     harness: LedgerHarness, ledger: LedgerClient
 ) -> None:

@@ -74,6 +74,35 @@ def test_without_any_usage_chunks_stand_for_tokens() -> None:
     assert answer.usage() == Usage(5, 2, 0, source="estimated")
 
 
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"prompt_tokens": 7, "completion_tokens": -1},
+        {"prompt_tokens": -7, "completion_tokens": 2},
+        {"prompt_tokens": 7, "completion_tokens": 2**53},
+        {"prompt_tokens": 10**30, "completion_tokens": 2},
+        {**USAGE, "prompt_tokens_details": {"cached_tokens": -4}},
+        {**USAGE, "completion_tokens_details": {"reasoning_tokens": -1}},
+    ],
+)
+def test_a_usage_that_no_answer_has_is_not_believed(reported: dict[str, Any]) -> None:
+    """Nobody could be charged for it, and its hold would stay for ever."""
+    received, answer = events(
+        {**chat({"content": "a"}), "usage": reported},
+        {**chat({"content": "b"}, finish_reason="stop"), "usage": reported},
+    )
+    assert [event.tokens for event in received if isinstance(event, AnyDelta)] == [1, 1]
+    assert received[0] == Started(5, 0)
+    assert answer.usage() == Usage(5, 2, 0, source="estimated")
+
+
+def test_a_prompt_that_the_upstream_does_not_count_is_not_free() -> None:
+    """Ollama counts a prompt that it has in its cache as none."""
+    last = {"choices": [], "usage": {**USAGE, "prompt_tokens": 0}}
+    _, answer = events(chat({"content": "a"}, finish_reason="stop"), last)
+    assert answer.usage() == Usage(5, 2, 0, source="upstream")
+
+
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_reasoning_has_one_of_two_names(field: str) -> None:
     received, answer = events(

@@ -71,6 +71,19 @@ async def test_vectors_in_either_encoding_come_in_the_order_of_the_inputs() -> N
     assert events[-1] == Usage(7, 0, 0, source="upstream")
 
 
+@pytest.mark.parametrize("tokens", [-7, 2**53, 10**30])
+async def test_a_usage_that_no_request_has_is_not_believed(tokens: int) -> None:
+    data = [{"index": index, "embedding": [1, 2]} for index in range(2)]
+
+    def answer(_body: dict[str, Any]) -> object:
+        return {"data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+    async with engine_of(answer) as engine:
+        *_, usage = await collect(engine)
+    assert isinstance(usage, Usage)
+    assert (usage.source, usage.prompt_tokens < 100) == ("estimated", True)
+
+
 async def test_options_are_sent_to_servers_that_have_them_and_refused_by_name_for_others() -> None:
     inputs = (TokenPrompt((1, 2), PromptTruncation(None, 0, "right")),)
     request = EmbeddingRequest(model="m", inputs=inputs, activation=False)

@@ -7,7 +7,15 @@ import msgspec
 
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
-from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup, Settled, Settlement
+from dragoman.accounts.ledger.operations import (
+    Admission,
+    Admitted,
+    KeyInfo,
+    KeyLookup,
+    LedgerOperation,
+    Settled,
+    Settlement,
+)
 from dragoman.accounts.ledger.rows import HoldRow, ModelTerms, PriceRow, UsageRow
 from dragoman.accounts.times import to_datetime
 from dragoman.core import logs
@@ -35,7 +43,7 @@ _decode_terms = msgspec.json.Decoder(tuple[ModelTerms, ...]).decode
 _log = logs.get_logger(__name__)
 
 
-def validate_admission(admission: Admission) -> None:
+def _validate_admission(admission: Admission) -> None:
     """Raises ValueError for an admission that the ledger's tables or the journal could not store."""
     if not (0 < len(admission.request_id) <= _MAX_REQUEST_ID_LENGTH and admission.request_id.isascii()):
         raise ValueError(
@@ -44,6 +52,18 @@ def validate_admission(admission: Admission) -> None:
     for tokens in (admission.prompt_tokens, admission.max_completion_tokens):
         if not 0 <= tokens <= MAX_TOKEN_COUNT:
             raise ValueError(f"{tokens} is not a number of tokens")
+
+
+def find_violation(operation: LedgerOperation) -> ValueError | None:
+    """Return why an operation is none, without reading the database."""
+    try:
+        if isinstance(operation, Settlement):
+            _validate_settlement(operation)
+        elif isinstance(operation, Admission):
+            _validate_admission(operation)
+    except ValueError as error:
+        return error
+    return None
 
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
@@ -97,7 +117,7 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     )
 
 
-def validate_settlement(settlement: Settlement) -> None:
+def _validate_settlement(settlement: Settlement) -> None:
     """Raises ValueError for impossible token counts."""
     counts = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
     if (

@@ -64,7 +64,7 @@ class Ledger:
         survive a loss of power after `sync`. Raises DatabaseUnavailable; it is then unknown whether the transaction was
         committed.
         """
-        outcomes: list[LedgerOutcome | None] = [_validation_error(operation) for operation in operations]
+        outcomes: list[LedgerOutcome | None] = [decisions.find_violation(operation) for operation in operations]
         valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
         for number, outcome in zip(
             valid_indexes, self._commit([operations[number] for number in valid_indexes], is_retry), strict=True
@@ -82,7 +82,7 @@ class Ledger:
         def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
             session.begin()
             operations = script.operations(session)
-            if errors := [found_error for operation in operations if (found_error := _validation_error(operation))]:
+            if errors := [found for each in operations if (found := decisions.find_violation(each))]:
                 raise errors[0]
             batch, outcomes = self._decide(session, operations, begin=False, is_retry=False)
             return batch, script.apply(session, batch.now, outcomes)
@@ -180,18 +180,6 @@ class Ledger:
 def _summed_before(wall: int) -> int:
     """Return the hour before which all hours may be summed by six at a time, in hours since 1970."""
     return (wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
-
-
-def _validation_error(operation: LedgerOperation) -> ValueError | None:
-    """Validate an operation without reading the database."""
-    try:
-        if isinstance(operation, Settlement):
-            decisions.validate_settlement(operation)
-        elif isinstance(operation, Admission):
-            decisions.validate_admission(operation)
-    except ValueError as error:
-        return error
-    return None
 
 
 def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | KeyLookup]) -> BatchScope:

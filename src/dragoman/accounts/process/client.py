@@ -17,6 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.ledger.decisions import find_violation
 from dragoman.accounts.ledger.operations import (
     Admission,
     Admitted,
@@ -36,7 +37,7 @@ from dragoman.accounts.process.messages import (
     Synced,
     unpack_outcome,
 )
-from dragoman.accounts.process.pending import PendingOperation
+from dragoman.accounts.process.pending import PendingOperation, split_overdue
 from dragoman.accounts.process.statistics import LedgerStatistics
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core import logs
@@ -196,6 +197,9 @@ class LedgerClient:
         self, operation: LedgerOperation, *, waits: bool = True, lingers: bool = False, expires: bool = True
     ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
+        if (error := find_violation(operation)) is not None:  # Numbers of more than 64 bits cannot even be sent.
+            future.set_exception(error)
+            return future
         deadline = self._loop.time() + self._timeout_seconds
         self._queued.append(PendingOperation(operation, future, deadline, expires, lingers))
         if self._is_lingering and not lingers:
@@ -292,10 +296,8 @@ class LedgerClient:
         Operations that were not sent are dropped. The others are resolved when their outcome is known.
         """
         now = self._loop.time()
-        overdue = [pending for pending in self._queued if pending.is_overdue(now)]
-        if overdue:
-            self._queued = [pending for pending in self._queued if not pending.is_overdue(now)]
-            self._expire(overdue)
+        overdue, self._queued = split_overdue(self._queued, now)
+        self._expire(overdue)
         for pending in itertools.chain.from_iterable(self._in_flight):
             if pending.is_overdue(now) and not pending.future.done():
                 self._outage.fail("it does not answer")
@@ -346,11 +348,7 @@ class LedgerClient:
         """Retry operations that may or may not be committed; fail those whose deadline has passed."""
         for pending in batch:
             pending.may_be_committed = True
-        waiting, self._queued = [*batch, *self._queued], []
-        expired: list[PendingOperation] = []
-        now = self._loop.time()
-        for pending in waiting:
-            (expired if pending.is_overdue(now) else self._queued).append(pending)
+        expired, self._queued = split_overdue([*batch, *self._queued], self._loop.time())
         self._backoff_seconds = min(self._max_backoff_seconds, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
         self._expire(expired)
         self._schedule()

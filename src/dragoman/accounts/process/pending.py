@@ -1,6 +1,7 @@
 """What a client of the ledger has been asked and has not answered."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,3 +26,11 @@ class PendingOperation(msgspec.Struct, eq=False):
     def is_overdue(self, now: float) -> bool:
         """Whether its caller waits no longer."""
         return self.expires and now >= self.deadline
+
+
+def split_overdue(
+    operations: Sequence[PendingOperation], now: float
+) -> tuple[list[PendingOperation], list[PendingOperation]]:
+    """Return the operations that are overdue, and the others."""
+    overdue = [each for each in operations if each.is_overdue(now)]
+    return overdue, [each for each in operations if not each.is_overdue(now)] if overdue else list(operations)

@@ -23,6 +23,7 @@ from dragoman.core.events import (
     Usage,
     UsageSource,
 )
+from dragoman.core.limits import is_token_count
 
 UNKNOWN_TOKEN = -1
 """The id of a token of which only the text is known."""
@@ -94,6 +95,15 @@ class _Usage(msgspec.Struct, gc=False):
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether an answer may have it."""
+        prompt_details, completion_details = self.prompt_tokens_details, self.completion_tokens_details
+        cached = None if prompt_details is None else prompt_details.cached_tokens
+        reasoning = None if completion_details is None else completion_details.reasoning_tokens
+        counts = (self.prompt_tokens, self.completion_tokens, cached, reasoning)
+        return all(is_token_count(count or 0) for count in counts)
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -213,10 +223,11 @@ class UpstreamAnswer:
         if usage is None or usage.completion_tokens is None:
             return Usage(self._prompt_tokens, self._counted, 0, source=source)
         prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
+        prompt_tokens = usage.prompt_tokens or self._prompt_tokens
         return Usage(
-            usage.prompt_tokens,
+            prompt_tokens,
             usage.completion_tokens,
-            min(usage.prompt_tokens, (prompt_details and prompt_details.cached_tokens) or 0),
+            min(prompt_tokens, (prompt_details and prompt_details.cached_tokens) or 0),
             min(usage.completion_tokens, (completion_details and completion_details.reasoning_tokens) or 0),
             source=source,
         )
@@ -232,7 +243,7 @@ class UpstreamAnswer:
 
     def _note_usage(self, usage: _Usage | None) -> int | None:
         """Return the tokens since the last chunk, if the upstream counts continuously."""
-        if usage is None:
+        if usage is None or not usage.is_possible:
             return None
         before = self._usage.completion_tokens if self._usage is not None else 0
         self._usage = usage

@@ -12,6 +12,7 @@ from dragoman.core import logs
 from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest, ModelKind, TextPair
 from dragoman.core.errors import BadRequest, EngineFailed, UpstreamUnavailable
 from dragoman.core.events import Embedding, Event, Usage
+from dragoman.core.limits import is_token_count
 from dragoman.core.request import TextPrompt
 from dragoman.engines.base import Embeds
 from dragoman.engines.upstream.engine import UpstreamEngine
@@ -159,7 +160,9 @@ def _estimate(each: EmbeddingInput) -> int:
 
 
 def _reported(usage: _Tokens) -> int:
-    return usage.prompt_tokens or usage.total_tokens
+    """Return the tokens that were counted; 0 for a number that is none."""
+    tokens = usage.prompt_tokens or usage.total_tokens
+    return tokens if is_token_count(tokens) else 0
 
 
 def _floats(sent: str | Sequence[float]) -> bytes:
