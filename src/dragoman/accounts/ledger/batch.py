@@ -124,6 +124,8 @@ class LedgerBatch:
         for account_id, balance, holds, charges in loaded.accounts:
             self.accounts[account_id] = AccountState(id=account_id, balance=balance, holds=holds, charges=charges)
         for key_id, account_id, name in loaded.selectable:
+            if account_id not in self.accounts:  # The key was given it after the accounts were locked.
+                continue
             self.selectable.setdefault(key_id, []).append((account_id, name))
         self.used_request_ids = set(loaded.used_request_ids)
         self.prices = {row.model: row for row in loaded.prices}
