@@ -70,14 +70,18 @@ def _discard_connection(context: ExceptionContext) -> None:
 def _postgresql_engine(url: URL, busy_seconds: float, answer_seconds: float | None) -> Engine:
     from dragoman.accounts.database.deadlines import connect_with_deadline  # psycopg takes long to import.
 
-    # Both sides detect that the other machine is gone, so that it does not keep accounts locked.
-    options = "-c idle_in_transaction_session_timeout=10s " + " ".join(
-        f"-c tcp_{name}={value}" for name, value in _DETECTION.items()
-    )
+    options = [
+        *_texts(url.query.get("options", ())),
+        # A statement sees what others have committed while it waited for their locks, whatever the database's default.
+        r"-c default_transaction_isolation=read\ committed",
+        # Both sides detect that the other machine is gone, so that it does not keep accounts locked.
+        "-c idle_in_transaction_session_timeout=10s",
+        *(f"-c tcp_{name}={value}" for name, value in _DETECTION.items()),
+        f"-c lock_timeout={round(busy_seconds * 1000)}",
+    ]
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # It logs what it then raises.
     user_timeout = {"tcp_user_timeout": _DETECTION["user_timeout"]}
     keepalives = {name: value for name, value in _DETECTION.items() if name != "user_timeout"}
-    lock_timeout = f"-c lock_timeout={round(busy_seconds * 1000)}"
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         paramstyle="format",
@@ -85,13 +89,19 @@ def _postgresql_engine(url: URL, busy_seconds: float, answer_seconds: float | No
         hide_parameters=True,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
-            "options": f"{options} {lock_timeout}",
+            "client_encoding": "utf8",
+            "options": " ".join(options),
             **keepalives,
             **user_timeout,
         },
     )
     connect_with_deadline(engine, answer_seconds)
     return engine
+
+
+def _texts(parameter: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values of a parameter of a URL."""
+    return (parameter,) if isinstance(parameter, str) else parameter
 
 
 def _sqlite_engine(url: URL, path: str, busy_seconds: float, factory: SqliteFactory) -> Engine:

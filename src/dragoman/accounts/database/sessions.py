@@ -163,7 +163,6 @@ class PostgresqlSession(Session):
         self._cursor.execute(f"SET idle_in_transaction_session_timeout = '{_SILENCE_SHARE * busy_seconds}s'")
         # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.
         self._cursor.execute("SET plan_cache_mode = force_generic_plan")
-        self._cursor.execute("SET client_encoding = 'UTF8'")
         self._pipeline = Pipeline(self._connection)
 
     def _new_cursor(self) -> Any:
