@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Iterator
 
 import psycopg
@@ -80,3 +81,19 @@ def test_what_is_longer_than_all_buffers_passes_in_both_directions(session: Post
     with session.pipeline():
         answers = [session.deferred_rows(ECHO, long, number, []) for number in range(4)]
     assert [len(row[0] or b"") for answer in answers for row in answer()] == [len(long)] * 4
+
+
+def test_a_statement_has_the_same_name_in_every_session(postgresql: PostgresServer, session: PostgresqlSession) -> None:
+    """A pooler may give one session's connection to another, which must not find another statement by its name."""
+    database = Database(postgresql.get_uri())
+    with contextlib.closing(database), contextlib.closing(database.session()) as other:
+        assert isinstance(other, PostgresqlSession)
+        _echo(session, "a", 1, [])
+        with other.pipeline():
+            other.deferred_rows(DIVIDE, 1)
+            other.deferred_rows(DIVIDE, 1)
+        _echo(other, "a", 1, [])
+        query = Statement("SELECT statement, name FROM pg_prepared_statements WHERE name LIKE 'dragoman%%'", ())
+        named, named_other = dict(session.rows(query)), dict(other.rows(query))
+    assert named.items() <= named_other.items()
+    assert len(named_other) == len(named) + 1

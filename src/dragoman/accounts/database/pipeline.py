@@ -4,7 +4,9 @@ All of them are sent by one system call and answered at once. psycopg's own pipe
 server wakes up for each, and waits several times: it took half of the processor time of a transaction.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,9 @@ from psycopg.waiting import WAIT_R, WAIT_RW, Ready, Wait
 
 Row = tuple[bytes | None, ...]
 """Values in PostgreSQL's text format, in UTF-8."""
+
+_DIGITS = 32
+"""Hexadecimal ones in the name of a statement."""
 
 
 class Pipeline:
@@ -29,8 +34,8 @@ class Pipeline:
         self._connection = connection
         self._names: dict[str, bytes] = {}
         """Of the statements that the server has prepared, by their SQL."""
-        self._preparing: list[tuple[int, str, bytes]] = []
-        """The numbers of the results that say whether a statement is prepared, its SQL and its name."""
+        self._preparing: dict[str, tuple[int, bytes]] = {}
+        """By the SQL of a statement: the number of the result that says whether it is prepared, and its name."""
         self._sends: list[Callable[[], None]] = []
         self._results: list[pq.abc.PGresult] = []
 
@@ -42,12 +47,15 @@ class Pipeline:
         pgconn = self._connection.pgconn
         values = [_encode(parameter) for parameter in parameters]
         name = self._names.get(sql)
-        if name is None:
-            name = f"dragoman_{len(self._names) + len(self._preparing)}".encode()
+        if name is None and sql in self._preparing:
+            _, name = self._preparing[sql]
+        elif name is None:
             query = _numbered(sql)
-            self._preparing.append((len(self._sends), sql, name))
-            self._sends.append(lambda: pgconn.send_prepare(name, query))
-        self._sends.append(lambda: pgconn.send_query_prepared(name, values))
+            # No name may stand for two statements: a pooler gives a connection with its statements to other sessions.
+            name = f"dragoman_{hashlib.sha256(query).hexdigest()[:_DIGITS]}".encode()
+            self._preparing[sql] = len(self._sends), name
+            self._sends.append(functools.partial(pgconn.send_prepare, name, query))
+        self._sends.append(functools.partial(pgconn.send_query_prepared, name, values))
         number = len(self._sends) - 1
         return lambda: _rows(self._results[number])
 
@@ -59,12 +67,12 @@ class Pipeline:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         sends, self._sends = self._sends, []
-        preparing, self._preparing = self._preparing, []
+        preparing, self._preparing = self._preparing, {}
         self.is_open = False
         if error is None and sends:
             self._run(sends, preparing)
 
-    def _run(self, sends: Sequence[Callable[[], None]], preparing: Sequence[tuple[int, str, bytes]]) -> None:
+    def _run(self, sends: Sequence[Callable[[], None]], preparing: Mapping[str, tuple[int, bytes]]) -> None:
         pgconn = self._connection.pgconn
         pgconn.enter_pipeline_mode()
         for send in sends:
@@ -72,7 +80,7 @@ class Pipeline:
         pgconn.pipeline_sync()
         self._results = results = self._connection.wait(_results(pgconn))
         pgconn.exit_pipeline_mode()
-        for number, sql, name in preparing:
+        for sql, (number, name) in preparing.items():
             if results[number].status == pq.ExecStatus.COMMAND_OK:
                 self._names[sql] = name
         for result in results:
