@@ -12,6 +12,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from tests.support.postgresql import WRITABLE, alter_system
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 Fault = Callable[[str], AbstractContextManager[None]]
 """Called with the database's URL."""
@@ -193,10 +194,11 @@ def grant_rights(url: str) -> None:
 
 
 def terminate_backends(url: str) -> None:
-    """Cut all connections to the database."""
-    name = make_url(url).database
+    """Cut all connections to the database, and wait until they are."""
+    name, milliseconds = make_url(url).database, TEST_TIMEOUT_SECONDS * 1000
     with psycopg.connect(_superuser(url, "postgres"), autocommit=True) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        terminate = "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE datname = %s"
+        connection.execute(terminate, (milliseconds, name))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ execution would take as long as SQLite itself.
 
 import contextlib
 import os
+import select
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -74,6 +75,11 @@ class Session:
     def is_current(self) -> bool:
         """Whether the connection is still one to the database at its URL, as far as can be found out quickly."""
         return True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has closed the connection since the last transaction."""
+        return False
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -167,6 +173,13 @@ class PostgresqlSession(Session):
 
     def _new_cursor(self) -> Any:
         return self._connection.cursor(binary=True)
+
+    @property
+    def has_ended(self) -> bool:
+        # Whatever it says between transactions, it is mostly goodbye: it was restarted, or has waited for too long.
+        messages = select.poll()
+        messages.register(self._connection.fileno(), select.POLLIN)
+        return bool(messages.poll(0))
 
     def now(self) -> Instant:
         return instant(self._cursor.execute(POSTGRESQL_CLOCK).fetchone()[0])

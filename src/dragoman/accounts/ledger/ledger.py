@@ -129,6 +129,8 @@ class Ledger:
         return [self._commit([operation], is_retry)[0] for operation in operations]
 
     def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
+        if self._session is not None and self._session.has_ended:
+            self.close()
         if self._session is None:
             self._session = self._database.session()
         session = self._session
