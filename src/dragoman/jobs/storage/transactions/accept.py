@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dragoman.accounts.database.idempotency_keys import IdempotencyRow, key_state, row_id
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
-from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome
+from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome, RequestIdTaken
 from dragoman.core.context import account_owner
 from dragoman.core.egress.urls import host_of
 from dragoman.core.errors import IdempotencyConflict
@@ -50,6 +50,9 @@ class AcceptTransaction:
         for (number, submission), outcome in zip(self._new_submissions(), outcomes, strict=True):
             if isinstance(outcome, Admitted):
                 self._insert_job(session, now.wall, submission, outcome)
+                results[number] = AcceptedJob(submission.job_id, repeated=False)
+            elif isinstance(outcome, RequestIdTaken):
+                # That earlier transaction was committed while this one waited for the key.
                 results[number] = AcceptedJob(submission.job_id, repeated=False)
             else:
                 assert isinstance(outcome, Exception), "an admission has no other outcome"
