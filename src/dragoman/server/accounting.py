@@ -32,8 +32,10 @@ class AccountingServices:
         self.authenticator = AccountKeyAuthenticator(connection)
         self.admission = LedgerAdmission(connection, self.authenticator)
         self.database_thread = DatabaseThread(options.database)
+        """For reports and administration, whose calls may read for long."""
+        self._request_thread = DatabaseThread(options.database)
         self.idempotency_store = DatabaseIdempotencyStore(
-            self.database_thread,
+            self._request_thread,
             process_id,
             max_response_bytes=max_response_bytes,
             max_bytes=max_stored_response_bytes,
@@ -63,6 +65,7 @@ class AccountingServices:
         return True
 
     def close(self) -> None:
-        """Wait for running operations of the thread, and close the connections."""
+        """Wait for running operations of the threads, and close the connections."""
         self.database_thread.close()
+        self._request_thread.close()
         self._database.close()

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import sqlite3
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -65,6 +66,18 @@ async def test_an_unresponsive_database_never_lets_a_request_run_twice(
         assert refused.value.retry_after == 5
         lock.close()
         assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
+
+
+async def test_a_report_that_reads_for_long_keeps_no_request_waiting(accounting: AccountingServices) -> None:
+    ended = threading.Event()
+    async with accounting.opened():
+        report = asyncio.create_task(accounting.database_thread.run_slow(ended.wait, TEST_TIMEOUT_SECONDS))
+        await asyncio.sleep(0)
+        try:
+            assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
+        finally:
+            ended.set()
+            await report
 
 
 async def test_the_sweep_releases_claims_whose_release_failed(accounting: AccountingServices, path: Path) -> None:
