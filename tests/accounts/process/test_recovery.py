@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.administration.usage import list_usage
@@ -200,6 +200,25 @@ def test_a_process_that_renews_its_heartbeat_after_an_outage_of_the_database_is_
     assert _open_requests(harness.database) == [admitted.request_id]
     harness.settle(admitted.request_id)
     assert harness.account.charges
+
+
+def test_servers_with_journals_in_two_folders_do_not_take_each_other_for_dead(
+    harness: LedgerHarness, recovery: Recovery, tmp_path: Path
+) -> None:
+    """On SQLite nobody looks at heartbeats, but for these two: one of them may be taking over from the other."""
+    folder = JournalFolder(tmp_path / "others")
+    other, journal = Recovery(harness.database, folder, harness.process_id), folder.create(harness.process_id)
+    other.register()
+    with harness.database.write() as connection:
+        connection.execute(update(processes).values(beat_at=1))
+    admitted = harness.admit()
+    for _ in range(2 * DEAD_AFTER_ROUNDS):
+        for each in (recovery, other):
+            each.heartbeat()
+            assert each.recover() == 0
+    assert _open_requests(harness.database) == [admitted.request_id]
+    other.close()
+    journal.close()
 
 
 def test_a_heartbeat_keeps_a_process_alive_and_registers_it_again(database: Database, recovery: Recovery) -> None:

@@ -52,10 +52,10 @@ class Recovery:
     def heartbeat(self) -> None:
         """Renew the heartbeat, every HEARTBEAT_SECONDS, and register again if the registration is gone.
 
-        Only other machines read it, so that on SQLite nothing is written, unless an outage may have ended: reads
-        succeed on a full disk. A restored database lacks the registration.
+        Only other machines read it, so that on SQLite nothing is written, unless a process has its journal in another
+        folder, or an outage may have ended: reads succeed on a full disk. A restored database lacks the registration.
         """
-        if self._database.is_sqlite and not self._database.outage.is_active and self._is_registered():
+        if self._database.is_sqlite and not self._database.outage.is_active and self._is_registered_alone():
             return
         with self._database.write() as connection:
             now = self._database.now(connection).wall
@@ -69,10 +69,12 @@ class Recovery:
         """Remove this process, which has ended normally and without open requests."""
         self._delete_processes([self._process_id])
 
-    def _is_registered(self) -> bool:
+    def _is_registered_alone(self) -> bool:
+        """Whether this process is registered, and all others have their journals in its folder."""
         with self._database.read() as connection:
-            own = select(processes.c.machine).where(processes.c.id == self._process_id)
-            return connection.execute(own).scalar_one_or_none() == self._folder.machine_id
+            rows = connection.execute(select(processes.c.id, processes.c.machine)).all()
+        machine = self._folder.machine_id
+        return (self._process_id, machine) in rows and all(row.machine == machine for row in rows)
 
     def recover(self) -> int:
         """Settle for every dead process, and return the number of requests. Raises DatabaseUnavailable."""
