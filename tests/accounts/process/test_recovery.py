@@ -1,5 +1,6 @@
 """No hold outlives its request, and no delivered token stays unpaid, however processes end."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -22,6 +23,7 @@ from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.recovery import DEAD_AFTER_ROUNDS, DEAD_AFTER_SECONDS, Recovery
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness, find_usage
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
+from tests.support.sqlite_files import create_sqlite_database
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 KILLS = {"sqlite": 20, "postgresql": 10}
@@ -219,6 +221,32 @@ def test_servers_with_journals_in_two_folders_do_not_take_each_other_for_dead(
     assert _open_requests(harness.database) == [admitted.request_id]
     other.close()
     journal.close()
+
+
+def test_a_journal_of_another_database_is_left_to_its_own_servers_for_a_day(
+    harness: LedgerHarness, folder: JournalFolder, recovery: Recovery, tmp_path: Path
+) -> None:
+    """Two servers of one machine have the same journal_dir."""
+    dead, journal = Recovery(harness.database, folder, harness.process_id), folder.create(harness.process_id)
+    dead.register()
+    slot = journal.open(harness.admit().request_id)
+    slot.record(10, 0, 3)
+    assert not journal.close()
+    with contextlib.closing(Database(create_sqlite_database(tmp_path / "another.db"))) as database:
+        another = Recovery(database, folder, new_process_id())
+        assert another.recover() == 0
+        assert recovery.recover() == 1
+        abandoned = folder.create(new_process_id())
+        abandoned.open("a request of nobody")
+        assert not abandoned.close()
+        assert another.recover() == recovery.recover() == 0
+        assert abandoned.path.exists()
+        os.utime(abandoned.path, (0, 0))
+        assert another.recover() == 0
+        assert not abandoned.path.exists()
+        another.close()
+    assert harness.account.charges == 10 * PROMPT_PRICE + 3 * COMPLETION_PRICE
+    harness.assert_consistent()
 
 
 def test_a_heartbeat_keeps_a_process_alive_and_registers_it_again(database: Database, recovery: Recovery) -> None:

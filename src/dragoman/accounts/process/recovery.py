@@ -9,6 +9,7 @@ finds its requests released.
 Several processes may recover at the same time, and an interrupted recovery may be repeated.
 """
 
+import time
 from collections.abc import Collection, Iterable
 
 from sqlalchemy import delete, insert, select, update
@@ -26,6 +27,9 @@ DEAD_AFTER_SECONDS = 60
 DEAD_AFTER_ROUNDS = 6
 """Rounds of recovery in a row, HEARTBEAT_SECONDS apart. When the database was gone for long, or its clock has jumped,
 the heartbeats of all processes are old; those that live renew them before so many rounds have passed."""
+
+_UNKNOWN_JOURNAL_SECONDS = 24 * 3600
+"""How long a journal is kept whose process the database does not know."""
 
 _MAX_BATCH_SIZE = 500
 """Requests settled in one transaction."""
@@ -87,10 +91,20 @@ class Recovery:
         self._ledger.close()
 
     def _recover_journal(self, journal: AbandonedJournal) -> int:
-        settled = self._settle(self._open_requests([journal.process_id]), journal.entries())
-        self._delete_processes([journal.process_id])
-        journal.path.unlink()
-        return settled
+        entries, requests = journal.entries(), self._open_requests([journal.process_id])
+        if requests or self._is_registered(journal.process_id):
+            settled = self._settle(requests, entries)
+            self._delete_processes([journal.process_id])
+            journal.path.unlink()
+            return settled
+        # It may be of another database, whose servers have the same folder: without it, they would charge nothing.
+        if not entries or time.time() - journal.path.stat().st_mtime > _UNKNOWN_JOURNAL_SECONDS:
+            journal.path.unlink()
+        return 0
+
+    def _is_registered(self, process_id: int) -> bool:
+        with self._database.read() as connection:
+            return bool(connection.execute(select(processes.c.id).where(processes.c.id == process_id)).all())
 
     def _recover_without_journal(self) -> int:
         """Settle the requests of processes without a journal on this machine."""
