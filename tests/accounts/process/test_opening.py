@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select, update
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import DatabaseOutdated
 from dragoman.accounts.database.tables import processes
-from dragoman.accounts.process.opening import open_ledger
+from dragoman.accounts.process.journal import JournalFolder
+from dragoman.accounts.process.opening import LedgerMaintenance, open_ledger
+from dragoman.accounts.process.recovery import Recovery
 from dragoman.accounts.process.transport import LedgerTransport
 from tests.support.ledger_harness import LedgerHarness, settlement
 
@@ -51,3 +53,25 @@ async def test_opening_fails_if_the_tables_are_of_another_version(empty_database
         async with open_ledger(database, tmp_path / "journals"):
             pass
     database.close()
+
+
+async def test_heartbeats_go_on_while_the_folder_of_the_journals_cannot_be_restored(
+    harness: LedgerHarness, tmp_path: Path
+) -> None:
+    folder = JournalFolder(tmp_path / "journals")
+    journal, recovery = folder.create(harness.process_id), Recovery(harness.database, folder, harness.process_id)
+    recovery.register()
+    maintenance = LedgerMaintenance(harness.database, recovery, folder, journal)
+    (tmp_path / "journals").rename(tmp_path / "elsewhere")
+    (tmp_path / "journals").touch()
+    with harness.database.write() as connection:
+        connection.execute(insert(processes).values(id=1, machine="another", beat_at=2))
+        connection.execute(update(processes).values(beat_at=1))
+    with pytest.raises(NotADirectoryError):
+        await maintenance.run_round()
+    (tmp_path / "journals").unlink()
+    with harness.database.read() as connection:
+        beats = dict(connection.execute(select(processes.c.id, processes.c.beat_at)).tuples().all())
+    assert beats[1] == 1 < beats[harness.process_id]
+    recovery.close()
+    journal.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,17 +103,30 @@ class LedgerMaintenance:
 
     async def run_round(self) -> None:
         """Run one round. A database that cannot be used is only logged. Raises OSError for the journals' folder."""
+        # Heartbeats first: what this machine cannot write to its disk must not make others take it for dead.
+        is_reached = await self._reaches_database(self._beat)
+        await self._restore_journal()
+        if is_reached:
+            await self._reaches_database(self._recover)
+
+    async def _reaches_database(self, step: Callable[[], Awaitable[None]]) -> bool:
+        """Do a step of the round. False: the database cannot be used."""
+        try:
+            await step()
+        except DatabaseUnavailable as error:
+            self._outage.fail(error)
+            return False
+        if self._outage.is_active:
+            self._outage.succeed()
+        return True
+
+    async def _beat(self) -> None:
+        await asyncio.to_thread(self._recovery.heartbeat)
+
+    async def _restore_journal(self) -> None:
         if await asyncio.to_thread(self._folder.restore, self._journal):
             _log.error("journal_deleted", path=str(self._journal.path))
             self._rounds_to_wait = _ROUNDS_TO_RESTORE
-        try:
-            await asyncio.to_thread(self._recovery.heartbeat)
-            await self._recover()
-        except DatabaseUnavailable as error:
-            self._outage.fail(error)
-        else:
-            if self._outage.is_active:
-                self._outage.succeed()
 
     async def _recover(self) -> None:
         if self._rounds_to_wait:  # Processes that have not restored their journals yet would be taken for dead.
