@@ -3,17 +3,15 @@ import contextlib
 import io
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextvars import Context
-from typing import TypeVarTuple
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.frames import FrameSender, FrameTooLong, encode_frame, read_frame, read_frame_blocking
-
-Arguments = TypeVarTuple("Arguments")
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 BODIES = st.lists(st.binary(max_size=300))
 
@@ -104,40 +102,58 @@ async def test_frames_of_several_threads_arrive_whole_and_in_order_however_slow_
         assert await read_frame(reader, size) is None
 
 
-class TimerLoop(asyncio.SelectorEventLoop):
-    """An event loop that keeps its timers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.timers: list[asyncio.TimerHandle] = []
-
-    def call_later(
-        self,
-        delay: float,
-        callback: Callable[[*Arguments], object],
-        *arguments: *Arguments,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        timer = super().call_later(delay, callback, *arguments, context=context)
-        self.timers.append(timer)
-        return timer
+async def test_a_frame_may_be_longer_than_what_is_unsent_as_long_as_its_reader_takes_it() -> None:
+    async with _connected(2**20) as (sender, reader):
+        sender.send(encode_frame(bytes(2**21)))
+        sender.send(encode_frame(b"after it"))
+        assert await read_frame(reader, 2**21) == bytes(2**21)
+        assert await read_frame(reader, 100) == b"after it"
 
 
-def test_one_timer_waits_for_a_reader_however_many_frames_wait_for_it() -> None:
-    async def send() -> int:
-        async with _connected(2**30) as (sender, _):
-            sender.send(encode_frame(bytes(2**22)))
-            for _ in range(100):
-                sender.send(encode_frame(b"more"))
-                await asyncio.sleep(0)
-            return sum(timer.when() > loop.time() for timer in loop.timers)
-
-    loop = TimerLoop()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        assert runner.run(send()) <= 1
-
-
-async def test_the_connection_of_a_reader_that_takes_nothing_is_cut() -> None:
+async def test_the_connection_of_a_reader_that_is_too_far_behind_is_cut() -> None:
     async with _connected(10_000) as (sender, reader):
         sender.send(encode_frame(bytes(2**22)))
         assert await read_frame(reader, 2**22) is None
+
+
+async def test_the_connection_of_a_reader_that_takes_nothing_is_cut() -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    with theirs:
+        FrameSender(writer, 2**20, patience_seconds=0.02).send(encode_frame(bytes(2**21)))
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            await writer.wait_closed()
+
+
+class _CountingTransport:
+    """A transport that counts how often it is asked what it has still to send."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def get_write_buffer_size(self) -> int:
+        self.asked += 1
+        return self._transport.get_write_buffer_size()
+
+
+async def test_a_slow_reader_is_looked_at_as_often_however_many_frames_wait_for_it() -> None:
+    ours, theirs = socket.socketpair()
+    _, connected = await asyncio.open_connection(sock=ours)
+    loop = asyncio.get_running_loop()
+    transport = _CountingTransport(connected.transport)
+    writer = asyncio.StreamWriter(cast(asyncio.Transport, transport), connected.transport.get_protocol(), None, loop)
+    sender = FrameSender(writer, 2**30)
+    frames = 300
+    with theirs:
+        sender.send(bytes(2**22))
+        for _ in range(frames):
+            await asyncio.to_thread(sender.send, encode_frame(b"next"))
+        before, began = transport.asked, loop.time()
+        await asyncio.sleep(0.1)
+        assert transport.asked - before <= 1 + (loop.time() - began) / 0.01
+        sender.abort()
+        await connected.wait_closed()

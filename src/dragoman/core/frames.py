@@ -43,6 +43,12 @@ def read_frame_blocking(stream: BinaryIO) -> bytes | None:
 _DRAINED_CHECK_SECONDS = 0.01
 """How often it is checked whether a slow reader has taken what waits for it."""
 
+_PATIENCE_SECONDS = 10.0
+"""How long a reader may take nothing: while it works on a long frame, it does not read the next one."""
+
+_MOST_UNSENT = 4
+"""With so many times the limit, a connection is cut even if its reader takes something."""
+
 
 class FrameSender:
     """Sends frames on a connection at once, from any thread, without waking the event loop for each.
@@ -50,11 +56,18 @@ class FrameSender:
     Only what its reader is too slow for goes through the loop.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, max_unsent_bytes: int) -> None:
-        """Made on the connection's event loop. With more unsent bytes than the limit, the connection is cut."""
+    def __init__(
+        self, writer: asyncio.StreamWriter, max_unsent_bytes: int, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> None:
+        """Made on the connection's event loop.
+
+        The connection is cut with more unsent bytes than the limit, if its reader has taken none for so long: a single
+        frame may have more.
+        """
         self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._max_unsent_bytes = max_unsent_bytes
+        self._patience_seconds = patience_seconds
         # The writer closes its own descriptor, whose number another connection may get while a thread sends.
         self._socket: socket.socket = writer.get_extra_info("socket").dup()
         self._socket.setblocking(False)
@@ -64,8 +77,12 @@ class FrameSender:
         """The number of frames that the loop has still to take."""
         self._is_direct = True
         """Whether the writer has sent all that it was given."""
-        self._is_check_due = False
-        """Whether a timer will look for that. Each frame would start one, and each of them the next."""
+        self._is_checking = False
+        """Whether the next check is due already."""
+        self._unsent_bytes = 0
+        """What the writer would have, had the reader taken nothing since the last check."""
+        self._stalled_seconds = 0.0
+        """How long the reader has taken nothing."""
 
     def send(self, frame: bytes) -> None:
         """Send a frame behind all others. It is dropped on a connection that has ended."""
@@ -103,19 +120,25 @@ class FrameSender:
     def _write(self, rest: bytes) -> None:
         if not self._writer.is_closing():
             self._writer.write(rest)
+        self._unsent_bytes += len(rest)
         with self._lock:
             self._unwritten -= 1
-        if self._writer.transport.get_write_buffer_size() > self._max_unsent_bytes:
-            self.abort()
-        elif not (self._unwritten or self._is_check_due):
+        if not self._is_checking:
             self._check_drained()
 
     def _check_drained(self) -> None:
-        self._is_check_due = False
+        unsent = self._writer.transport.get_write_buffer_size()
         with self._lock:
-            if self._is_closed or self._unwritten:
-                return
-            self._is_direct = not self._writer.transport.get_write_buffer_size()
-        if not self._is_direct:
-            self._is_check_due = True
+            self._is_direct = not (unsent or self._unwritten)
+            self._is_checking = not (self._is_direct or self._is_closed)
+        self._stalled_seconds = 0.0 if unsent < self._unsent_bytes else self._stalled_seconds + _DRAINED_CHECK_SECONDS
+        self._unsent_bytes = unsent
+        if self._is_checking and self._is_stuck:
+            self.abort()
+        elif self._is_checking:
             self._loop.call_later(_DRAINED_CHECK_SECONDS, self._check_drained)
+
+    @property
+    def _is_stuck(self) -> bool:
+        is_patient = self._stalled_seconds <= self._patience_seconds
+        return self._unsent_bytes > self._max_unsent_bytes * (_MOST_UNSENT if is_patient else 1)

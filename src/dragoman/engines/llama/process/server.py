@@ -47,7 +47,7 @@ from dragoman.engines.llama.wire.options import EngineOptions
 _log = logs.get_logger(__name__)
 
 _MAX_UNSENT_BYTES = 64 * 2**20
-"""The most unsent bytes of a connection. A worker that does not read them is considered dead."""
+"""With more unsent bytes, a worker that does not read is considered dead."""
 
 _IDLE_CHECK_SECONDS = 0.1
 """How often a process past its idle time checks whether the last request has ended."""

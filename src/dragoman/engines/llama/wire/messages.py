@@ -301,7 +301,7 @@ class ReplySender:
     def __init__(
         self, writer: asyncio.StreamWriter, max_unsent_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Made on the connection's event loop. With more unsent bytes than the limit, the connection is cut."""
+        """Made on the connection's event loop. `max_unsent_bytes`: as in FrameSender."""
         self._clock = clock
         self._sender = FrameSender(writer, max_unsent_bytes)
         self.buffered: set[int] = set()
