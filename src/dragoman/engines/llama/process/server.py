@@ -108,7 +108,7 @@ class EngineServer:
         saved = saved_prefixes(options, self._adapters, backend)
         stepper = generation_stepper(self._model, backend, options, saved, self._publish_from_thread)
 
-        def prepare(key: RequestKey, command: messages.GenerateCommand | messages.EmbedCommand) -> PreparedRequest:
+        def prepare(key: RequestKey, command: messages.RequestCommand) -> PreparedRequest:
             if isinstance(command, messages.EmbedCommand):
                 raise no_embeddings()
             request = preprocessor.preprocess(key, command)
@@ -265,6 +265,7 @@ class EngineServer:
         match command:
             case messages.GenerateCommand() | messages.EmbedCommand():
                 self._last_activity = time.monotonic()
+                connection.open_request(command)
                 if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
                     self._start_detached(self._submit(connection, command, self._image_encoder))
                 else:
@@ -310,18 +311,11 @@ class EngineServer:
         connection.send([reply])
 
     async def _submit(
-        self,
-        connection: "_WorkerConnection",
-        command: messages.GenerateCommand | messages.EmbedCommand,
-        executor: ThreadPoolExecutor,
+        self, connection: "_WorkerConnection", command: messages.RequestCommand, executor: ThreadPoolExecutor
     ) -> None:
-        key = connection.number, command.number
-        connection.open_requests.add(command.number)
-        if isinstance(command, messages.GenerateCommand) and command.is_buffered:
-            connection.buffered.add(command.number)
         try:
-            prepared = await self._loop.run_in_executor(executor, self._workload.prepare, key, command)
-            if command.number not in connection.open_requests:
+            prepared = await self._loop.run_in_executor(executor, self._prepare, connection, command)
+            if prepared is None or command.number not in connection.open_requests:
                 return  # It was cancelled meanwhile.
             if prepared.unenforced:  # Before the stepper's thread can send any output.
                 connection.send([messages.EventReply(command.number, Unenforced(0, list(prepared.unenforced)))])
@@ -332,6 +326,11 @@ class EngineServer:
         except (BadRequest, ModelNotFound) as error:
             connection.close_request(command.number)
             connection.send([messages.error_reply(command.number, error)])
+
+    def _prepare(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> PreparedRequest | None:
+        """Prepare a request, unless it was cancelled while it waited for others. Raises BadRequest."""
+        is_open = command.number in connection.open_requests
+        return self._workload.prepare((connection.number, command.number), command) if is_open else None
 
     async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
         """Start a request once the prefix that was saved for it is in host memory."""
@@ -356,12 +355,7 @@ class EngineServer:
         frames: dict[int, list[messages.EngineReply]] = {}
         ended: list[RequestKey] = []
         for key, event in published:
-            reply = (
-                messages.error_reply(key[1], event)
-                if isinstance(event, DragomanError)
-                else messages.EventReply(key[1], event)
-            )
-            frames.setdefault(key[0], []).append(reply)
+            frames.setdefault(key[0], []).append(messages.event_reply(key[1], event))
             if isinstance(event, DragomanError | Usage):
                 ended.append(key)
         for number, replies in frames.items():
@@ -389,6 +383,12 @@ class _WorkerConnection(messages.ReplySender):
         super().__init__(writer, _MAX_UNSENT_BYTES)
         self.number = number
         self.open_requests: set[int] = set()
+
+    def open_request(self, command: messages.RequestCommand) -> None:
+        """Note that a request has arrived. The next command may cancel it."""
+        self.open_requests.add(command.number)
+        if isinstance(command, messages.GenerateCommand) and command.is_buffered:
+            self.buffered.add(command.number)
 
     def close_request(self, number: int) -> None:
         """Note that a request has ended."""

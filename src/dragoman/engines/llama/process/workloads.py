@@ -22,7 +22,7 @@ from dragoman.engines.llama.process.stepper import CommandThread, Stepper
 from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.wire import messages
-from dragoman.engines.llama.wire.messages import EmbedCommand, GenerateCommand
+from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.prompt.template import check_tool_format
 
@@ -43,7 +43,7 @@ class Workload(NamedTuple):
 
     tokenizer: PromptTokenizer
     stepper: CommandThread
-    prepare: Callable[[RequestKey, GenerateCommand | EmbedCommand], PreparedRequest]
+    prepare: Callable[[RequestKey, messages.RequestCommand], PreparedRequest]
     """Tokenize and validate a command. Called from the tokenizer's thread. Raises BadRequest."""
     embedding_dimensions: int | None = None
     """The values of a whole vector."""
@@ -77,7 +77,7 @@ def embedding_workload(
     )
     stepper = EmbeddingStepper(batcher, max_waiting=options.max_waiting, publish=publish)
 
-    def prepare(key: RequestKey, command: GenerateCommand | EmbedCommand) -> PreparedRequest:
+    def prepare(key: RequestKey, command: messages.RequestCommand) -> PreparedRequest:
         if isinstance(command, GenerateCommand):
             raise BadRequest("The model generates no text; it is for embeddings or reranking", "model")
         job = preprocessor.preprocess(key, command)

@@ -119,6 +119,9 @@ class EmbedCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, t
     owner: str
 
 
+RequestCommand = GenerateCommand | EmbedCommand
+
+
 class CountInputTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="count_inputs"):
     """Count the tokens of all inputs together. The reply is a TokenCountReply or an ErrorReply."""
 
@@ -179,13 +182,7 @@ class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="re
 
 
 EngineCommand = (
-    GenerateCommand
-    | EmbedCommand
-    | CancelCommand
-    | TokenizingCommand
-    | StatisticsCommand
-    | AddAdapterCommand
-    | RemoveAdapterCommand
+    RequestCommand | CancelCommand | TokenizingCommand | StatisticsCommand | AddAdapterCommand | RemoveAdapterCommand
 )
 
 
@@ -288,6 +285,11 @@ _replies_decoder: msgspec.msgpack.Decoder[list[EngineReply]] = msgspec.msgpack.D
 def error_reply(number: int, error: DragomanError) -> ErrorReply:
     """Make the reply that lets the worker raise `error`."""
     return ErrorReply(number, encode_error(error))
+
+
+def event_reply(number: int, event: Event | DragomanError) -> EngineReply:
+    """Make the reply with the next event of a request, or with the error that ends it."""
+    return error_reply(number, event) if isinstance(event, DragomanError) else EventReply(number, event)
 
 
 def encode(content: EngineCommand | list[EngineReply]) -> bytes:
