@@ -81,3 +81,17 @@ def test_a_request_without_an_answer_ends_after_its_prompt(n: int) -> None:
     deltas = [event for event in events if isinstance(event, Delta)]
     assert [(delta.text, delta.token_ids, len(delta.logprobs)) for delta in deltas] == [("abc", [], 3)] * n
     assert events[-1] == Usage(3, 0, 0)
+
+
+def test_a_step_reports_a_bounded_number_of_log_probabilities_of_prompts_and_leaves_its_rest_to_others() -> None:
+    harness = BatcherHarness(cells=2048, max_sequences=8, max_batched_tokens=512)
+    prompt = np.arange(200, dtype=np.int32) % (VOCABULARY_SIZE - 1) + 1
+    harness.batcher.add(EngineRequest((0, 0), prompt, GREEDY, 1, prompt_logprobs=0), 4, seed=1)
+    other = harness.add([5] * 100, limit=1, number=1)
+    outputs = harness.batcher.step()
+    assert [output.key for output in outputs if isinstance(output.event, Usage)] == [other]
+    outputs += run_until_idle(harness.batcher)
+    assert [sum(batch) for batch in harness.backend.batches] == [100 + 64, *[64] * 11, 4 * 200 - 12 * 64]
+    reported = [output.event for output in outputs if isinstance(output.event, PromptTokens)]
+    assert len(reported) == 4
+    assert all(len(event.logprobs) == 200 for event in reported)

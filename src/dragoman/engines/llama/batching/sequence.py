@@ -23,8 +23,8 @@ from dragoman.output.processor import OutputProcessor
 MAX_FORCED_TOKENS_PER_STEP = 16
 """Forced tokens of a sequence that one decode step computes beside the single tokens of others."""
 
-_MAX_PROMPT_LOGPROBS_PER_STEP = 64
-"""Prompt tokens for which one step gives logits: a row of a large vocabulary takes half a megabyte."""
+MAX_PROMPT_LOGPROBS_PER_STEP = 64
+"""Prompt tokens for which one step gives logits: each row of a large vocabulary takes half a megabyte and some ms."""
 
 RequestKey = tuple[int, int]
 """The number of the worker's connection, and that of the request on it."""
@@ -279,11 +279,6 @@ class ChoiceSequence:
     def shareable_tokens(self) -> TokenArray:
         """The tokens for which it may use the cells of another sequence."""
         return self.tokens[:0] if self.needs_prompt_logprobs else self.tokens
-
-    @property
-    def max_step_tokens(self) -> int:
-        """The most tokens of it that one step computes."""
-        return _MAX_PROMPT_LOGPROBS_PER_STEP if self.needs_prompt_logprobs else self.length
 
     @property
     def active_constraint(self) -> GrammarConstraint | None:
