@@ -1,144 +1,126 @@
-"""Images wait for the one thread that describes them. The server runs in the test, which holds that thread."""
+"""Owners take turns at the thread that describes images, and what waits for it is bounded."""
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from dragoman.core.events import Usage
-from dragoman.core.request import SamplingParams, TextPrompt
-from dragoman.engines.llama.native.backend import ImageEmbeddings
-from dragoman.engines.llama.native.image_projector import ImageProjector
-from dragoman.engines.llama.native.libraries.binding import ContextOptions
-from dragoman.engines.llama.native.llama_backend import SingleContextBackend
-from dragoman.engines.llama.native.loading import open_backend
-from dragoman.engines.llama.native.model import Model
-from dragoman.engines.llama.process.served_adapters import AdapterManager
-from dragoman.engines.llama.process.server import EngineServer
-from dragoman.engines.llama.raw_image import RawImage
-from dragoman.engines.llama.weights.digests import DigestComputation
-from dragoman.engines.llama.wire import messages
-from dragoman.engines.llama.wire.adapter_registry import registry_path
-from dragoman.engines.llama.wire.options import EngineOptions
-from tests.support.models import THREADS
-from tests.support.special_token_model import load_special_token_model
+from dragoman.core.errors import Overloaded
+from dragoman.engines.llama.process.image_queue import ImageQueue, ImageTask
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
-from tests.support.tiny_projector import write_projector
 
 
-class _HeldProjector(ImageProjector):
-    """Describes no image before it may. Counts the images."""
+class _Tasks:
+    """Tasks of a queue whose thread is held by the first one until `finish`."""
 
-    def __init__(self, model: Model, path: Path) -> None:
-        super().__init__(model, path, THREADS)
-        self.described = 0
-        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+    def __init__(self, queue: ImageQueue, first_owner: str = "holder") -> None:
+        self._queue = queue
+        self._may_go_on = threading.Event()
+        self.done: list[str] = []
+        self.cancelled: set[str] = set()
+        self._running = [asyncio.create_task(self._run(first_owner, "first", self._wait))]
 
-    def encode(self, image: RawImage) -> list[ImageEmbeddings]:
-        self.described += 1
-        self.has_begun.set()
-        assert self.may_go_on.wait(TEST_TIMEOUT_SECONDS)
-        return super().encode(image)
+    def _wait(self) -> None:
+        assert self._may_go_on.wait(TEST_TIMEOUT_SECONDS)
+        self.done.append("first")
 
-
-class _Worker:
-    """Commands to the engine, and its replies."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self.answered: set[int] = set()
-        """The requests whose answers have begun."""
-
-    def ask_about_image(self, number: int) -> None:
-        image = RawImage(56, 56, bytes([number]) * (56 * 56 * 3))
-        prompt = messages.ImagePrompt("ab", (), (messages.PlacedImage(1, image),))
-        sampling = SamplingParams(max_tokens=1, seed=1)
-        self.send(
-            messages.GenerateCommand(number=number, prompt=prompt, sampling=sampling, n=1, echo=False, priority=0)
-        )
-
-    def send(self, command: messages.EngineCommand) -> None:
-        self._writer.write(messages.encode(command))
-
-    async def has_handled_all(self, number: int) -> None:
-        """Wait until the engine has handled all commands so far. `number`: of a command that has no other one."""
-        self.send(messages.CountTokensCommand(number, TextPrompt("a")))
-        await self.end_of(number)
-
-    async def end_of(self, number: int) -> None:
-        """Wait for the count of tokens or the usage with this number."""
-        while (replies := await messages.read_replies(self._reader)) is not None:
-            for reply in replies:
-                if isinstance(reply, messages.TokenCountReply) and reply.number == number:
-                    return
-                if isinstance(reply, messages.EventReply):
-                    self.answered.add(reply.number)
-                    if (reply.number, type(reply.event)) == (number, Usage):
-                        return
-        raise AssertionError("the connection has ended")
-
-
-def _options(folder: Path) -> EngineOptions:
-    return EngineOptions(
-        model_path=str(folder / "model.gguf"),
-        socket_path=str(folder / "engine.sock"),
-        kv_cache_tokens=256,
-        kv_cache_partitions=1,
-        max_sequences=4,
-        threads=THREADS,
-        max_batched_tokens=64,
-        max_draft_tokens=0,
-        host_cache_tokens=0,
-        max_adapters=0,
-        max_waiting=8,
-    )
-
-
-@contextlib.asynccontextmanager
-async def _serving(folder: Path) -> AsyncIterator[tuple[_Worker, _HeldProjector]]:
-    options = _options(folder)
-    model = load_special_token_model(Path(options.model_path), ())
-    projector = _HeldProjector(model, write_projector(folder / "mmproj.gguf"))
-    backend = open_backend(model, ContextOptions(256, 64, THREADS), projector)
-    assert isinstance(backend, SingleContextBackend)
-    adapters = AdapterManager(registry_path(Path(options.socket_path)), 0)
-    ended, ready = asyncio.Event(), asyncio.Event()
-    with DigestComputation((model.path,)) as digests:
-        server = EngineServer(model, backend, adapters, options, digests, projector=projector)
-        serving = asyncio.create_task(server.run(ended, ready.set))
-        await ready.wait()
-        reader, writer = await asyncio.open_unix_connection(options.socket_path)
+    async def _run(self, owner: str, name: str, work: object, *, is_queued: bool = False, size: int = 1) -> str | None:
+        task = ImageTask(owner=owner, is_queued=is_queued, size=size, is_wanted=lambda: name not in self.cancelled)
         try:
-            yield _Worker(reader, writer), projector
-        finally:
-            projector.may_go_on.set()
-            ended.set()
-            await serving
-            writer.close()
-            await writer.wait_closed()
-    backend.close()
-    projector.close()
-    model.close()
+            await self._queue.run(task, work if callable(work) else lambda: self.done.append(name))
+        except Overloaded:
+            return name
+        return None
+
+    async def add(self, owner: str, name: str, *, is_queued: bool = False, size: int = 1) -> None:
+        """Add a task, and let it wait."""
+        self._running.append(asyncio.create_task(self._run(owner, name, None, is_queued=is_queued, size=size)))
+        await asyncio.sleep(0)
+
+    async def add_all(self, tasks: str) -> None:
+        """Add tasks, of which the first character names the owner."""
+        for name in tasks.split():
+            await self.add(name[0], name)
+
+    async def finish(self) -> Sequence[str]:
+        """Let the thread go on, and return the tasks that were refused."""
+        self._may_go_on.set()
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            return [name for name in await asyncio.gather(*self._running) if name is not None]
 
 
-@pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("at_once", [True, False])
-async def test_an_image_is_not_described_if_its_request_was_cancelled_before(tmp_path: Path, *, at_once: bool) -> None:
-    async with asyncio.timeout(TEST_TIMEOUT_SECONDS), _serving(tmp_path) as (worker, projector):
-        worker.ask_about_image(0)
-        await asyncio.to_thread(projector.has_begun.wait, TEST_TIMEOUT_SECONDS)
-        for number in (1, 2, 3):
-            worker.ask_about_image(number)
-            if not at_once:
-                await worker.has_handled_all(10 + number)
-            worker.send(messages.CancelCommand(number))
-        await worker.has_handled_all(20)
-        projector.may_go_on.set()
-        worker.ask_about_image(4)
-        await worker.end_of(4)
-        assert projector.described == 2
-        assert worker.answered == {0, 4}
+async def _tasks(queue: ImageQueue, first_owner: str = "holder") -> _Tasks:
+    tasks = _Tasks(queue, first_owner)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_owners_take_turns_and_of_one_owner_the_oldest_goes_first() -> None:
+    tasks = await _tasks(ImageQueue(10), first_owner="a")
+    await tasks.add_all("a1 a2 a3 b1 b2 c1")
+    assert await tasks.finish() == []
+    assert tasks.done == ["first", "b1", "c1", "a1", "b2", "a2", "a3"]
+
+
+async def test_requests_of_jobs_come_after_those_that_somebody_waits_for() -> None:
+    tasks = await _tasks(ImageQueue(10))
+    await tasks.add("a", "job", is_queued=True)
+    await tasks.add_all("b1 b2")
+    assert await tasks.finish() == []
+    assert tasks.done == ["first", "b1", "b2", "job"]
+
+
+async def test_the_youngest_of_the_owner_with_the_most_is_refused_when_too_many_wait() -> None:
+    tasks = await _tasks(ImageQueue(3))
+    await tasks.add_all("a1 a2 a3 a4 b1 b2")
+    assert await tasks.finish() == ["a3", "a4", "b2"]
+    assert tasks.done == ["first", "a1", "b1", "a2"]
+
+
+async def test_a_job_displaces_nobody_who_waits() -> None:
+    tasks = await _tasks(ImageQueue(2))
+    await tasks.add_all("a1 a2")
+    await tasks.add("b", "job", is_queued=True)
+    assert await tasks.finish() == ["job"]
+
+
+async def test_nobody_who_waits_is_refused_because_of_jobs() -> None:
+    tasks = await _tasks(ImageQueue(2))
+    await tasks.add("a", "job", is_queued=True)
+    await tasks.add("b", "another job", is_queued=True)
+    await tasks.add_all("c1 c2")
+    assert await tasks.finish() == []
+    assert tasks.done == ["first", "c1", "c2", "job", "another job"]
+
+
+async def test_what_waits_has_no_more_bytes_than_the_limit_unless_it_is_one_request() -> None:
+    tasks = await _tasks(ImageQueue(10, max_waiting_bytes=100))
+    await tasks.add("a", "large", size=1000)
+    await tasks.add("a", "more")
+    assert await tasks.finish() == ["more"]
+    tasks = await _tasks(ImageQueue(10, max_waiting_bytes=100))
+    await tasks.add("a", "half", size=50)
+    await tasks.add("b", "other half", size=50)
+    await tasks.add("c", "one more")
+    assert await tasks.finish() == ["one more"]
+
+
+async def test_cancelled_requests_leave_room_and_are_not_computed() -> None:
+    tasks = await _tasks(ImageQueue(2))
+    await tasks.add_all("a1 a2")
+    tasks.cancelled |= {"a1", "a2"}
+    await tasks.add_all("a3 a4")
+    tasks.cancelled.add("a4")
+    assert await tasks.finish() == []
+    assert tasks.done == ["first", "a3"]
+
+
+async def test_a_task_that_fails_passes_its_turn_on() -> None:
+    def fail() -> None:
+        raise LookupError
+
+    queue = ImageQueue(2)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            await queue.run(ImageTask(owner="a", is_queued=False, size=1, is_wanted=lambda: True), fail)

@@ -23,6 +23,7 @@ from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
+from dragoman.engines.llama.process.image_queue import ImageQueue, has_images, image_task
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
@@ -86,7 +87,7 @@ class EngineServer:
         self._stepper = self._workload.stepper
         self._saved = self._workload.saved_prefixes
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
-        self._image_encoder = ThreadPoolExecutor(1, "image encoder")
+        self._images = ImageQueue(options.max_sequences + options.max_waiting)
         self._detached: set[asyncio.Task[None]] = set()
         """The tasks that describe images or read saved prefixes."""
         self._connections: dict[int, _WorkerConnection] = {}
@@ -266,10 +267,10 @@ class EngineServer:
             case messages.GenerateCommand() | messages.EmbedCommand():
                 self._last_activity = time.monotonic()
                 connection.open_request(command)
-                if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
-                    self._start_detached(self._submit(connection, command, self._image_encoder))
+                if has_images(command):
+                    self._start_detached(self._submit(connection, command))
                 else:
-                    await self._submit(connection, command, self._tokenizer)
+                    await self._submit(connection, command)
             case messages.CancelCommand():
                 connection.close_request(command.number)
                 self._stepper.cancel((connection.number, command.number))
@@ -310,11 +311,9 @@ class EngineServer:
             reply = messages.error_reply(command.number, error)
         connection.send([reply])
 
-    async def _submit(
-        self, connection: "_WorkerConnection", command: messages.RequestCommand, executor: ThreadPoolExecutor
-    ) -> None:
+    async def _submit(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> None:
         try:
-            prepared = await self._loop.run_in_executor(executor, self._prepare, connection, command)
+            prepared = await self._prepare(connection, command)
             if prepared is None or command.number not in connection.open_requests:
                 return  # It was cancelled meanwhile.
             if prepared.unenforced:  # Before the stepper's thread can send any output.
@@ -323,14 +322,19 @@ class EngineServer:
                 prepared.start()
             else:
                 self._start_detached(self._start_restored(connection, command.number, prepared))
-        except (BadRequest, ModelNotFound) as error:
+        except (BadRequest, ModelNotFound, Overloaded) as error:
             connection.close_request(command.number)
             connection.send([messages.error_reply(command.number, error)])
 
-    def _prepare(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> PreparedRequest | None:
-        """Prepare a request, unless it was cancelled while it waited for others. Raises BadRequest."""
-        is_open = command.number in connection.open_requests
-        return self._workload.prepare((connection.number, command.number), command) if is_open else None
+    async def _prepare(
+        self, connection: "_WorkerConnection", command: messages.RequestCommand
+    ) -> PreparedRequest | None:
+        """Prepare a request. None: it was cancelled while it waited for others. Raises BadRequest or Overloaded."""
+        prepare = partial(self._workload.prepare, (connection.number, command.number), command)
+        task = image_task(command, lambda: command.number in connection.open_requests)
+        if task is not None:
+            return await self._images.run(task, prepare)
+        return await self._loop.run_in_executor(self._tokenizer, prepare)
 
     async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
         """Start a request once the prefix that was saved for it is in host memory."""
