@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from dragoman.engines.llama.arrays import SequenceState, TokenArray
 
+_MIN_CHARGE = 16
+"""What a segment counts as at least, in tokens: each one is compared with every prompt."""
+
 
 class SharingScope(NamedTuple):
     """What decides which cells a sequence may share with another one."""
@@ -66,6 +69,12 @@ class HostSegment:
         """Number of tokens whose cells are in host memory."""
         return len(self.tokens) - self.start
 
+    @property
+    def size(self) -> int:
+        """Number of tokens that take as much memory with their cells: it holds the tokens before its own, too."""
+        own_bytes = len(self.state) + self.length * self.tokens.itemsize
+        return -(-self.length * (len(self.state) + self.tokens.nbytes) // own_bytes) if self.length else 0
+
 
 class SegmentSpan(NamedTuple):
     """The part of a segment, from position `start` to `end`, that continues the cells found so far."""
@@ -82,7 +91,7 @@ class HostKVCache:
     """
 
     def __init__(self, limit: int, min_charge: int = 0) -> None:
-        """`limit`: the most tokens whose cells are kept. A segment counts as at least `min_charge` tokens."""
+        """`limit`: in tokens with their cells. A segment counts as those that take its memory, or as `min_charge`."""
         self.limit = limit
         self._min_charge = min_charge
         self._segments: list[HostSegment] = []
@@ -118,7 +127,7 @@ class HostKVCache:
 
     def insert(self, segment: HostSegment) -> None:
         """Store a segment, and drop others if there is no room."""
-        if segment.length > self.limit:
+        if self._charge(segment) > self.limit:
             return
         self.mark_used(segment)
         self._segments.append(segment)
@@ -150,7 +159,7 @@ class HostKVCache:
         self.tokens -= self._charge(segment)
 
     def _charge(self, segment: HostSegment) -> int:
-        return max(segment.length, self._min_charge)
+        return max(segment.size, self._min_charge, _MIN_CHARGE)
 
     def _continuations(self, scope: SharingScope, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         if covered >= len(wanted):
