@@ -281,3 +281,14 @@ def test_a_short_sequence_is_divided_although_longer_ones_are_not() -> None:
     key = harness.add([*[7] * 8, 9], limit=1)
     harness.run()
     assert cached_tokens(harness, key) == 8
+
+
+def test_nothing_is_kept_of_a_sequence_that_is_preempted_before_anything_of_it_is_computed() -> None:
+    harness = BatcherHarness(cells=120, max_sequences=1, max_batched_tokens=64, reuses_cells=False, divisible_tokens=20)
+    harness.add([5] * 80, limit=3)
+    harness.run()
+    key = harness.add([6] * 45, limit=3)  # More than the free cells, and those of the other one are spent.
+    harness.step()
+    harness.run()
+    assert harness.answers[key].tokens[0] == reference_answer([6] * 45, 3)
+    harness.assert_nothing_leaked()

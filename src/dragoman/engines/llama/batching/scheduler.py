@@ -352,6 +352,9 @@ class Scheduler:
 
     def _preempt(self, sequence: ChoiceSequence) -> None:
         self._remove_running(sequence)
-        self._cache.retain(sequence, self.running)
+        if sequence.computed:
+            self._cache.retain(sequence, self.running)
+        else:
+            self._cache.release(sequence)
         self._preempted.append(sequence)
         self.add(sequence)
