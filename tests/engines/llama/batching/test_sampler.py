@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -282,3 +283,18 @@ def test_a_request_that_forbids_every_token_fails() -> None:
     )
     with pytest.raises(NoTokenAllowed):
         sampler.sample(row_of([0, 1, 2, 3]), 0)
+
+
+def test_a_choice_that_waits_takes_no_memory_for_each_token_of_the_vocabulary() -> None:
+    sampling = SamplingParams(
+        temperature=0.0, allowed_token_ids=(1, 2), repetition_penalty=2.0, frequency_penalty=1.0, presence_penalty=1.0
+    )
+    size = 2**20
+    prompt, row = np.array([1], dtype=np.int32), np.zeros(size, dtype=np.float32)
+    row[1:3] = 2.0, 1.5
+    tracemalloc.start()
+    waiting = new_sampler(sampling, seed=1, prompt=prompt, size=size)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < size / 10
+    assert [waiting.sample(row, position) for position in range(2)] == [2, 1]

@@ -1,5 +1,6 @@
 """The sampler: from a row of logits to a token, exactly as docs/sampling.md says. It needs nothing but NumPy."""
 
+import functools
 import hashlib
 import struct
 import sys
@@ -77,18 +78,33 @@ class Sampler:
         self._penalizes_repetition = sampling.repetition_penalty != 1.0
         self._penalizes_counts = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
         self._bad_words = BadWords(bad_words) if bad_words else None
-        self._excluded: _Mask | None = None
-        """bool[vocabulary]: the tokens that allowed_token_ids does not hold."""
-        if sampling.allowed_token_ids is not None:
-            self._excluded = np.ones(vocabulary_size, dtype=np.bool_)
-            self._excluded[np.array(sampling.allowed_token_ids, dtype=np.intp)] = False
-        self._masks_logits = self._excluded is not None or self._bad_words is not None
+        self._masks_logits = sampling.allowed_token_ids is not None or self._bad_words is not None
         self._adjusts_logits = bool(self._penalizes_repetition or self._penalizes_counts or len(self._bias_tokens))
-        if self._penalizes_repetition:
-            self._seen = np.zeros(vocabulary_size, dtype=np.bool_)
-            self._seen[prompt] = True
-        if self._penalizes_counts:
-            self._occurrences = np.zeros(vocabulary_size, dtype=np.int32)
+        self._prompt = prompt
+        self._vocabulary_size = vocabulary_size
+
+    # Thousands of choices may wait, and those that wait need none of these.
+
+    @functools.cached_property
+    def _excluded(self) -> _Mask | None:
+        """bool[vocabulary]: the tokens that allowed_token_ids does not hold."""
+        if self._sampling.allowed_token_ids is None:
+            return None
+        excluded = np.ones(self._vocabulary_size, dtype=np.bool_)
+        excluded[np.array(self._sampling.allowed_token_ids, dtype=np.intp)] = False
+        return excluded
+
+    @functools.cached_property
+    def _seen(self) -> _Mask:
+        """bool[vocabulary]: the tokens of the prompt and the choice."""
+        seen = np.zeros(self._vocabulary_size, dtype=np.bool_)
+        seen[self._prompt] = True
+        return seen
+
+    @functools.cached_property
+    def _occurrences(self) -> TokenArray:
+        """int32[vocabulary]: how often the choice has each token."""
+        return np.zeros(self._vocabulary_size, dtype=np.int32)
 
     def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: _Mask | None = None) -> int:
         """Sample the token at `position` (0 is the first generated one) from float32[vocabulary], which is not changed.
