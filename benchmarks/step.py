@@ -20,7 +20,6 @@ from benchmarks.harness.workloads import text
 from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher
-from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import EngineRequest
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
@@ -28,6 +27,7 @@ from dragoman.engines.llama.native.loading import load_model
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import bundled
+from dragoman.engines.llama.wire.options import max_batch_tokens
 from dragoman.server.settings import EngineSettings
 
 PROMPT_WORDS = 40

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.addresses import AddressSet
-from dragoman.server.open_connections import OpenConnections
+from dragoman.server.http_protocol import OpenConnections
 
 
 def test_the_addresses_of_an_ipv6_network_are_one_client_and_mapped_ipv4_addresses_are_several() -> None:

@@ -15,8 +15,7 @@ import uvicorn
 
 from dragoman.core import logs
 from dragoman.core.garbage_collection import freeze_startup_objects
-from dragoman.server.http_protocol import BoundedHttpProtocol
-from dragoman.server.open_connections import OpenConnections
+from dragoman.server.http_protocol import BoundedHttpProtocol, OpenConnections
 from dragoman.server.settings import HttpSettings, Settings
 from dragoman.server.tls import load_certificate
 

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.dialects.http.sse import NumberedFrames, SseEvent, frame
+from dragoman.dialects.http.generation_response import Frames, NumberedFrames
+from dragoman.dialects.http.sse import SseEvent, frame
 
 documents = st.lists(st.binary(min_size=1, max_size=3).map(lambda text: text.hex().encode()), max_size=6)
 
@@ -18,3 +19,8 @@ def test_numbered_frames_resume_after_the_last_received(texts: list[bytes], afte
 def test_a_named_event_has_its_name_before_its_data() -> None:
     assert frame(SseEvent(b"{}", "error")) == b"event: error\ndata: {}\n\n"
     assert NumberedFrames().encode(SseEvent(b"{}", "error")) == b"id: 1\nevent: error\ndata: {}\n\n"
+
+
+@given(st.binary(max_size=3), st.none() | st.just("error"))
+def test_a_stream_without_numbers_has_the_bytes_of_its_events(data: bytes, name: str | None) -> None:
+    assert Frames().encode(SseEvent(data, name)) == frame(SseEvent(data, name))

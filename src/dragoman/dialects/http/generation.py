@@ -20,11 +20,10 @@ from dragoman.core.idempotency import IdempotencyStore, IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.services import EventStream
 from dragoman.core.tasks import Task
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, EndpointCodec, ReceivedRequest
 from dragoman.dialects.http.context import RouteContext, read_body, sent_headers
 from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response, preceding_error
-from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
+from dragoman.dialects.http.generation_response import GenerationResponse, NumberedFrames, ResponseOptions
 from dragoman.dialects.http.idempotency import (
     HEADER,
     REPLAYED,
@@ -272,7 +271,7 @@ class QueuedResponder:
                 keep_alive_seconds=route.options.keep_alive_seconds,
                 request_id=job.stored_request.answer_id,
             )
-            return GenerationResponse(lambda: route.service.follow_job(job.id, caller), options, sse.NumberedFrames())
+            return GenerationResponse(lambda: route.service.follow_job(job.id, caller), options, NumberedFrames())
         url = f"{route.options.root_path}{JOBS_PATH}/{job.id}"
         body = msgspec.json.encode(QueuedJobBody(job.id, url, job.eta, job.state))
         if not self._submission.prefers_async:

@@ -44,9 +44,40 @@ _MAX_PENDING_BYTES = 65_536
 _MAX_REPORTED_LENGTH = 2_000
 _HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
-_FRAMES = sse.Frames()
-
 _log = logs.get_logger(__name__)
+
+
+class Frames:
+    """Encodes the events of a stream for the client."""
+
+    keep_alive = sse.KEEP_ALIVE
+
+    def encode(self, event: sse.SseEvent) -> bytes:
+        """Return the bytes to send for the next event; may be empty."""
+        return sse.UNNAMED % event.data if event.name is None else sse.frame(event)
+
+
+class NumberedFrames(Frames):
+    """Numbers the events from 1 on, as their id, and skips those that the reader has."""
+
+    keep_alive = sse.KEEP_ALIVE_WITH_IDS
+
+    def __init__(self, after: int = 0) -> None:
+        """`after` is the number of the last event the reader has."""
+        self._last_received = after
+        self._count = 0
+
+    def encode(self, event: sse.SseEvent) -> bytes:
+        self._count += 1
+        return b"id: %d\n%b" % (self._count, sse.frame(event)) if self._count > self._last_received else b""
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all events that the reader has were encoded."""
+        return self._count >= self._last_received
+
+
+_FRAMES = Frames()
 
 
 class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +108,7 @@ class GenerationResponse(Response):
     """The answer to one request. Generation is cancelled as soon as the client disconnects, streamed or not."""
 
     def __init__(
-        self, start: Callable[[], Awaitable[EventStream]], options: ResponseOptions, frames: sse.Frames | None = None
+        self, start: Callable[[], Awaitable[EventStream]], options: ResponseOptions, frames: Frames | None = None
     ) -> None:
         """`start` returns the events, or raises core.errors. `frames` encodes the frames of a stream."""
         # Response.__init__ would render an empty response.
@@ -205,7 +236,7 @@ class GenerationResponse(Response):
         """Return the last bytes of a stream that failed. Before its first byte, send an ordinary error response."""
         if self._stream_started or self._pending:
             event = self._options.errors.render_event(error)
-            if isinstance(self._frames, sse.NumberedFrames) and not is_final_error(error):
+            if isinstance(self._frames, NumberedFrames) and not is_final_error(error):
                 return sse.frame(event)  # The answer has not ended, and its reader can come back.
             return self._encode(self._options.decoded.builder.failure(event))
         self.is_final = isinstance(error, BadRequest)

@@ -20,7 +20,12 @@ from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorRenderer
 from dragoman.dialects.http.context import RouteContext, with_error_mapping
-from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions, is_final_error
+from dragoman.dialects.http.generation_response import (
+    GenerationResponse,
+    NumberedFrames,
+    ResponseOptions,
+    is_final_error,
+)
 from dragoman.dialects.http.large_bodies import restore
 
 JOB_ID_HEADER = "x-dragoman-job-id"
@@ -105,7 +110,7 @@ class _JobStreamResponse(GenerationResponse):
     ) -> None:
         """`options` are those of the job's answer, and `error_renderer` is for errors of this request."""
         self._is_interrupted = False
-        self._numbered_frames = sse.NumberedFrames(last_event_id)
+        self._numbered_frames = NumberedFrames(last_event_id)
         self._last_event_id = last_event_id
         self._error_renderer = error_renderer
         super().__init__(start, options, self._numbered_frames)

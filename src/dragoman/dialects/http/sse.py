@@ -1,4 +1,4 @@
-"""Server-sent events: frames and headers of a stream."""
+"""Server-sent events: the bytes of one, and the headers of a stream."""
 
 from typing import NamedTuple
 
@@ -24,38 +24,11 @@ class SseEvent(NamedTuple):
 
 DONE = SseEvent(b"[DONE]")
 
+UNNAMED = b"data: %b\n\n"
+"""The bytes of an event without a name."""
+
 
 def frame(event: SseEvent) -> bytes:
     """Return the bytes of an event."""
     data, name = event
-    return b"data: %b\n\n" % data if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), data)
-
-
-class Frames:
-    """Encodes the events of a stream for the client."""
-
-    keep_alive = KEEP_ALIVE
-
-    def encode(self, event: SseEvent) -> bytes:
-        """Return the bytes to send for the next event; may be empty."""
-        return frame(event)
-
-
-class NumberedFrames(Frames):
-    """Numbers the events from 1 on, as their id, and skips those that the reader has."""
-
-    keep_alive = KEEP_ALIVE_WITH_IDS
-
-    def __init__(self, after: int = 0) -> None:
-        """`after` is the number of the last event the reader has."""
-        self._last_received = after
-        self._count = 0
-
-    def encode(self, event: SseEvent) -> bytes:
-        self._count += 1
-        return b"id: %d\n%b" % (self._count, frame(event)) if self._count > self._last_received else b""
-
-    @property
-    def has_caught_up(self) -> bool:
-        """Whether all events that the reader has were encoded."""
-        return self._count >= self._last_received
+    return UNNAMED % data if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), data)

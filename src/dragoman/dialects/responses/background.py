@@ -15,7 +15,7 @@ from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ReceivedRequest
 from dragoman.dialects.http.context import RouteContext
 from dragoman.dialects.http.generation import QueuedResponder
-from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions, is_final_error
+from dragoman.dialects.http.generation_response import Frames, GenerationResponse, ResponseOptions, is_final_error
 from dragoman.dialects.responses.codec import DecodedResponse
 from dragoman.dialects.responses.watched_events import WatchedEvents
 
@@ -23,7 +23,7 @@ ANNOUNCEMENT = PromptTokens(0, [])
 """Lets the builder announce a response before the engine has begun: it adds nothing else."""
 
 
-class EventsAfter(sse.Frames):
+class EventsAfter(Frames):
     """Skips the events that the reader has: those up to a sequence number."""
 
     def __init__(self, starting_after: int) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
+from dragoman.engines.llama.batching.scheduler import PrefillTurns
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, RequestKey
-from dragoman.engines.llama.batching.turns import PrefillTurns
 from dragoman.engines.llama.native.backend import NO_ADAPTER
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
 from tests.support.simulated_backend import reference_answer

@@ -1,20 +1,15 @@
 """Which sequences compute how many tokens in the next step. `Scheduler.schedule` is the whole decision."""
 
+import heapq
 import itertools
 from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Set
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch, ScheduledChunk
-from dragoman.engines.llama.batching.sequence import (
-    MAX_PROMPT_LOGPROBS_PER_STEP,
-    ChoiceSequence,
-    EngineRequest,
-    next_victim,
-)
+from dragoman.engines.llama.batching.sequence import MAX_PROMPT_LOGPROBS, ChoiceSequence, EngineRequest, next_victim
 from dragoman.engines.llama.batching.speculation import DraftPlanner
-from dragoman.engines.llama.batching.turns import PrefillTurns
 
 MIN_AWAITED_PREFIX_TOKENS = 32
 """A sequence waits for a prefix that another one is computing if that saves at least this number of tokens."""
@@ -25,10 +20,54 @@ MAX_UNTILED_TOKENS = 63
 HEADROOM_STEPS = 16
 """Decode steps for which cells must remain free after admitting another sequence."""
 
+_MAX_FINISH_TAGS = 256
+"""Above this number, owners that would begin at the virtual time anyway are forgotten."""
 
-def max_batch_tokens(max_sequences: int, max_batched_tokens: int) -> int:
-    """Return the most tokens of one step: all sequences decode, or prefill computes `max_batched_tokens`."""
-    return max(max_batched_tokens, max_sequences)
+
+class PrefillTurns:
+    """Start-time fair queueing of prompt tokens among owners of equal weight (Goyal, Vin and Cheng, SIGCOMM 1996).
+
+    The owner with the lowest start tag is served next. Its next start tag is higher by the tokens that it was served.
+    The virtual time is the start tag of the owner that was served first in the last step: whoever comes, or comes
+    back, begins there.
+    """
+
+    def __init__(self) -> None:
+        self._virtual_time = 0
+        self._finish_tags: dict[str, int] = {}
+        self._is_served_first = True
+
+    def start_tag(self, owner: str) -> int:
+        """Return the owner's place in the order of service."""
+        return max(self._virtual_time, self._finish_tags.get(owner, 0))
+
+    def serve(self, owner: str, tokens: int) -> None:
+        """Note that the owner was served this number of tokens."""
+        start_tag = self.start_tag(owner)
+        if self._is_served_first:
+            self._virtual_time, self._is_served_first = start_tag, False
+        self._finish_tags[owner] = start_tag + tokens
+        if len(self._finish_tags) > _MAX_FINISH_TAGS:
+            self._finish_tags = {one: tag for one, tag in self._finish_tags.items() if tag > self._virtual_time}
+
+    def order(self, sequences: Iterable[ChoiceSequence], blocked: Set[str]) -> Iterator[ChoiceSequence]:
+        """Begin a step, and yield the sequences, those of one owner in their order, except those of `blocked` owners.
+
+        Between two of them, `serve` may be called and owners may be blocked.
+        """
+        self._is_served_first = True
+        by_owner: defaultdict[str, deque[ChoiceSequence]] = defaultdict(deque)
+        for sequence in sequences:
+            by_owner[sequence.request.owner].append(sequence)
+        heap = [(self.start_tag(owner), of_owner[0].arrival, owner) for owner, of_owner in by_owner.items()]
+        heapq.heapify(heap)
+        while heap:
+            of_owner = by_owner[owner := heap[0][2]]
+            yield of_owner.popleft()
+            if of_owner and owner not in blocked:
+                heapq.heapreplace(heap, (self.start_tag(owner), of_owner[0].arrival, owner))
+            else:
+                heapq.heappop(heap)
 
 
 class Scheduler:
@@ -39,9 +78,7 @@ class Scheduler:
     benchmarks/README.md has the measurement.
 
     Owners take turns to prefill, by the tokens that they were served. Of one owner the oldest sequence goes first.
-
-    An adapter changes the model for a whole step. So owners take turns with theirs, and each adapter has its own
-    alternation.
+    An adapter changes the model for a whole step: owners take turns with theirs, and each has its own alternation.
 
     Queued sequences (core.request.QUEUED_PRIORITY_OFFSET) are preempted for all others: no client waits for them.
     """
@@ -146,7 +183,7 @@ class Scheduler:
         self._long_chunk = None
         if all(one.is_decoding for one in self.running) and not self.may_admit():
             return scheduled
-        budget, reports = self._max_batched_tokens, MAX_PROMPT_LOGPROBS_PER_STEP
+        budget, reports = self._max_batched_tokens, MAX_PROMPT_LOGPROBS
         for sequence in self._prefill_candidates(adapter):
             is_long, is_reported = self._is_long(sequence, sequence.pending), sequence.needs_prompt_logprobs
             room = (budget + 1) // 2 if is_long else budget
@@ -275,7 +312,7 @@ class Scheduler:
 
     def _is_long(self, sequence: ChoiceSequence, pending: int) -> bool:
         """Whether this number of tokens takes more than a step."""
-        most = MAX_PROMPT_LOGPROBS_PER_STEP if sequence.needs_prompt_logprobs else pending
+        most = MAX_PROMPT_LOGPROBS if sequence.needs_prompt_logprobs else pending
         return pending > self._max_batched_tokens <= most
 
     def _awaits_long_prompt(self, sequence: ChoiceSequence, pending: int) -> bool:

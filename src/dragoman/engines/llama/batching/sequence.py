@@ -23,7 +23,7 @@ from dragoman.output.processor import OutputProcessor
 MAX_FORCED_TOKENS_PER_STEP = 16
 """Forced tokens of a sequence that one decode step computes beside the single tokens of others."""
 
-MAX_PROMPT_LOGPROBS_PER_STEP = 64
+MAX_PROMPT_LOGPROBS = 64
 """Prompt tokens for which one step gives logits: each row of a large vocabulary takes half a megabyte and some ms."""
 
 RequestKey = tuple[int, int]

@@ -14,7 +14,6 @@ from pathlib import Path
 from dragoman.core import logs
 from dragoman.core.child_process import UNLOAD_LINE, end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
-from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import SPARE_SEQUENCE_IDS, Backend, DecodeError
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
@@ -33,7 +32,7 @@ from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.server import EngineServer
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire.adapter_registry import registry_path
-from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.engines.llama.wire.options import EngineOptions, max_batch_tokens
 
 _log = logs.get_logger(__name__)
 

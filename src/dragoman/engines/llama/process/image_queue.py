@@ -120,18 +120,13 @@ class ImageQueue:
         return next(task for task in reversed(equals) if task.owner == owner)
 
 
-def has_images(command: messages.RequestCommand) -> bool:
-    """Whether the prompt of a request has images."""
-    return isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt)
-
-
-def image_task(command: messages.RequestCommand, is_wanted: Callable[[], bool]) -> ImageTask | None:
-    """Return the task of describing a request's images. None: it has none."""
-    if not (isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt)):
-        return None
+def image_task(
+    command: messages.GenerateCommand, prompt: messages.ImagePrompt, is_wanted: Callable[[], bool]
+) -> ImageTask:
+    """Return the task of describing a prompt's images."""
     return ImageTask(
         owner=command.owner,
         is_queued=command.priority >= QUEUED_PRIORITY_OFFSET,
-        size=sum(len(placed.image.pixels) for placed in command.prompt.images),
+        size=sum(len(placed.image.pixels) for placed in prompt.images),
         is_wanted=is_wanted,
     )

@@ -23,7 +23,7 @@ from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
-from dragoman.engines.llama.process.image_queue import ImageQueue, has_images, image_task
+from dragoman.engines.llama.process.image_queue import ImageQueue, image_task
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
@@ -265,12 +265,7 @@ class EngineServer:
     async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
             case messages.GenerateCommand() | messages.EmbedCommand():
-                self._last_activity = time.monotonic()
-                connection.open_request(command)
-                if has_images(command):
-                    self._start_detached(self._submit(connection, command))
-                else:
-                    await self._submit(connection, command)
+                await self._open_request(connection, command)
             case messages.CancelCommand():
                 connection.close_request(command.number)
                 self._stepper.cancel((connection.number, command.number))
@@ -284,6 +279,16 @@ class EngineServer:
                 connection.send([messages.error_reply(number, BadRequest("the model takes no adapters", "model"))])
             case _:
                 await self._tokenize(connection, command)
+
+    async def _open_request(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> None:
+        self._last_activity = time.monotonic()
+        connection.open_request(command)
+        prepare = partial(self._workload.prepare, (connection.number, command.number), command)
+        if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
+            task = image_task(command, command.prompt, lambda: command.number in connection.open_requests)
+            self._start_detached(self._submit(connection, command, self._images.run(task, prepare)))
+        else:
+            await self._submit(connection, command, self._loop.run_in_executor(self._tokenizer, prepare))
 
     def _start_adapter_change(
         self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
@@ -311,9 +316,14 @@ class EngineServer:
             reply = messages.error_reply(command.number, error)
         connection.send([reply])
 
-    async def _submit(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> None:
+    async def _submit(
+        self,
+        connection: "_WorkerConnection",
+        command: messages.RequestCommand,
+        preparation: Awaitable[PreparedRequest | None],
+    ) -> None:
         try:
-            prepared = await self._prepare(connection, command)
+            prepared = await preparation
             if prepared is None or command.number not in connection.open_requests:
                 return  # It was cancelled meanwhile.
             if prepared.unenforced:  # Before the stepper's thread can send any output.
@@ -325,16 +335,6 @@ class EngineServer:
         except (BadRequest, ModelNotFound, Overloaded) as error:
             connection.close_request(command.number)
             connection.send([messages.error_reply(command.number, error)])
-
-    async def _prepare(
-        self, connection: "_WorkerConnection", command: messages.RequestCommand
-    ) -> PreparedRequest | None:
-        """Prepare a request. None: it was cancelled while it waited for others. Raises BadRequest or Overloaded."""
-        prepare = partial(self._workload.prepare, (connection.number, command.number), command)
-        task = image_task(command, lambda: command.number in connection.open_requests)
-        if task is not None:
-            return await self._images.run(task, prepare)
-        return await self._loop.run_in_executor(self._tokenizer, prepare)
 
     async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
         """Start a request once the prefix that was saved for it is in host memory."""

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
-from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.embedding.batcher import EmbeddingBatcher
 from dragoman.engines.llama.embedding.vectors import reranker_score
@@ -23,7 +22,7 @@ from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.messages import GenerateCommand
-from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.engines.llama.wire.options import EngineOptions, max_batch_tokens
 from dragoman.prompt.template import check_tool_format
 
 

@@ -65,6 +65,11 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The lengths to which the vectors of a model for embeddings may be cut."""
 
 
+def max_batch_tokens(max_sequences: int, max_batched_tokens: int) -> int:
+    """Return the most tokens of one step: all sequences decode, or prefill computes `max_batched_tokens`."""
+    return max(max_batched_tokens, max_sequences)
+
+
 class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the images of a request may have."""
 
