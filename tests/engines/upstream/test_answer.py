@@ -228,3 +228,23 @@ def test_what_arrived_before_a_broken_chunk_is_delivered() -> None:
         received.extend(answer.feed([*chunks, b"{"]))
     assert [event.text for event in received if isinstance(event, Delta)] == ["a", "bc"]
     assert answer.usage().completion_tokens == 3
+
+
+def test_an_empty_finish_reason_ends_nothing() -> None:
+    received, answer = events(
+        chat({"content": "Hel"}, finish_reason=""),
+        chat({"content": "lo"}, finish_reason=""),
+        chat({}, finish_reason="stop"),
+    )
+    assert "".join(event.text for event in received if isinstance(event, Delta)) == "Hello"
+    assert received[-1] == Finished(0, "stop")
+    assert answer.is_finished
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource"])
+def test_an_answer_that_its_server_gave_up_is_broken_and_not_complete(reason: str) -> None:
+    answer = UpstreamAnswer(n=1, prompt_tokens=5)
+    list(answer.feed([json.dumps(chat({"content": "Hel"})).encode()]))
+    with pytest.raises(BrokenAnswer):
+        list(answer.feed([json.dumps(chat({}, finish_reason=reason)).encode()]))
+    assert not answer.is_finished

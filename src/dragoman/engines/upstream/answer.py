@@ -28,8 +28,16 @@ from dragoman.core.limits import is_token_count
 UNKNOWN_TOKEN = -1
 """The id of a token of which only the text is known."""
 
-_FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
+_FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+}
 """All others, such as a content filter's, end the answer as the model's own end does."""
+
+_GIVEN_UP = ("abort", "error", "insufficient_system_resource")
+"""Finish reasons of answers that their server could not complete."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -192,7 +200,7 @@ class UpstreamAnswer:
         is_text = delta is not None and delta.content and not (delta.reasoning or delta.reasoning_content)
         if not is_text or (delta is not None and delta.tool_calls) or choice.index not in self._unfinished:
             return None
-        if choice.finish_reason is not None or choice.logprobs is not None or choice.token_ids is not None:
+        if choice.finish_reason or choice.logprobs is not None or choice.token_ids is not None:
             return None
         return choice
 
@@ -208,11 +216,13 @@ class UpstreamAnswer:
         for choice in chunk.choices:
             if choice.index not in self._unfinished:
                 continue
+            if choice.finish_reason in _GIVEN_UP:
+                raise BrokenAnswer(f"The upstream gave its answer up: {choice.finish_reason}")
             deltas = _deltas(choice)
-            if not self._has_started and (deltas or choice.finish_reason is not None):
+            if not self._has_started and (deltas or choice.finish_reason):
                 events += self._start(chunk)
             events += self._count(deltas, choice, new_tokens)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # Some servers write an empty one until then.
                 self._unfinished.discard(choice.index)
                 events.append(Finished(choice.index, self._finish_reason(choice), choice.stop_reason))
         return events
