@@ -96,13 +96,6 @@ def test_a_usage_that_no_answer_has_is_not_believed(reported: dict[str, Any]) ->
     assert answer.usage() == Usage(5, 2, 0, source="estimated")
 
 
-def test_a_prompt_that_the_upstream_does_not_count_is_not_free() -> None:
-    """Ollama counts a prompt that it has in its cache as none."""
-    last = {"choices": [], "usage": {**USAGE, "prompt_tokens": 0}}
-    _, answer = events(chat({"content": "a"}, finish_reason="stop"), last)
-    assert answer.usage() == Usage(5, 2, 0, source="upstream")
-
-
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_reasoning_has_one_of_two_names(field: str) -> None:
     received, answer = events(
@@ -248,3 +241,46 @@ def test_an_answer_that_its_server_gave_up_is_broken_and_not_complete(reason: st
     with pytest.raises(BrokenAnswer):
         list(answer.feed([json.dumps(chat({}, finish_reason=reason)).encode()]))
     assert not answer.is_finished
+
+
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def test_a_usage_of_nothing_is_no_usage() -> None:
+    received, answer = events(
+        {**chat({"content": ""}), "usage": NO_USAGE},
+        {**chat({"content": "Hel"}), "usage": NO_USAGE},
+        {**chat({"content": "lo"}), "usage": NO_USAGE},
+        {**chat({}, finish_reason="stop"), "usage": NO_USAGE},
+    )
+    assert [event.tokens for event in received if isinstance(event, AnyDelta)] == [1, 1]
+    assert answer.usage() == Usage(5, 2, 0, source="estimated")
+
+
+def test_a_usage_of_nothing_does_not_undo_the_one_before() -> None:
+    _, answer = events(
+        {**chat({"content": "Hello"}, finish_reason="stop"), "usage": USAGE},
+        {"choices": [], "usage": NO_USAGE},
+    )
+    assert answer.usage() == Usage(7, 2, 0, source="upstream")
+
+
+@pytest.mark.parametrize("prompt_tokens", [0, None])
+def test_a_prompt_that_the_upstream_does_not_count_is_not_free(prompt_tokens: int | None) -> None:
+    """Ollama counts a prompt that it has in its cache as none, or not at all."""
+    _, answer = events(
+        chat({"content": "Hello"}, finish_reason="stop"),
+        {"choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 2}},
+    )
+    assert answer.usage() == Usage(5, 2, 0, source="upstream")
+
+
+def test_parts_that_are_more_than_the_whole_are_bounded() -> None:
+    for part, bounded in ((None, 0), (9, 7)):
+        details = {
+            "prompt_tokens_details": {"cached_tokens": part},
+            "completion_tokens_details": {"reasoning_tokens": part},
+        }
+        received, answer = events({**chat({"content": "Hi"}, finish_reason="stop"), "usage": {**USAGE, **details}})
+        assert received[0] == Started(7, bounded)
+        assert answer.usage() == Usage(7, 2, bounded, min(bounded, 2), source="upstream")

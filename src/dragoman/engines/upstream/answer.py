@@ -21,7 +21,6 @@ from dragoman.core.events import (
     ToolCallDelta,
     TopLogprob,
     Usage,
-    UsageSource,
 )
 from dragoman.core.limits import is_token_count
 
@@ -99,7 +98,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
@@ -229,22 +228,25 @@ class UpstreamAnswer:
 
     def usage(self) -> Usage:
         """Return the usage of the whole answer: the upstream's own, or what was counted."""
-        usage, source = self._usage, self._source
-        if usage is None or usage.completion_tokens is None:
-            return Usage(self._prompt_tokens, self._counted, 0, source=source)
-        prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
-        prompt_tokens = usage.prompt_tokens or self._prompt_tokens
-        return Usage(
-            prompt_tokens,
-            usage.completion_tokens,
-            min(prompt_tokens, (prompt_details and prompt_details.cached_tokens) or 0),
-            min(usage.completion_tokens, (completion_details and completion_details.reasoning_tokens) or 0),
-            source=source,
-        )
+        usage = self._usage
+        if usage is None or (completion_tokens := self._believed_completion(usage)) is None:
+            return Usage(self._prompt_tokens, self._counted, 0, source="estimated")
+        prompt_tokens, cached_tokens = self._prompt_of(usage)
+        details = usage.completion_tokens_details
+        reasoning_tokens = _part(None if details is None else details.reasoning_tokens, completion_tokens)
+        return Usage(prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, source="upstream")
 
-    @property
-    def _source(self) -> UsageSource:
-        return "estimated" if self._usage is None or self._usage.completion_tokens is None else "upstream"
+    def _believed_completion(self, usage: _Usage) -> int | None:
+        """Return the tokens of the answer. None: the upstream has not counted them. Some write 0 until the end."""
+        count = usage.completion_tokens
+        return count if count or not self._counted else None
+
+    def _prompt_of(self, usage: _Usage | None) -> tuple[int, int]:
+        """Return the tokens of the prompt, and how many of them were cached."""
+        if usage is None or not (prompt_tokens := usage.prompt_tokens):  # Ollama counts none of what it has cached.
+            return self._prompt_tokens, 0
+        details = usage.prompt_tokens_details
+        return prompt_tokens, _part(None if details is None else details.cached_tokens, prompt_tokens)
 
     def _finish_reason(self, choice: _ChunkChoice) -> FinishReason:
         """Return the reason. Some servers report the end of a call that was required as an ordinary one."""
@@ -255,20 +257,14 @@ class UpstreamAnswer:
         """Return the tokens since the last chunk, if the upstream counts continuously."""
         if usage is None or not usage.is_possible:
             return None
-        before = self._usage.completion_tokens if self._usage is not None else 0
-        self._usage = usage
-        if usage.completion_tokens is None or before is None:
+        if (completion_tokens := self._believed_completion(usage)) is None:
             return None
-        return max(0, usage.completion_tokens - self._counted)
+        self._usage = usage
+        return max(0, completion_tokens - self._counted) if completion_tokens else None
 
     def _start(self, chunk: _Chunk) -> list[Event]:
         self._has_started = True
-        usage = self._usage
-        if usage is not None and usage.prompt_tokens:
-            details = usage.prompt_tokens_details
-            started = Started(usage.prompt_tokens, (details and details.cached_tokens) or 0)
-        else:
-            started = Started(self._prompt_tokens, 0)
+        started = Started(*self._prompt_of(self._usage))
         if not self._reports_prompt or chunk.prompt_token_ids is None:
             return [started]
         return [started, *(PromptTokens(index, chunk.prompt_token_ids) for index in range(self._n))]
@@ -292,6 +288,10 @@ class UpstreamAnswer:
         elif tokens:
             deltas[0] = msgspec.structs.replace(deltas[0], unidentified_tokens=tokens)
         return deltas
+
+
+def _part(count: int | None, whole: int) -> int:
+    return min(count or 0, whole)
 
 
 def _merged(index: int, texts: Sequence[str], tokens: int) -> Iterator[Event]:
