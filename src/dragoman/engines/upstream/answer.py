@@ -23,6 +23,7 @@ from dragoman.core.events import (
     Usage,
 )
 from dragoman.core.limits import is_token_count
+from dragoman.engines.upstream.tool_call_numbers import ToolCallNumbers
 
 UNKNOWN_TOKEN = -1
 """The id of a token of which only the text is known."""
@@ -41,13 +42,13 @@ _GIVEN_UP = ("abort", "error", "insufficient_system_resource")
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
 
 
 class _ToolCall(msgspec.Struct, gc=False):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
+    function: _Function | None = None
 
 
 class _TopLogprob(msgspec.Struct, gc=False):
@@ -142,8 +143,8 @@ class UpstreamAnswer:
         self._usage: _Usage | None = None
         self._unfinished = set(range(n))
         self._has_started = False
-        self._calling: set[int] = set()
-        """Choices with tool calls."""
+        self._calls: dict[int, ToolCallNumbers] = {}
+        """Of the choices with tool calls."""
 
     @property
     def has_started(self) -> bool:
@@ -217,7 +218,7 @@ class UpstreamAnswer:
                 continue
             if choice.finish_reason in _GIVEN_UP:
                 raise BrokenAnswer(f"The upstream gave its answer up: {choice.finish_reason}")
-            deltas = _deltas(choice)
+            deltas = _deltas(choice) + self._call_deltas(choice)
             if not self._has_started and (deltas or choice.finish_reason):
                 events += self._start(chunk)
             events += self._count(deltas, choice, new_tokens)
@@ -251,7 +252,7 @@ class UpstreamAnswer:
     def _finish_reason(self, choice: _ChunkChoice) -> FinishReason:
         """Return the reason. Some servers report the end of a call that was required as an ordinary one."""
         reason = _FINISH_REASONS.get(choice.finish_reason or "", "stop")
-        return "tool_calls" if reason == "stop" and choice.index in self._calling else reason
+        return "tool_calls" if reason == "stop" and choice.index in self._calls else reason
 
     def _note_usage(self, usage: _Usage | None) -> int | None:
         """Return the tokens since the last chunk, if the upstream counts continuously."""
@@ -269,6 +270,12 @@ class UpstreamAnswer:
             return [started]
         return [started, *(PromptTokens(index, chunk.prompt_token_ids) for index in range(self._n))]
 
+    def _call_deltas(self, choice: _ChunkChoice) -> list[Event]:
+        if choice.delta is None or not choice.delta.tool_calls:
+            return []
+        numbers = self._calls.setdefault(choice.index, ToolCallNumbers())
+        return [_call_delta(choice.index, call, numbers) for call in choice.delta.tool_calls]
+
     def _count(self, deltas: list[Event], choice: _ChunkChoice, new_tokens: int | None) -> list[Event]:
         """Return the deltas, the first of which counts the tokens of the chunk."""
         token_ids = choice.token_ids
@@ -281,8 +288,6 @@ class UpstreamAnswer:
         if not deltas and tokens:
             deltas = [Delta(choice.index, "")]
         self._counted += tokens
-        if choice.delta is not None and choice.delta.tool_calls:
-            self._calling.add(choice.index)
         if tokens and token_ids is not None:
             deltas[0] = msgspec.structs.replace(deltas[0], token_ids=token_ids)
         elif tokens:
@@ -300,7 +305,7 @@ def _merged(index: int, texts: Sequence[str], tokens: int) -> Iterator[Event]:
 
 
 def _deltas(choice: _ChunkChoice) -> list[Event]:
-    """Return the text, reasoning and calls of a chunk, without counts of tokens."""
+    """Return the text and reasoning of a chunk, without counts of tokens."""
     index, delta = choice.index, choice.delta
     logprobs = [] if choice.logprobs is None else _token_logprobs(choice.logprobs)
     if delta is None:
@@ -310,19 +315,16 @@ def _deltas(choice: _ChunkChoice) -> list[Event]:
         deltas.append(ReasoningDelta(index, reasoning))
     if delta.content or (logprobs and not reasoning):
         deltas.append(Delta(index, delta.content or "", [], logprobs))
-    if delta.tool_calls:
-        deltas += [_call_delta(index, call) for call in delta.tool_calls]
     return deltas
 
 
-def _call_delta(index: int, call: _ToolCall) -> ToolCallDelta:
-    return ToolCallDelta(
-        index=index,
-        call_index=call.index,
-        arguments=call.function.arguments or "",
-        id=call.id,
-        name=call.function.name,
-    )
+def _call_delta(index: int, call: _ToolCall, numbers: ToolCallNumbers) -> ToolCallDelta:
+    function = call.function or _Function()
+    arguments = function.arguments or ""
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    piece = numbers.number(call.index or 0, call.id, function.name, arguments)
+    return ToolCallDelta(index=index, call_index=piece.number, arguments=arguments, id=piece.id, name=piece.name)
 
 
 def _token_logprobs(logprobs: _Logprobs) -> list[TokenLogprobs]:
