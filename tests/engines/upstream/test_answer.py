@@ -284,3 +284,38 @@ def test_parts_that_are_more_than_the_whole_are_bounded() -> None:
         received, answer = events({**chat({"content": "Hi"}, finish_reason="stop"), "usage": {**USAGE, **details}})
         assert received[0] == Started(7, bounded)
         assert answer.usage() == Usage(7, 2, bounded, min(bounded, 2), source="upstream")
+
+
+def test_an_answer_starts_before_its_first_token_though_that_has_no_text() -> None:
+    received, _ = events(
+        {**chat({"role": "assistant", "content": ""}), "usage": {"prompt_tokens": 7, "completion_tokens": 1}},
+        chat({"content": "Hi"}, finish_reason="stop"),
+    )
+    assert received[:2] == [Started(7, 0), Delta(0, "", unidentified_tokens=1)]
+    assert received.count(Started(7, 0)) == 1
+
+
+def test_a_refusal_is_shown_as_the_answers_text() -> None:
+    received, _ = events(chat({"content": None, "refusal": "I cannot"}), chat({"refusal": " do that."}))
+    assert "".join(event.text for event in received if isinstance(event, Delta)) == "I cannot do that."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a\xffb", b"a\xe2\x82b", b"a\\ud83db", b"a\\ude00b", b"a\\ud83d\\n", b"\\ud83d\\ude00\\ud83d", b"\\\\ud83d\xff"],
+)
+def test_halves_of_characters_are_replaced_and_break_no_answer(text: bytes) -> None:
+    answer = UpstreamAnswer(n=1, prompt_tokens=5)
+    [_, delta] = answer.feed([b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % text])
+    assert isinstance(delta, Delta)
+    assert "\ufffd" in delta.text
+    assert delta.text.encode()
+    assert ("\U0001f600" in delta.text) == (b"\\ud83d\\ude00" in text)
+
+
+def test_no_choices_may_be_written_as_null() -> None:
+    received, answer = events(
+        chat({"content": "Hi"}, finish_reason="stop"), {"choices": None, "error": None, "usage": USAGE}
+    )
+    assert received[-1] == Finished(0, "stop")
+    assert answer.usage() == Usage(7, 2, 0, source="upstream")

@@ -137,3 +137,12 @@ async def test_a_server_that_cannot_be_reached_may_be_replaced_by_another() -> N
         pass
     with pytest.raises(EngineFailed):
         await collect(engine)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {"prompt_tokens": None}, {"prompt_tokens": 0}, {"prompt_tokens": -3}, {"prompt_tokens": 2**60}]
+)
+async def test_inputs_that_the_upstream_does_not_count_are_estimated(usage: object) -> None:
+    data = [{"index": index, "embedding": encoded(1)} for index in range(2)]
+    async with engine_of(lambda _: {"data": data, "usage": usage}) as engine:
+        assert (await collect(engine))[-1] == Usage(4, 0, 0, source="estimated")

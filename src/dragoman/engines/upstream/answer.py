@@ -23,6 +23,7 @@ from dragoman.core.events import (
     Usage,
 )
 from dragoman.core.limits import is_token_count
+from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.tool_call_numbers import ToolCallNumbers
 
 UNKNOWN_TOKEN = -1
@@ -75,6 +76,8 @@ class _Logprobs(msgspec.Struct, gc=False):
 
 class _ChunkDelta(msgspec.Struct, gc=False):
     content: str | None = None
+    refusal: str | None = None
+    """OpenAI's, of an answer that shall follow a schema: it has no other text then."""
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
@@ -115,7 +118,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_ChunkChoice] = []
+    choices: list[_ChunkChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
     prompt_token_ids: list[int] | None = None
@@ -184,7 +187,7 @@ class UpstreamAnswer:
 
     def _decoded(self, data: bytes) -> _Chunk:
         try:
-            chunk = _decode(data)
+            chunk = decode_reply(_decode, data)
         except msgspec.MsgspecError as error:
             raise BrokenAnswer(f"The upstream sent a chunk that is none: {error}") from None
         if chunk.error is not None:
@@ -193,11 +196,13 @@ class UpstreamAnswer:
 
     def _mergeable(self, chunk: _Chunk) -> _ChunkChoice | None:
         """Return the choice of a chunk that has nothing but text of one choice, which has begun and goes on."""
-        if len(chunk.choices) != 1 or not self._has_started:
+        if chunk.choices is None or len(chunk.choices) != 1 or not self._has_started:
             return None
         [choice] = chunk.choices
         delta = choice.delta
-        is_text = delta is not None and delta.content and not (delta.reasoning or delta.reasoning_content)
+        is_text = (
+            delta is not None and delta.content and not (delta.reasoning or delta.reasoning_content or delta.refusal)
+        )
         if not is_text or (delta is not None and delta.tool_calls) or choice.index not in self._unfinished:
             return None
         if choice.finish_reason or choice.logprobs is not None or choice.token_ids is not None:
@@ -213,15 +218,15 @@ class UpstreamAnswer:
     def _events(self, chunk: _Chunk) -> list[Event]:
         events: list[Event] = []
         new_tokens = self._note_usage(chunk.usage)
-        for choice in chunk.choices:
+        for choice in chunk.choices or ():
             if choice.index not in self._unfinished:
                 continue
             if choice.finish_reason in _GIVEN_UP:
                 raise BrokenAnswer(f"The upstream gave its answer up: {choice.finish_reason}")
-            deltas = _deltas(choice) + self._call_deltas(choice)
+            deltas = self._count(_deltas(choice) + self._call_deltas(choice), choice, new_tokens)
             if not self._has_started and (deltas or choice.finish_reason):
                 events += self._start(chunk)
-            events += self._count(deltas, choice, new_tokens)
+            events += deltas
             if choice.finish_reason:  # Some servers write an empty one until then.
                 self._unfinished.discard(choice.index)
                 events.append(Finished(choice.index, self._finish_reason(choice), choice.stop_reason))
@@ -313,8 +318,9 @@ def _deltas(choice: _ChunkChoice) -> list[Event]:
     deltas: list[Event] = []
     if reasoning := delta.reasoning or delta.reasoning_content:
         deltas.append(ReasoningDelta(index, reasoning))
-    if delta.content or (logprobs and not reasoning):
-        deltas.append(Delta(index, delta.content or "", [], logprobs))
+    text = (delta.content or "") + (delta.refusal or "")
+    if text or (logprobs and not reasoning):
+        deltas.append(Delta(index, text, [], logprobs))
     return deltas
 
 

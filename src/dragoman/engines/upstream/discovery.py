@@ -7,6 +7,7 @@ import msgspec
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
 from dragoman.engines.upstream.kinds import KindName
+from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.transport_errors import TransportError
 
 MODELS_PATH = "/v1/models"
@@ -27,7 +28,7 @@ class _Meta(msgspec.Struct):
 
 class _Entry(msgspec.Struct):
     id: str
-    owned_by: str = ""
+    owned_by: str | None = None
     parent: str | None = None
     """Of an adapter: the model that it adapts."""
     root: str | None = None
@@ -51,6 +52,10 @@ class _Properties(msgspec.Struct):
     """Of llama.cpp's server."""
 
     default_generation_settings: _Generation
+
+
+_decode_models = msgspec.json.Decoder(_ModelList).decode
+_decode_properties = msgspec.json.Decoder(_Properties).decode
 
 
 class DiscoveredModel(msgspec.Struct, frozen=True):
@@ -109,7 +114,7 @@ async def discover_server(url: str) -> Discovered:
 
 async def discover(client: UpstreamClient) -> Discovered:
     """Ask for the list of models. Raises TransportError, and MsgspecError for a reply that is no such list."""
-    entries = msgspec.json.decode(await client.fetch(UpstreamRequest(path=MODELS_PATH)), type=_ModelList).data
+    entries = decode_reply(_decode_models, await client.fetch(UpstreamRequest(path=MODELS_PATH))).data
     kinds = {_kind(entry) for entry in entries}
     kind: KindName = kinds.pop() if len(kinds) == 1 else "openai"
     served_length = await _llama_server_context(client) if kind == "llama-server" else None
@@ -123,7 +128,7 @@ async def discover(client: UpstreamClient) -> Discovered:
 
 
 def _kind(entry: _Entry) -> KindName:
-    return "dragoman" if entry.tool_format is not None else _KIND_BY_OWNER.get(entry.owned_by, "openai")
+    return "dragoman" if entry.tool_format is not None else _KIND_BY_OWNER.get(entry.owned_by or "", "openai")
 
 
 def _context_length(entry: _Entry) -> int | None:
@@ -135,6 +140,6 @@ async def _llama_server_context(client: UpstreamClient) -> int | None:
     """Return the context of a slot. The list of models has that of the training only."""
     try:
         reply = await client.fetch(UpstreamRequest(path="/props"))
-        return msgspec.json.decode(reply, type=_Properties).default_generation_settings.n_ctx
+        return decode_reply(_decode_properties, reply).default_generation_settings.n_ctx
     except (TransportError, msgspec.MsgspecError):
         return None

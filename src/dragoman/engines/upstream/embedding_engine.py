@@ -20,6 +20,7 @@ from dragoman.engines.upstream.failures import error_of
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
 from dragoman.engines.upstream.kinds import KindName
+from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.token_counts import estimate_tokens
 from dragoman.engines.upstream.transport_errors import TransportError
 
@@ -46,18 +47,18 @@ class _Result(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    prompt_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
 
 
 class _Embeddings(msgspec.Struct):
     data: list[_Vector]
-    usage: _Tokens = msgspec.field(default_factory=_Tokens)
+    usage: _Tokens | None = None
 
 
 class _Ranking(msgspec.Struct):
     results: list[_Result]
-    usage: _Tokens = msgspec.field(default_factory=_Tokens)
+    usage: _Tokens | None = None
 
 
 class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
@@ -130,7 +131,8 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
             path=path, body=msgspec.json.encode(body), headers=identifying_headers("", request.trace)
         )
         max_bytes = (1 + len(request.inputs)) * _MAX_BYTES_PER_INPUT
-        return msgspec.json.decode(await self._client.fetch(upstream_request, max_bytes=max_bytes), type=kind)
+        reply = await self._client.fetch(upstream_request, max_bytes=max_bytes)
+        return decode_reply(msgspec.json.Decoder(kind).decode, reply)
 
     @property
     def _takes_vllms_fields(self) -> bool:
@@ -159,9 +161,9 @@ def _estimate(each: EmbeddingInput) -> int:
     return estimate_tokens(each)
 
 
-def _reported(usage: _Tokens) -> int:
-    """Return the tokens that were counted; 0 for a number that is none."""
-    tokens = usage.prompt_tokens or usage.total_tokens
+def _reported(usage: _Tokens | None) -> int:
+    """Return the tokens that were counted; 0 for none, or a number that is none."""
+    tokens = 0 if usage is None else usage.prompt_tokens or usage.total_tokens or 0
     return tokens if is_token_count(tokens) else 0
 
 

@@ -13,6 +13,7 @@ from dragoman.core.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest
 from dragoman.engines.upstream.kinds import UpstreamKind
+from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.request_body import Body, chat_fields
 
 BYTES_PER_TOKEN = 3
@@ -129,7 +130,7 @@ class UpstreamTokenizer:
 
     async def _post(self, path: str, body: Body, kind: type[_Reply]) -> _Reply:
         request = UpstreamRequest(path=path, body=msgspec.json.encode(body))
-        return msgspec.json.decode(await self._client.fetch(request), type=kind)
+        return decode_reply(msgspec.json.Decoder(kind).decode, await self._client.fetch(request))
 
 
 class WrittenTexts:
