@@ -40,7 +40,15 @@ async def test_any_status_but_2xx_is_an_error_with_its_body_and_no_redirect_is_f
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("1.5", 1.5), ("99999999", 3600), ("-1", 0), ("soon", None), ("nan", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
+    [
+        ("1.5", 1.5),
+        ("99999999", 3600),
+        ("-1", 0),
+        ("soon", None),
+        ("nan", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", None),
+    ],
 )
 async def test_retry_after_is_a_bounded_number_of_seconds(value: str, seconds: float | None) -> None:
     headers = (f"retry-after: {value}", "x-should-retry: false")

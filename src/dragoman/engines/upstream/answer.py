@@ -118,6 +118,8 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 class _Chunk(msgspec.Struct, gc=False):
+    object: str | None = None
+    """"error": the chunk is one, with its fields at the top."""
     choices: list[_ChunkChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
@@ -130,7 +132,12 @@ DONE = b"[DONE]"
 
 
 class BrokenAnswer(EngineFailed):
-    """The upstream's stream is no answer: it is malformed, reports an error or ends early."""
+    """The upstream's stream is no answer: it is malformed or reports an error."""
+
+    def __init__(self, message: str, report: bytes = b"") -> None:
+        """`report` is the chunk with the error that the upstream reports."""
+        super().__init__(message)
+        self.report = report
 
 
 class UpstreamAnswer:
@@ -190,8 +197,8 @@ class UpstreamAnswer:
             chunk = decode_reply(_decode, data)
         except msgspec.MsgspecError as error:
             raise BrokenAnswer(f"The upstream sent a chunk that is none: {error}") from None
-        if chunk.error is not None:
-            raise BrokenAnswer("The upstream reports an error within its answer")
+        if chunk.error is not None or chunk.object == "error":
+            raise BrokenAnswer("The upstream reports an error within its answer", data)
         return chunk
 
     def _mergeable(self, chunk: _Chunk) -> _ChunkChoice | None:

@@ -16,7 +16,14 @@ import msgspec
 
 from dragoman.core import logs
 from dragoman.core.capabilities import Capability, missing_need
-from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, UpstreamFailed, UpstreamUnavailable
+from dragoman.core.errors import (
+    BadRequest,
+    DragomanError,
+    EngineFailed,
+    ModelNotFound,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
@@ -24,7 +31,7 @@ from dragoman.engines.base import EngineStatistics, Probed, ProbeReport
 from dragoman.engines.reported_load import LoadReports
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
-from dragoman.engines.upstream.failures import error_of
+from dragoman.engines.upstream.failures import error_of, reported_error
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
@@ -167,25 +174,26 @@ class UpstreamEngine(Probed):
         try:
             async with self._client.stream(upstream_request) as stream:
                 while received := await stream.read():
-                    for event in answer.feed([each.data for each in received if each.data != DONE]):
+                    # Some servers keep streams alive by events without data.
+                    chunks = [data for each in received if (data := each.data.strip())]
+                    for event in answer.feed([data for data in chunks if data != DONE]):
                         stream.note_token()
                         if written is not None:
                             written.note(event)
                         yield event
+                    if answer.is_finished and DONE in chunks:
+                        stream.note_last_event()
         except TransportError as failure:
             if not answer.is_finished:  # Otherwise only the usage may be missing.
-                error = error_of(failure, has_output=answer.has_started)
-                if isinstance(error, EngineFailed):
-                    self._log_failure(str(failure), answer)
-                raise error from None
+                raise self._logged(error_of(failure, has_output=answer.has_started), str(failure), answer) from None
         except BrokenAnswer as failure:
-            self._log_failure(failure.message, answer)
-            raise _failure_of(answer, failure.message) from None
+            if not answer.is_finished:
+                raise self._logged(self._reported(failure, answer), failure.message, answer) from None
         finally:
             self._running -= 1
         if not answer.is_finished:
-            self._log_failure("the answer ended early", answer)
-            raise _failure_of(answer, "The upstream ended its answer early")
+            error = _failure_of(answer, "The upstream ended its answer early")
+            raise self._logged(error, "the answer ended early", answer)
         usage = answer.usage()
         if usage.source == "estimated" and written is not None:
             usage = await written.counted(request.prompt, usage)
@@ -248,8 +256,16 @@ class UpstreamEngine(Probed):
         except msgspec.MsgspecError:
             raise UpstreamUnavailable("The upstream's response is malformed") from None
 
-    def _log_failure(self, reason: str, answer: UpstreamAnswer) -> None:
-        _log.warning("upstream_failed", upstream=self._name, reason=reason, had_output=answer.has_started)
+    def _reported(self, failure: BrokenAnswer, answer: UpstreamAnswer) -> DragomanError:
+        if failure.report and not answer.has_started:
+            return reported_error(self._client.without_key(failure.report))
+        return _failure_of(answer, failure.message)
+
+    def _logged(self, error: DragomanError, reason: str, answer: UpstreamAnswer) -> DragomanError:
+        """Return the error. It is logged if it is the upstream's fault."""
+        if isinstance(error, EngineFailed):
+            _log.warning("upstream_failed", upstream=self._name, reason=reason, had_output=answer.has_started)
+        return error
 
     async def _keep_probing(self) -> None:
         while True:

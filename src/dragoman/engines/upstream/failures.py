@@ -13,12 +13,14 @@ from dragoman.core.errors import (
     UpstreamFailed,
     UpstreamUnavailable,
 )
+from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.transport_errors import (
     ConnectFailed,
     TransportError,
     UpstreamDisconnected,
     UpstreamStatus,
     UpstreamTimeout,
+    WrongContentType,
 )
 
 MAX_MESSAGE_CHARACTERS = 500
@@ -26,25 +28,39 @@ MAX_MESSAGE_CHARACTERS = 500
 
 _LIMITED = 429
 _UNAVAILABLE = 503
+_ERROR_STATUS = re.compile(r"[45]\d\d")
 
-_CONTEXT_LENGTH = re.compile(r"context length is (?:only )?(\d+)")
+_CONTEXT_LENGTH = re.compile(r"(?:context length(?: is| of)?(?: only)?|configured limit of) \(?(\d{1,15})\b")
+"""In the words of vLLM, SGLang and OpenAI."""
+
 _ENVELOPES = re.compile(r"^(?:litellm\.\w+: )+")
 """What LiteLLM, and a dragoman that speaks as it does, put before a message."""
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\b\d{1,15}\b")
 
 
 class _ErrorDetails(msgspec.Struct):
-    message: str = ""
+    message: str | None = None
+    code: Any = None
+    """A status, a text or null."""
     n_prompt_tokens: int | None = None
     """llama.cpp's server, of a prompt that is too long; with the next one."""
     n_ctx: int | None = None
 
 
 class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetails | str = ""
-    message: str = ""
+    error: _ErrorDetails | str | None = None
+    message: str | None = None
+    code: Any = None
     detail: Any = None
+
+    @property
+    def details(self) -> _ErrorDetails:
+        """What is said of the error, wherever it stands."""
+        return self.error if isinstance(self.error, _ErrorDetails) else _ErrorDetails(self.error, self.code)
+
+
+_decode = msgspec.json.Decoder(_ErrorBody).decode
 
 
 def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
@@ -53,12 +69,12 @@ def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
         fault: ReplicaFault = "timed_out" if isinstance(failure, UpstreamTimeout) else "failed"
         return UpstreamFailed("The upstream failed while it was answering", fault)
     match failure:
-        case UpstreamStatus(may_retry=False, failure=None):
+        case UpstreamStatus(refuses_request=True):
             return _refusal(failure.body)
-        case UpstreamStatus(status=status, retry_after=seconds) if status == _LIMITED:
-            return UpstreamUnavailable("The upstream is rate limited", "limited", seconds or 1.0)
         case UpstreamStatus(may_retry=False):
             return UpstreamFailed(f"The upstream answered with status {failure.status}, and not to try again")
+        case UpstreamStatus(status=status, retry_after=seconds) if status == _LIMITED:
+            return UpstreamUnavailable("The upstream is rate limited", "limited", seconds or 1.0)
         case UpstreamStatus(failure="configuration"):
             return UpstreamUnavailable("The upstream refuses access or knows no such model", "configuration")
         case UpstreamStatus(status=status, retry_after=seconds):
@@ -70,16 +86,30 @@ def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
             return UpstreamUnavailable("The upstream did not answer in time", "timed_out")
         case UpstreamDisconnected():
             return UpstreamUnavailable("The upstream closed the connection")
+        case WrongContentType():
+            return reported_error(failure.body)
     return UpstreamUnavailable("The upstream's response is malformed")
+
+
+def reported_error(report: bytes) -> DragomanError:
+    """Return the error that an upstream reports behind a status of success, before the first event of an answer."""
+    code = _parsed(report).details.code
+    if isinstance(code, int | str) and (status := _ERROR_STATUS.fullmatch(str(code))) is not None:
+        return error_of(UpstreamStatus(int(status[0]), report), has_output=False)
+    return UpstreamUnavailable("The upstream reports an error, or something else, instead of an answer")
+
+
+def _parsed(body: bytes) -> _ErrorBody:
+    try:
+        return decode_reply(_decode, body)
+    except msgspec.MsgspecError:
+        return _ErrorBody()
 
 
 def _refusal(body: bytes) -> BadRequest:
     """Return the upstream's reason for refusing a request: it has read the request, and nobody else can say more."""
-    try:
-        parsed = msgspec.json.decode(body, type=_ErrorBody)
-    except msgspec.MsgspecError:
-        parsed = _ErrorBody()
-    details = _ErrorDetails(parsed.error) if isinstance(parsed.error, str) else parsed.error
+    parsed = _parsed(body)
+    details = parsed.details
     if details.n_prompt_tokens is not None and details.n_ctx is not None:
         return ContextOverflow(details.n_prompt_tokens, details.n_ctx, "Shorten the prompt.")
     text = details.message or parsed.message or (parsed.detail if isinstance(parsed.detail, str) else "")

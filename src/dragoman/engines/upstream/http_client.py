@@ -51,6 +51,8 @@ class ReceivedStream:
 
     note_token: Callable[[], None]
     """Notes that the last event has a token: until the first one the limit is `first_token`, then the next."""
+    note_last_event: Callable[[], None]
+    """Notes that nothing is to follow but the end of the response."""
 
     def __init__(self, client: "UpstreamClient", request: UpstreamRequest) -> None:
         self._client = client
@@ -60,6 +62,7 @@ class ReceivedStream:
     async def __aenter__(self) -> Self:
         self._connection, self._timer = await self._client.begin(self._request, accept=_EVENT_STREAM)
         self.note_token = self._timer.note_token
+        self.note_last_event = self._timer.note_last_event
         try:
             await self._client.require_events(self._connection)
         except BaseException:
@@ -141,6 +144,10 @@ class UpstreamClient:
             return bytes(body)
         finally:
             self.end(connection, timer)
+
+    def without_key(self, received: bytes) -> bytes:
+        """Return what the upstream sent without its key."""
+        return received if self._key is None else received.replace(self._key.reveal().encode(), b"[key]")
 
     def close(self) -> None:
         """Close all connections at once, those in use included."""
@@ -256,15 +263,13 @@ class UpstreamClient:
         )
 
     async def _read_error(self, connection: Connection) -> bytes:
-        """Return the beginning of the body. The key is removed: some servers repeat one that they refuse."""
+        """Return the beginning of the body, without the key: some servers repeat one that they refuse."""
         body = bytearray()
         with contextlib.suppress(TimeoutError, TransportError):
             async with asyncio.timeout(MAX_ERROR_SECONDS):
                 while len(body) < MAX_ERROR_BYTES and (chunk := await connection.read()):
                     body += chunk
-        if self._key is not None:
-            body = body.replace(self._key.reveal().encode(), b"[key]")
-        return bytes(body[:MAX_ERROR_BYTES])
+        return self.without_key(bytes(body))[:MAX_ERROR_BYTES]
 
 
 def _reason(error: OSError) -> str:
@@ -284,7 +289,7 @@ def _retry_after(value: bytes) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds)) if math.isfinite(seconds) else None

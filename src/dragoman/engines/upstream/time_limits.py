@@ -7,6 +7,9 @@ import msgspec
 from dragoman.engines.upstream.connection import Connection
 from dragoman.engines.upstream.transport_errors import TimeLimit, UpstreamTimeout
 
+END_SECONDS = 1.0
+"""For the end of a response behind its last event. Without it, its connection cannot be used again."""
+
 
 class UpstreamTimeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Time limits in seconds."""
@@ -45,6 +48,11 @@ class ResponseTimer:
     def note_token(self) -> None:
         """Note that a token has arrived."""
         self._last_token_at = self._loop.time()
+
+    def note_last_event(self) -> None:
+        """Note that nothing is to follow but the end of the response."""
+        self._end_at = min(self._end_at, self._loop.time() + END_SECONDS)
+        self._check()
 
     def connect_seconds(self) -> float:
         """Return how long a connection may take now."""

@@ -70,7 +70,9 @@ class UpstreamStatus(TransportError):
         self.body = body
         self.retry_after = retry_after
         self.failure = _failure(status)
-        self.may_retry = should_retry is not False and status not in _WRONG_REQUEST
+        self.refuses_request = status in _WRONG_REQUEST
+        """Whether it says that the request is wrong, for every server."""
+        self.may_retry = should_retry is not False and not self.refuses_request
 
 
 class BrokenResponse(TransportError):
