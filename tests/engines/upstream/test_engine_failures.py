@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from dragoman.core.errors import (
@@ -9,11 +10,13 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     EngineFailed,
+    ModelNotFound,
     ReplicaFailed,
     UpstreamFailed,
     UpstreamUnavailable,
 )
 from dragoman.core.events import Delta, Finished, Started, Usage
+from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 from tests.support.scripted_upstream import (
     HEAD,
@@ -30,6 +33,7 @@ from tests.support.upstream_engines import (
     FINISH,
     HELLO_TOKENS,
     KEY,
+    REQUEST,
     USAGE,
     ModelServer,
     collect,
@@ -194,3 +198,27 @@ async def test_a_connection_that_stays_open_after_the_last_event_is_not_waited_f
     patient = UpstreamTimeouts(between_tokens=10 * TEST_TIMEOUT_SECONDS, first_token=10 * TEST_TIMEOUT_SECONDS)
     async with engine_of(ModelServer(completions=answer), timeouts=patient) as engine:
         assert (await collect(engine))[-1] == Usage(7, 2, 0, source="upstream")
+
+
+async def test_an_adapter_that_was_unloaded_is_no_fault_of_its_upstream() -> None:
+    models = {"data": [{"id": "m", "owned_by": "vllm"}, {"id": "gone", "owned_by": "vllm", "parent": "m"}]}
+    async with engine_of(ModelServer(models, completions=sending(response(404)))) as engine:
+        await engine.find_out()
+        assert [each.name for each in engine.adapters.list_adapters()] == ["m:gone"]
+        with pytest.raises(ModelNotFound):
+            await collect(engine, msgspec.structs.replace(REQUEST, adapter="m:gone"))
+        assert not engine.adapters.list_adapters()
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_a_model_that_only_chats_is_no_fault_of_its_upstream(*, is_listed: bool) -> None:
+    models = {"data": [{"id": "m" if is_listed else "other"}]}
+    request = GenerationRequest(model="m", prompt=TextPrompt("Once"))
+    async with engine_of(ModelServer(models, completions=sending(response(404))), kind="openai") as engine:
+        await engine.probe()
+        with pytest.raises(BadRequest if is_listed else UpstreamUnavailable) as caught:
+            await collect(engine, request)
+        with pytest.raises(UpstreamUnavailable):
+            await collect(engine)
+    if is_listed:
+        assert caught.value.message == "The model 'm' does not support text completions"

@@ -263,6 +263,20 @@ def test_a_wrong_configuration_ejects_at_once() -> None:
     assert health.state("a") == "ejected"
 
 
+def test_a_replica_that_has_answered_is_not_ejected_for_one_refusal_of_access_but_for_five_in_a_row() -> None:
+    health, clock = health_of("a")
+    health.begin("a").succeed()
+    fail(health, "a", "configuration", times=4)
+    health.begin("a").succeed()
+    fail(health, "a", "configuration", times=4)
+    assert health.state("a") == "closed"
+    fail(health, "a", "configuration", times=1)
+    assert health.state("a") == "ejected"
+    clock.advance(FIRST_EJECTION_SECONDS)
+    fail(health, "a", "configuration", times=1)
+    assert health.state("a") == "ejected"
+
+
 def test_a_draining_replica_gets_no_attempts_and_comes_back_slowly() -> None:
     health, clock = health_of("a")
     health.drain("a")

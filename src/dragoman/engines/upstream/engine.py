@@ -39,7 +39,7 @@ from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.request_body import request_body, request_path
 from dragoman.engines.upstream.served_adapters import UpstreamAdapters
 from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, WrittenTexts, estimate_tokens
-from dragoman.engines.upstream.transport_errors import TransportError
+from dragoman.engines.upstream.transport_errors import NOT_FOUND, TransportError, UpstreamStatus
 
 LOAD_SECONDS = 2.0
 """Between two looks at the metrics, while the choice between replicas asks for them."""
@@ -185,7 +185,7 @@ class UpstreamEngine(Probed):
                         stream.note_last_event()
         except TransportError as failure:
             if not answer.is_finished:  # Otherwise only the usage may be missing.
-                raise self._logged(error_of(failure, has_output=answer.has_started), str(failure), answer) from None
+                raise self._logged(self._error_of(failure, request, answer), str(failure), answer) from None
         except BrokenAnswer as failure:
             if not answer.is_finished:
                 raise self._logged(self._reported(failure, answer), failure.message, answer) from None
@@ -255,6 +255,20 @@ class UpstreamEngine(Probed):
             raise error_of(failure, has_output=False) from None
         except msgspec.MsgspecError:
             raise UpstreamUnavailable("The upstream's response is malformed") from None
+
+    def _error_of(self, failure: TransportError, request: GenerationRequest, answer: UpstreamAnswer) -> DragomanError:
+        """Return the error of a failed attempt. What only this request asks for in vain is no fault of the upstream."""
+        if isinstance(failure, UpstreamStatus) and failure.status == NOT_FOUND:
+            if request.adapter is not None:
+                self.adapters.forget(request.adapter)
+                return ModelNotFound(request.model)
+            if self._lists_model and not isinstance(request.prompt, ChatPrompt):
+                return BadRequest(f"The model '{request.model}' does not support text completions", "prompt")
+        return error_of(failure, has_output=answer.has_started)
+
+    @property
+    def _lists_model(self) -> bool:
+        return self._discovered is not None and not self._is_model_gone
 
     def _reported(self, failure: BrokenAnswer, answer: UpstreamAnswer) -> DragomanError:
         if failure.report and not answer.has_started:

@@ -40,6 +40,10 @@ class UpstreamAdapters:
             for name in names[:MAX_ADAPTERS]
         }
 
+    def forget(self, adapter: str) -> None:
+        """Note that the upstream does not know the adapter with this qualified name, until it lists it again."""
+        self._adapters.pop(adapter.removeprefix(self.prefix), None)
+
     def upstream_name(self, adapter: str) -> str | None:
         """Return what the upstream calls the adapter with this qualified name; None: it has none."""
         name = adapter.removeprefix(self.prefix)

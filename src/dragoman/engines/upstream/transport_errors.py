@@ -19,7 +19,9 @@ TimeLimit = Literal["connect", "first_token", "between_tokens", "total"]
 Failure = Literal["failed", "refused", "configuration"]
 """What an error says about an upstream's health: it did not do its work, nobody listens, or its settings are wrong."""
 
-_WRONG_CONFIGURATION = frozenset({401, 403, 404})
+NOT_FOUND = 404
+
+_WRONG_CONFIGURATION = frozenset({401, 403, NOT_FOUND})
 _WRONG_REQUEST = frozenset({400, 405, 409, 411, 413, 414, 415, 422})
 
 

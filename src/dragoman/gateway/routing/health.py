@@ -20,7 +20,7 @@ FIRST_EJECTION_SECONDS, MAX_EJECTION_SECONDS = 5.0, 300.0
 """An ejection is twice as long as the one before, unless the replica was closed for the longest time in between."""
 
 MAX_EJECTED_SHARE = 0.5
-"""Of the replicas, the half-open ones included. Refused connections and wrong configuration eject beyond it."""
+"""Of the replicas, the half-open ones included. Refused connections and refused access eject beyond it."""
 
 SUCCESSES_TO_CLOSE = 2
 
@@ -160,10 +160,12 @@ class DeploymentHealth:
     def fail(self, health: "_ReplicaHealth", failure: Failure, *, is_trial: bool) -> None:
         """Count a failure, and eject the replica if it is one too many."""
         health.count_failure()
+        # One that has answered may refuse what is in a request: a filter before it does that with 403.
+        is_certain = failure == "configuration" and not health.has_succeeded
         if (
-            failure == "configuration"
+            is_certain
             or is_trial
-            or (health.has_failed_too_often and (failure == "refused" or self._may_eject_one_more()))
+            or (health.has_failed_too_often and (failure != "failed" or self._may_eject_one_more()))
         ):
             health.eject()
 
@@ -181,6 +183,8 @@ class _ReplicaHealth:
         self._consecutive_failures = 0
         self._trial_successes = 0
         self._doublings = 0
+        self.has_succeeded = False
+        """Whether it has done what it should since it was added, or ejected last."""
         self._closed_at = -math.inf
         self.is_draining = False
         self.is_closed = True
@@ -211,6 +215,7 @@ class _ReplicaHealth:
         self._recent.add(second=1)
 
     def succeed(self, *, is_trial: bool, now: float) -> None:
+        self.has_succeeded = True
         self._consecutive_failures = 0
         self._recent.add(first=1)
         if is_trial:
@@ -230,6 +235,7 @@ class _ReplicaHealth:
         self.ejected_at = now
         self.ejected_until = now + seconds
         self.has_trial = False
+        self.has_succeeded = False
         self._trial_successes = 0
         self._consecutive_failures = 0
         self._recent.clear()
