@@ -16,20 +16,20 @@ from dragoman.core.errors import (
 from dragoman.core.events import Delta, Finished, Started, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.upstream.engine import (
-    FAILURES_TO_LEAVE,
-    SUCCESSES_TO_RETURN,
+    PROBES_PER_DISCOVERY,
     UNBOUNDED_ANSWER_TOKENS,
-    ProbedHealth,
     UpstreamEngine,
 )
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.engines.upstream.probed_health import FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN, ProbedHealth
 from tests.support.scripted_upstream import (
     HEAD,
     LAST_CHUNK,
     ScriptedRequest,
     ScriptedUpstream,
     hang_after,
+    response,
     running_upstream,
 )
 from tests.support.upstream_engines import (
@@ -184,6 +184,22 @@ async def test_an_upstream_that_does_not_answer_is_neither_waited_for_to_count_n
         assert not engine.ready
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_server_behind_a_proxy_that_passes_only_the_api_on_is_estimated_and_stays_ready(status: int) -> None:
+    hidden = sending(response(status))
+    async with engine_of(ModelServer(tokenize=hidden, health=hidden)) as engine:
+        for _ in range(PROBES_PER_DISCOVERY - 1):
+            await engine.probe()
+        assert engine.ready
+        assert "exact_token_counts" in engine.capabilities
+        assert await engine.count_tokens(HELLO) == HELLO_TOKENS
+        assert not engine.capabilities & {"exact_token_counts", "tokenize"}
+        with pytest.raises(BadRequest, match="does not convert tokens"):
+            await engine.tokenize(TextPrompt("abc"))
+        await engine.find_out()
+        assert "exact_token_counts" in engine.capabilities
+
+
 async def test_llama_servers_prompt_is_rendered_before_it_is_counted() -> None:
     server = ModelServer(
         apply_template=sending(document({"prompt": "<|user|>Hello"})), tokenize=sending(document({"tokens": [1] * 4}))
@@ -217,14 +233,14 @@ async def test_owners_are_told_apart_by_a_digest() -> None:
 
 
 async def test_an_operator_can_probe_between_two_probes() -> None:
-    async with engine_of(ModelServer()) as engine:
+    async with engine_of(ModelServer(health=sending(response(503)))) as engine:
         await engine.probe()
         listed = engine.last_probe
         await engine.probe()
         refused = engine.last_probe
     assert listed is not None
     assert refused is not None
-    assert (listed.is_well, listed.kind, refused.is_well) == (True, "vllm", False), "it has no path for its health"
+    assert (listed.is_well, listed.kind, refused.is_well) == (True, "vllm", False)
 
 
 def test_an_upstream_that_wavers_keeps_its_state() -> None:

@@ -34,12 +34,13 @@ from dragoman.engines.upstream.discovery import DiscoveredModel, discover
 from dragoman.engines.upstream.failures import error_of, reported_error
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
-from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind
+from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind, without_tokenizer
 from dragoman.engines.upstream.load_metrics import parse_load
+from dragoman.engines.upstream.probed_health import ProbedHealth
 from dragoman.engines.upstream.request_body import request_body, request_path
 from dragoman.engines.upstream.served_adapters import UpstreamAdapters
 from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, WrittenTexts, estimate_tokens
-from dragoman.engines.upstream.transport_errors import NOT_FOUND, TransportError, UpstreamStatus
+from dragoman.engines.upstream.transport_errors import MISSING_ROUTE, NOT_FOUND, TransportError, UpstreamStatus
 
 LOAD_SECONDS = 2.0
 """Between two looks at the metrics, while the choice between replicas asks for them."""
@@ -55,9 +56,6 @@ PROBE_JITTER = 0.2
 
 PROBES_PER_DISCOVERY = 6
 """The list of models is read with every so many probes; the others ask for the health only."""
-
-FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN = 3, 2
-"""Probes in a row after which an upstream is not ready, or ready again."""
 
 REPLY_SECONDS = 5.0
 
@@ -103,7 +101,7 @@ class UpstreamEngine(Probed):
         self._client = client
         self._model = model
         self._kind: UpstreamKind | None = None if kind is None else KINDS[kind]
-        self._is_kind_set = kind is not None
+        self._set_kind = kind
         self._tokenizer = tokenizer
         self.adapters = UpstreamAdapters(model if deployment is None else deployment)
         self._discovered: DiscoveredModel | None = None
@@ -145,13 +143,23 @@ class UpstreamEngine(Probed):
         return None if self._discovered is None else self._discovered.context_length
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        tokenizer = self._known_tokenizer()
         try:
             with self._translating_failures():
                 async with asyncio.timeout(self._reply_seconds):
-                    return await tokenizer.count(prompt)
+                    return await self._count_tokens(prompt)
         except TimeoutError:
             raise UpstreamUnavailable("The upstream did not count tokens in time", "timed_out") from None
+
+    async def _count_tokens(self, prompt: Prompt) -> int:
+        """Count by the upstream's route. An estimate if a proxy before it does not pass the route on."""
+        try:
+            return await self._known_tokenizer().count(prompt)
+        except UpstreamStatus as failure:
+            if failure.status not in MISSING_ROUTE or self._kind is None:
+                raise
+            _log.warning("upstream_counts_no_tokens", upstream=self._name, status=failure.status)
+            self._kind = without_tokenizer(self._kind)
+            return await self._known_tokenizer().count(prompt)
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         with self._translating_failures():
@@ -332,9 +340,14 @@ class UpstreamEngine(Probed):
 
     async def _ask_for_health(self) -> None:
         if self._kind is not None and self._discovered is not None and self._probes % PROBES_PER_DISCOVERY:
-            await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
-        else:
-            await self.find_out()
+            try:
+                await self._client.fetch(UpstreamRequest(path=self._kind.health_path))
+            except UpstreamStatus as failure:
+                if failure.status not in MISSING_ROUTE:
+                    raise
+            else:
+                return
+        await self.find_out()
 
     async def find_out(self) -> None:
         """Ask what the upstream is and serves. Raises TransportError, and MsgspecError for a malformed reply."""
@@ -344,29 +357,7 @@ class UpstreamEngine(Probed):
         self._discovered = found or self._discovered
         self.adapters.update(discovered.adapters_of(self._model))
         self._listed = tuple(model.name for model in discovered.models)
-        if not self._is_kind_set:
-            self._kind = KINDS[discovered.kind]
-
-
-class ProbedHealth:
-    """Whether an upstream is ready, by its probes: one that wavers keeps its state."""
-
-    def __init__(self) -> None:
-        self.is_ready = False
-        self._differing = 0
-        """Probes in a row whose result differs from the state."""
-        self._was_probed = False
-
-    def note(self, *, is_well: bool) -> bool:
-        """Note the result of a probe, and return whether the state has changed. The first probe decides alone."""
-        self._differing = 0 if is_well == self.is_ready else self._differing + 1
-        needed = 1 if not self._was_probed else SUCCESSES_TO_RETURN if is_well else FAILURES_TO_LEAVE
-        self._was_probed = True
-        if self._differing < needed:
-            return False
-        self.is_ready = is_well
-        self._differing = 0
-        return True
+        self._kind = KINDS[self._set_kind or discovered.kind]
 
 
 @functools.cache

@@ -200,3 +200,9 @@ KINDS: Mapping[KindName, UpstreamKind] = {kind.name: kind for kind in _KINDS}
 
 ANY_CAPABILITY = _OPENAI_CAPABILITIES.union(*(kind.capabilities for kind in _KINDS)) - {"exact_token_counts", "hedging"}
 """What a server of unknown kind may be able to do."""
+
+
+def without_tokenizer(kind: UpstreamKind) -> UpstreamKind:
+    """Return the kind of a server whose routes that convert text cannot be reached."""
+    capabilities = kind.capabilities - {"exact_token_counts", "tokenize"}
+    return msgspec.structs.replace(kind, tokenize=None, capabilities=capabilities)

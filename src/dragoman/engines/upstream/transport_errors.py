@@ -21,6 +21,9 @@ Failure = Literal["failed", "refused", "configuration"]
 
 NOT_FOUND = 404
 
+MISSING_ROUTE = frozenset({NOT_FOUND, 405, 501})
+"""Statuses of a route that a server does not have, or a proxy before it does not pass on."""
+
 _WRONG_CONFIGURATION = frozenset({401, 403, NOT_FOUND})
 _WRONG_REQUEST = frozenset({400, 405, 409, 411, 413, 414, 415, 422})
 
