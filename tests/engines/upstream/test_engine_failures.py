@@ -16,7 +16,7 @@ from dragoman.core.errors import (
     UpstreamUnavailable,
 )
 from dragoman.core.events import Delta, Finished, Started, Usage
-from dragoman.core.request import GenerationRequest, TextPrompt
+from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 from tests.support.scripted_upstream import (
     HEAD,
@@ -222,3 +222,34 @@ async def test_a_model_that_only_chats_is_no_fault_of_its_upstream(*, is_listed:
             await collect(engine)
     if is_listed:
         assert caught.value.message == "The model 'm' does not support text completions"
+
+
+def unsupported(parameter: str, code: str = "unsupported_parameter") -> bytes:
+    message = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    return response(400, json.dumps({"error": {"message": message, "param": parameter, "code": code}}).encode())
+
+
+async def test_a_model_that_takes_the_other_limit_of_tokens_is_asked_again_with_it_and_remembered() -> None:
+    async def answer(request: ScriptedRequest) -> object:
+        refusal = unsupported("max_tokens") if "max_tokens" in json.loads(request.body) else b""
+        return await sending(refusal or HEAD + text_chunk("Hi") + FINISH + USAGE + DONE + LAST_CHUNK)(request)
+
+    request = msgspec.structs.replace(REQUEST, sampling=SamplingParams(max_tokens=5))
+    server = ModelServer(completions=answer)
+    async with engine_of(server, kind="openai") as engine:
+        for _ in range(2):
+            assert (await collect(engine, request))[-1] == Usage(7, 2, 0, source="upstream")
+            await engine.find_out()
+    limits = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in server.bodies]
+    assert limits == [(5, None), (None, 5), (None, 5)]
+
+
+@pytest.mark.parametrize("refusal", [unsupported("messages"), unsupported("max_tokens", "integer_above_max_value")])
+async def test_no_words_of_a_client_change_the_limit_of_tokens(refusal: bytes) -> None:
+    request = msgspec.structs.replace(REQUEST, sampling=SamplingParams(max_tokens=5))
+    server = ModelServer(completions=sending(refusal))
+    async with engine_of(server, kind="openai") as engine:
+        for _ in range(2):
+            with pytest.raises(BadRequest):
+                await collect(engine, request)
+    assert [body["max_tokens"] for body in server.bodies] == [5, 5]

@@ -31,8 +31,8 @@ from dragoman.engines.base import EngineStatistics, Probed, ProbeReport
 from dragoman.engines.reported_load import LoadReports
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
 from dragoman.engines.upstream.discovery import DiscoveredModel, discover
-from dragoman.engines.upstream.failures import error_of, reported_error
-from dragoman.engines.upstream.http_client import UpstreamClient
+from dragoman.engines.upstream.failures import error_of, reported_error, requires_completion_limit
+from dragoman.engines.upstream.http_client import ReceivedStream, UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind, without_tokenizer
 from dragoman.engines.upstream.load_metrics import parse_load
@@ -111,6 +111,8 @@ class UpstreamEngine(Probed):
         self._is_model_gone = False
         """Whether the upstream had listed its model, and does not any more."""
         self._probes = 0
+        self._takes_completion_limit = False
+        """Whether the model refuses `max_tokens` in conversations, as OpenAI's newer ones do."""
         self._running = 0
         self.load_reports = LoadReports(MAX_LOAD_AGE_SECONDS)
         """What the upstream reports of the load by others."""
@@ -180,7 +182,8 @@ class UpstreamEngine(Probed):
         written = None if self._tokenizer is None else WrittenTexts(self._tokenizer)
         self._running += 1
         try:
-            async with self._client.stream(upstream_request) as stream:
+            async with contextlib.AsyncExitStack() as stack:
+                stream = await self._begin_stream(stack, request, upstream_request)
                 while received := await stream.read():
                     # Some servers keep streams alive by events without data.
                     chunks = [data for each in received if (data := each.data.strip())]
@@ -207,9 +210,23 @@ class UpstreamEngine(Probed):
             usage = await written.counted(request.prompt, usage)
         yield usage
 
+    async def _begin_stream(
+        self, stack: contextlib.AsyncExitStack, request: GenerationRequest, upstream_request: UpstreamRequest
+    ) -> ReceivedStream:
+        """Send the request, and once more if the model takes another limit of tokens. Raises TransportError."""
+        try:
+            return await stack.enter_async_context(self._client.stream(upstream_request))
+        except UpstreamStatus as failure:
+            if self._takes_completion_limit or not requires_completion_limit(failure):
+                raise
+            self._takes_completion_limit = True
+            return await stack.enter_async_context(self._client.stream(await self._translated(request)))
+
     async def _translated(self, request: GenerationRequest) -> UpstreamRequest:
         """Return the request in the upstream's form. Raises core.errors."""
         kind = self._kind or await self._find_able_kind(request)
+        if self._takes_completion_limit:
+            kind = msgspec.structs.replace(kind, max_tokens_field="max_completion_tokens")
         model = self._model
         if request.adapter is not None:
             model = self._adapter_name(request.adapter, request.model, kind)

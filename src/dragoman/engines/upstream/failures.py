@@ -43,6 +43,7 @@ class _ErrorDetails(msgspec.Struct):
     message: str | None = None
     code: Any = None
     """A status, a text or null."""
+    param: Any = None
     n_prompt_tokens: int | None = None
     """llama.cpp's server, of a prompt that is too long; with the next one."""
     n_ctx: int | None = None
@@ -97,6 +98,17 @@ def reported_error(report: bytes) -> DragomanError:
     if isinstance(code, int | str) and (status := _ERROR_STATUS.fullmatch(str(code))) is not None:
         return error_of(UpstreamStatus(int(status[0]), report), has_output=False)
     return UpstreamUnavailable("The upstream reports an error, or something else, instead of an answer")
+
+
+def requires_completion_limit(failure: UpstreamStatus) -> bool:
+    """Whether OpenAI says that the model takes `max_completion_tokens` and not `max_tokens`.
+
+    Its words are not looked at: they may repeat those of a client.
+    """
+    if not failure.refuses_request:
+        return False
+    details = _parsed(failure.body).details
+    return (details.param, details.code) == ("max_tokens", "unsupported_parameter")
 
 
 def _parsed(body: bytes) -> _ErrorBody:
