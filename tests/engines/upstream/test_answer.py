@@ -319,3 +319,23 @@ def test_no_choices_may_be_written_as_null() -> None:
     )
     assert received[-1] == Finished(0, "stop")
     assert answer.usage() == Usage(7, 2, 0, source="upstream")
+
+
+@pytest.mark.parametrize(
+    ("usage", "completion", "reasoning"),
+    [
+        ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, 103, 94),
+        ({"prompt_tokens": 21, "completion_tokens": 0, "total_tokens": 81}, 60, 60),
+        ({"prompt_tokens": 32, "completion_tokens": 103, "total_tokens": 135}, 103, 94),
+        ({"prompt_tokens": 32, "completion_tokens": 103, "total_tokens": 999}, 103, 94),
+        ({"prompt_tokens": 32, "completion_tokens": 103}, 103, 94),
+    ],
+)
+def test_reasoning_that_the_upstream_counts_beside_the_answer_belongs_to_it(
+    usage: dict[str, int], completion: int, reasoning: int
+) -> None:
+    _, answer = events(
+        chat({"content": "Hi"}, finish_reason="stop"),
+        {"choices": [], "usage": {**usage, "completion_tokens_details": {"reasoning_tokens": reasoning}}},
+    )
+    assert answer.usage() == Usage(usage["prompt_tokens"], completion, 0, reasoning, source="upstream")

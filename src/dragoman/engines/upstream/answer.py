@@ -104,6 +104,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -251,7 +252,7 @@ class UpstreamAnswer:
 
     def _believed_completion(self, usage: _Usage) -> int | None:
         """Return the tokens of the answer. None: the upstream has not counted them. Some write 0 until the end."""
-        count = usage.completion_tokens
+        count = _completion_of(usage)
         return count if count or not self._counted else None
 
     def _prompt_of(self, usage: _Usage | None) -> tuple[int, int]:
@@ -305,6 +306,15 @@ class UpstreamAnswer:
         elif tokens:
             deltas[0] = msgspec.structs.replace(deltas[0], unidentified_tokens=tokens)
         return deltas
+
+
+def _completion_of(usage: _Usage) -> int | None:
+    """Return the tokens of the answer with its reasoning, which xAI and Gemini count beside it and not in it."""
+    completion, details = usage.completion_tokens, usage.completion_tokens_details
+    reasoning = 0 if details is None else details.reasoning_tokens or 0
+    if completion is None or usage.total_tokens != (usage.prompt_tokens or 0) + completion + reasoning:
+        return completion
+    return completion + reasoning
 
 
 def _part(count: int | None, whole: int) -> int:
