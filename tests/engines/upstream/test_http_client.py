@@ -1,7 +1,10 @@
 """The client against servers that do what upstreams do. conftest.py runs these tests on both event loops."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -262,3 +265,37 @@ async def test_closing_the_client_fails_what_is_under_way() -> None:
         client.close()
         assert isinstance(await task, UpstreamDisconnected)
         assert client.open_connections == 0
+
+
+@contextlib.contextmanager
+def silent_address(port: int) -> Iterator[str]:
+    """Yield an address at whose port connections are neither accepted nor refused: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        yield "127.0.0.2"
+
+
+@pytest.mark.parametrize("first", ["silent", "refusing"])
+async def test_a_host_is_reached_at_its_other_address_when_the_first_is_gone(first: str) -> None:
+    upstream = ScriptedUpstream(sends(HEAD, event(b"1"), LAST_CHUNK))
+    async with running_upstream(upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        port = UpstreamAddress.parse(url).port
+        with silent_address(port) as silent:
+
+            async def resolve(host: str, _port: int) -> Sequence[str]:
+                assert host == "gpu.example"
+                return [silent if first == "silent" else "127.0.0.3", "127.0.0.1"]
+
+            address = UpstreamAddress("http", "gpu.example", port, "")
+            client = UpstreamClient(address, timeouts=UpstreamTimeouts(connect=0.5), resolve=resolve)
+            try:
+                assert await received(client) == [b"1"]
+            finally:
+                client.close()
+    assert f"host: gpu.example:{port}".encode() in upstream.requests[0].head

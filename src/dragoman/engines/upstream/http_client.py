@@ -6,13 +6,14 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
 from dragoman.core.secret_text import SecretText
+from dragoman.engines.upstream.connecting import Resolve, connect_to_any, resolve_by_system
 from dragoman.engines.upstream.connection import Connection
 from dragoman.engines.upstream.event_stream import MAX_EVENT_BYTES, EventStreamParser, ReceivedEvent
 from dragoman.engines.upstream.http_request import RequestSerializer, UpstreamAddress, UpstreamRequest
@@ -96,6 +97,7 @@ class UpstreamClient:
         max_connections: int = MAX_CONNECTIONS,
         tls: ssl.SSLContext | None = None,
         idle_seconds: float = IDLE_SECONDS,
+        resolve: Resolve = resolve_by_system,
     ) -> None:
         """`key_header`: `authorization`, with `Bearer`, or another header for the key alone.
 
@@ -110,6 +112,7 @@ class UpstreamClient:
         self._places = asyncio.Semaphore(max_connections)
         self._connections: set[Connection] = set()
         self._idle_seconds = idle_seconds
+        self._resolve = resolve
         self._idle: dict[Connection, float] = {}
         """Since when, in the event loop's time; the longest first."""
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -201,19 +204,30 @@ class UpstreamClient:
             raise UpstreamTimeout("connect") from None
 
     async def _connect(self, timer: ResponseTimer) -> Connection:
-        loop, address = asyncio.get_running_loop(), self._address
-        connection = Connection(self._forget)
+        seconds, address = timer.connect_seconds(), self._address
         try:
-            async with asyncio.timeout(timer.connect_seconds()):
+            async with asyncio.timeout(seconds):
                 if address.scheme == "unix":
-                    await loop.create_unix_connection(lambda: connection, address.path)
+                    addresses: Sequence[str] = [address.path]
                 else:
-                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
+                    addresses = await self._resolve(address.host, address.port)
+                connection = await connect_to_any(addresses, self._connect_to, seconds)
         except TimeoutError:
             raise UpstreamTimeout("connect") from None
         except OSError as error:
             raise ConnectFailed(_reason(error)) from None
         self._connections.add(connection)
+        return connection
+
+    async def _connect_to(self, address: str) -> Connection:
+        loop, connection = asyncio.get_running_loop(), Connection(self._forget)
+        if self._address.scheme == "unix":
+            await loop.create_unix_connection(lambda: connection, address)
+            return connection
+        name = None if self._tls is None else self._address.host
+        await loop.create_connection(
+            lambda: connection, address, self._address.port, ssl=self._tls, server_hostname=name
+        )
         return connection
 
     async def _send(self, connection: Connection, message: bytes, timer: ResponseTimer) -> None:
