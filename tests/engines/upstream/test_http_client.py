@@ -79,6 +79,7 @@ async def test_a_request_has_our_headers_and_no_others() -> None:
         "POST /v1/x HTTP/1.1",
         f"host: 127.0.0.1:{port}",
         f"user-agent: dragoman/{__version__}",
+        "accept-encoding: identity",
         f"authorization: Bearer {KEY}",
         "accept: text/event-stream",
         "x-request-id: abc",

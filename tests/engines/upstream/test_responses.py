@@ -115,6 +115,20 @@ async def test_a_compressed_body_is_broken() -> None:
         assert isinstance(await failure(client), BrokenResponse)
 
 
+async def test_a_compressed_error_has_its_status_still() -> None:
+    compressed = response(429, b"\x1f\x8b", "content-encoding: gzip", "retry-after: 7")
+    async with connected(ScriptedUpstream(sends(compressed))) as client:
+        error = await failure(client)
+    assert isinstance(error, UpstreamStatus)
+    assert (error.status, error.retry_after) == (429, 7)
+
+
+async def test_a_body_may_be_said_not_to_be_compressed() -> None:
+    plain = response(200, b"data: 1\n\n", "content-type: text/event-stream", "content-encoding: Identity")
+    async with connected(ScriptedUpstream(sends(plain))) as client:
+        assert await received(client) == [b"1"]
+
+
 async def test_a_large_body_that_was_not_read_does_not_block_the_next_response() -> None:
     body = b"x" * (2 * MAX_UNREAD_BYTES)
     encoded = response(200, body, "content-encoding: gzip")

@@ -179,10 +179,10 @@ class UpstreamClient:
                     raise
                 connection = await self._connect(timer)
                 await self._send(connection, message, timer)
-            if b"content-encoding" in connection.headers:
-                raise BrokenResponse("the body of the response is compressed, which was not asked for")
             if connection.status // 100 != 2:
                 raise await self._status_error(connection)
+            if connection.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+                raise BrokenResponse("the body of the response is compressed, which was not asked for")
         except BaseException:
             self.end(connection, timer)
             raise

@@ -100,7 +100,11 @@ class RequestSerializer:
     def __init__(self, address: UpstreamAddress, key: SecretText | None, key_header: str) -> None:
         """Raises ValueError, without the key, if it cannot be sent in a header."""
         self._root_path = address.root_path
-        common = [f"host: {address.authority}", f"user-agent: dragoman/{__version__}"]
+        common = [
+            f"host: {address.authority}",
+            f"user-agent: dragoman/{__version__}",
+            "accept-encoding: identity",  # Without it, any encoding is acceptable (RFC 9110, 12.5.3).
+        ]
         if key is not None:
             text = key.reveal()
             if not _HEADER_VALUE.fullmatch(text):
