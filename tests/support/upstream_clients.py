@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.secret_text import SecretText
-from dragoman.engines.upstream.http_client import IDLE_SECONDS, UpstreamClient
+from dragoman.engines.upstream.http_client import CROSSING_SECONDS, IDLE_SECONDS, UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 from dragoman.engines.upstream.transport_errors import (
@@ -31,6 +31,7 @@ async def connected(
     timeouts: UpstreamTimeouts | None = None,
     max_connections: int = 10,
     idle_seconds: float = IDLE_SECONDS,
+    crossing_seconds: float = CROSSING_SECONDS,
 ) -> AsyncGenerator[UpstreamClient]:
     async with running_upstream(upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
         client = UpstreamClient(
@@ -39,6 +40,7 @@ async def connected(
             timeouts=timeouts,
             max_connections=max_connections,
             idle_seconds=idle_seconds,
+            crossing_seconds=crossing_seconds,
         )
         try:
             yield client

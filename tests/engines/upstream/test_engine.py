@@ -22,6 +22,7 @@ from dragoman.engines.upstream.engine import (
 )
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
+from dragoman.engines.upstream.kinds import KindName
 from dragoman.engines.upstream.probed_health import FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN, ProbedHealth
 from tests.support.scripted_upstream import (
     HEAD,
@@ -128,7 +129,9 @@ async def test_closing_the_answer_closes_the_upstreams_connection() -> None:
     ],
 )
 async def test_the_kind_is_found_from_the_list_of_models(entry: dict[str, Any], kind: str) -> None:
-    server = ModelServer({"data": [{"id": "m", **entry}]}, completions=sending(HEAD, FINISH, LAST_CHUNK))
+    tokens = sending(document({"tokens": [1]}))
+    answer = sending(HEAD, FINISH, LAST_CHUNK)
+    server = ModelServer({"data": [{"id": "m", **entry}]}, completions=answer, tokenize=tokens)
     request = msgspec.json.decode(
         b'{"model":"m","prompt":{"type":"text","text":"a"},"answer_format":{"type":"regex","pattern":"a"}}',
         type=GenerationRequest,
@@ -138,7 +141,7 @@ async def test_the_kind_is_found_from_the_list_of_models(entry: dict[str, Any], 
         await collect(engine, request)
         assert ("bad_words" in engine.capabilities) == (entry["owned_by"] == "vllm")
         assert (engine.context_length, engine.ready) == (64, True)
-    assert kind in server.bodies[0]
+    assert kind in server.bodies[-1]
 
 
 async def test_what_a_kind_turns_out_not_to_do_is_refused_by_name() -> None:
@@ -219,6 +222,19 @@ async def test_a_text_is_always_bounded(prompt: Any, max_tokens: int | None, sen
     async with engine_of(server) as engine:
         await collect(engine, request)
     assert server.bodies[0].get("max_tokens") == sent
+
+
+@pytest.mark.parametrize(("kind", "max_tokens"), [("vllm", 70), ("openai", 1)])
+async def test_a_text_without_a_limit_may_fill_the_context_where_its_tokens_can_be_counted(
+    kind: KindName, max_tokens: int
+) -> None:
+    tokens = sending(document({"tokens": [1] * 30}))
+    server = ModelServer(completions=sending(HEAD, FINISH, LAST_CHUNK), tokenize=tokens)
+    async with engine_of(server, kind) as engine:
+        await engine.find_out()
+        assert engine.context_length == 100
+        await collect(engine, GenerationRequest(model="m", prompt=TextPrompt("word " * 80)))
+    assert server.bodies[-1]["max_tokens"] == max_tokens
 
 
 async def test_owners_are_told_apart_by_a_digest() -> None:

@@ -177,6 +177,14 @@ async def test_a_request_that_crosses_the_closing_of_an_idle_connection_is_sent_
     assert (len(upstream.requests), upstream.connections) == (5, 3)
 
 
+async def test_a_request_that_was_lost_later_than_a_closing_takes_is_not_sent_again() -> None:
+    upstream = ScriptedUpstream(sends(HEAD, LAST_CHUNK), sends(close=True))
+    async with connected(upstream, crossing_seconds=0) as client:
+        await received(client)
+        assert isinstance(await failure(client), UpstreamDisconnected)
+    assert len(upstream.requests) == 2
+
+
 async def test_a_request_is_not_sent_again_after_a_byte_of_its_response() -> None:
     upstream = ScriptedUpstream(sends(HEAD, LAST_CHUNK), sends(b"HTTP/1.1", close=True))
     async with connected(upstream) as client:

@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
         """When bytes arrived last, in the event loop's time."""
         self._loop = asyncio.get_running_loop()
         self._on_close = on_close
+        self._sent_at = 0.0
         self._transport: asyncio.Transport | None = None
         self._begin_exchange()
 
@@ -58,6 +59,11 @@ class Connection(asyncio.Protocol):
         return self.is_complete and self._keeps_alive and not self.is_closed and not self._is_paused
 
     @property
+    def sent_ago(self) -> float:
+        """The seconds since a request was sent last."""
+        return self._loop.time() - self._sent_at
+
+    @property
     def waits_for_reader(self) -> bool:
         """Whether a part of the body has arrived and its reader is busy with something else."""
         return bool(self._chunks) and self._waiter is None
@@ -66,6 +72,7 @@ class Connection(asyncio.Protocol):
         """Send a request, head and body. The exchange before must be over."""
         self.is_reused = self.is_complete
         self._begin_exchange()
+        self._sent_at = self._loop.time()
         if self._transport is None or self.is_closed:
             self._fail(UpstreamDisconnected("the connection was closed while it was idle", has_response=False))
         else:

@@ -7,7 +7,6 @@ failures told apart from long answers.
 import asyncio
 import contextlib
 import functools
-import hashlib
 import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -37,7 +36,7 @@ from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_
 from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind, without_tokenizer
 from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.probed_health import ProbedHealth
-from dragoman.engines.upstream.request_body import request_body, request_path
+from dragoman.engines.upstream.request_body import prefix_salt, request_body, request_path
 from dragoman.engines.upstream.served_adapters import UpstreamAdapters
 from dragoman.engines.upstream.token_counts import KnownTokens, UpstreamTokenizer, WrittenTexts, estimate_tokens
 from dragoman.engines.upstream.transport_errors import MISSING_ROUTE, NOT_FOUND, TransportError, UpstreamStatus
@@ -64,8 +63,6 @@ UNBOUNDED_ANSWER_TOKENS = 4096
 
 METRICS_PATH = "/metrics"
 MAX_METRICS_BYTES = 4 * 1024 * 1024
-
-_SALT_BYTES = 16
 
 _log = logs.get_logger(__name__)
 
@@ -230,7 +227,9 @@ class UpstreamEngine(Probed):
         model = self._model
         if request.adapter is not None:
             model = self._adapter_name(request.adapter, request.model, kind)
-        body = request_body(request, kind, model=model, max_tokens=self._max_tokens(request), salt=_salt(request))
+        body = request_body(
+            request, kind, model=model, max_tokens=await self._max_tokens(request), salt=prefix_salt(request)
+        )
         headers = identifying_headers(request.request_id, request.trace)
         return UpstreamRequest(path=request_path(request), body=msgspec.json.encode(body), headers=headers)
 
@@ -255,13 +254,18 @@ class UpstreamEngine(Probed):
             raise BadRequest(f"The model '{request.model}' does not support {need.description}", need.parameter)
         return kind
 
-    def _max_tokens(self, request: GenerationRequest) -> int | None:
+    async def _max_tokens(self, request: GenerationRequest) -> int | None:
         """Return the bound to send. A conversation without one may fill the context."""
         if request.sampling.max_tokens is not None or isinstance(request.prompt, ChatPrompt):
             return request.sampling.max_tokens
         if self.context_length is None:
             return UNBOUNDED_ANSWER_TOKENS
-        return max(1, min(UNBOUNDED_ANSWER_TOKENS, self.context_length - estimate_tokens(request.prompt)))
+        prompt_tokens = estimate_tokens(request.prompt)
+        if (
+            prompt_tokens + UNBOUNDED_ANSWER_TOKENS > self.context_length
+        ):  # An estimate is too much rather than too little.
+            prompt_tokens = await self.count_tokens(request.prompt)
+        return max(1, min(UNBOUNDED_ANSWER_TOKENS, self.context_length - prompt_tokens))
 
     def _converting_tokenizer(self) -> UpstreamTokenizer:
         tokenizer = self._known_tokenizer()
@@ -390,10 +394,3 @@ def _varied(seconds: float) -> float:
 
 def _failure_of(answer: UpstreamAnswer, message: str) -> UpstreamFailed:
     return UpstreamFailed(message) if answer.has_started else UpstreamUnavailable(message)
-
-
-def _salt(request: GenerationRequest) -> str:
-    """Return what keeps the prefixes of owners apart: a digest, which tells the upstream nothing about the owner."""
-    if not request.owner and not request.cache_salt:
-        return ""
-    return hashlib.blake2b(f"{request.owner}\0{request.cache_salt}".encode(), digest_size=_SALT_BYTES).hexdigest()

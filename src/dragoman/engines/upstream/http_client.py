@@ -44,6 +44,9 @@ MAX_ERROR_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 """After this time, an idle connection is closed."""
 
+CROSSING_SECONDS = 1.0
+"""In which a request may meet an upstream that is closing its connection. One that is lost later was being answered."""
+
 MAX_RETRY_AFTER_SECONDS = 3_600.0
 
 
@@ -97,6 +100,7 @@ class UpstreamClient:
         max_connections: int = MAX_CONNECTIONS,
         tls: ssl.SSLContext | None = None,
         idle_seconds: float = IDLE_SECONDS,
+        crossing_seconds: float = CROSSING_SECONDS,
         resolve: Resolve = resolve_by_system,
     ) -> None:
         """`key_header`: `authorization`, with `Bearer`, or another header for the key alone.
@@ -112,6 +116,7 @@ class UpstreamClient:
         self._places = asyncio.Semaphore(max_connections)
         self._connections: set[Connection] = set()
         self._idle_seconds = idle_seconds
+        self._crossing_seconds = crossing_seconds
         self._resolve = resolve
         self._idle: dict[Connection, float] = {}
         """Since when, in the event loop's time; the longest first."""
@@ -175,7 +180,8 @@ class UpstreamClient:
                 await self._send(connection, message, timer)
             except UpstreamDisconnected as error:
                 # An upstream that closes an idle connection has not read a request that crosses the closing.
-                if error.has_response or not connection.is_reused:
+                is_crossing = connection.sent_ago < self._crossing_seconds
+                if error.has_response or not connection.is_reused or not is_crossing:
                     raise
                 connection = await self._connect(timer)
                 await self._send(connection, message, timer)

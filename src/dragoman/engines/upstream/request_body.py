@@ -1,6 +1,7 @@
 """Translate a request to the body that an upstream of a kind takes: OpenAI's routes, with the kind's own fields."""
 
 import functools
+import hashlib
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -29,6 +30,7 @@ TEXT_PATH = "/v1/completions"
 Body = dict[str, Any]
 
 _OFF = SamplingParams()
+_SALT_BYTES = 16
 
 
 def request_path(request: GenerationRequest) -> str:
@@ -175,3 +177,10 @@ def _format_fields(request: GenerationRequest, kind: UpstreamKind) -> Body:
             if kind.pattern_field == "structured_outputs":
                 return {"structured_outputs": {"grammar": grammar}}
             return {"ebnf" if kind.pattern_field == "regex" else "grammar": grammar}
+
+
+def prefix_salt(request: GenerationRequest) -> str:
+    """Return what keeps the prefixes of owners apart: a digest, which tells the upstream nothing about the owner."""
+    if not request.owner and not request.cache_salt:
+        return ""
+    return hashlib.blake2b(f"{request.owner}\0{request.cache_salt}".encode(), digest_size=_SALT_BYTES).hexdigest()
