@@ -18,6 +18,7 @@ from tests.support.scripted_engine import Script, ScriptedEngine
 
 LOST = ReplicaFailed("The connection was lost")
 REFUSED = ReplicaFailed("Nobody listens", "refused")
+LATE = ReplicaFailed("The upstream did not answer in time", "timed_out")
 UNAUTHORIZED = ReplicaFailed("The upstream refuses access", "configuration")
 
 
@@ -29,7 +30,7 @@ def idle(routed: Routed) -> bool:
     return not any(map(any, routed.in_flight())) and not routed.router.leases.waiting
 
 
-@pytest.mark.parametrize("error", [LOST, REFUSED, UNAUTHORIZED, limited(30.0), Overloaded("Too many wait", 3)])
+@pytest.mark.parametrize("error", [LOST, REFUSED, LATE, UNAUTHORIZED, limited(30.0), Overloaded("Too many wait", 3)])
 async def test_what_one_replica_cannot_do_another_is_asked_for_at_once(error: DragomanError) -> None:
     first, second = ScriptedEngine([error]), ScriptedEngine(ANSWER)
     routed = Routed(first, second)
@@ -42,6 +43,18 @@ async def test_a_replica_that_was_tried_is_tried_again_only_if_no_other_is_left(
     engines = [ScriptedEngine([LOST], ANSWER), ScriptedEngine([LOST])]
     assert await Routed(*engines).answer() == ANSWER
     assert [engine.attempts for engine in engines] == [2, 1]
+
+
+async def test_a_time_limit_is_not_waited_for_again_at_a_replica_that_was_tried() -> None:
+    only = ScriptedEngine([LATE], ANSWER)
+    routed = Routed(only)
+    with pytest.raises(ReplicaFailed, match="in time"):
+        await routed.answer()
+    first, second = ScriptedEngine([LATE], ANSWER), ScriptedEngine([LATE], ANSWER)
+    with pytest.raises(ReplicaFailed, match="in time"):
+        await Routed(first, second).answer()
+    assert [engine.attempts for engine in (only, first, second)] == [1, 1, 1]
+    assert idle(routed)
 
 
 async def test_a_rate_limited_only_replica_is_waited_for_and_not_ejected() -> None:

@@ -263,8 +263,9 @@ class RoutedAttempts:
     def _may_repeat(self, error: DragomanError) -> bool:
         if self._has_output or self.count >= self._max_attempts:
             return False
-        if isinstance(error, Overloaded):
-            # Only another replica may be less loaded.
+        is_late = isinstance(error, ReplicaFailed) and error.fault == "timed_out"
+        if is_late or isinstance(error, Overloaded):
+            # Only another replica may be less loaded, or quicker: the same one would begin anew, and be paid for it.
             return self._router.has_other(self._able(), self._tried) and self._router.budget.try_spend()
         return isinstance(error, ReplicaFailed) and self._router.budget.try_spend()
 
