@@ -92,8 +92,17 @@ def test_a_report_is_read_until_it_is_old_and_wanted_while_somebody_reads() -> N
     assert not reports.are_wanted()
 
 
+ENDLESS = b"llamacpp:requests_processing 1e308\nllamacpp:requests_deferred 1e308\n"
+
+
 @pytest.mark.parametrize(
-    ("reply", "is_there"), [(response(200, LLAMA_SERVER), True), (response(501), False), (response(200, b"x"), False)]
+    ("reply", "is_there"),
+    [
+        (response(200, LLAMA_SERVER), True),
+        (response(501), False),
+        (response(200, b"x"), False),
+        (response(200, ENDLESS), False),
+    ],
 )
 async def test_an_upstream_without_metrics_is_no_failure(reply: bytes, is_there: bool) -> None:
     upstream = ScriptedUpstream(sends(reply))

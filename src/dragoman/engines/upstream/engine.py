@@ -331,7 +331,7 @@ class UpstreamEngine(Probed):
         if names is None:
             return False
         load = None
-        with contextlib.suppress(TransportError, TimeoutError):
+        with contextlib.suppress(TransportError, TimeoutError, ValueError, OverflowError):  # Numbers may be too large.
             async with asyncio.timeout(self._reply_seconds):
                 text = await self._client.fetch(UpstreamRequest(path=METRICS_PATH), max_bytes=MAX_METRICS_BYTES)
             prefix = self.adapters.prefix
