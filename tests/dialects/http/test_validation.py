@@ -46,6 +46,7 @@ class Body(msgspec.Struct, kw_only=True):
     stop: str | Annotated[list[str], Meta(max_length=2)] | None = None
     closed: Closed | None = None
     name: Annotated[str, Meta(pattern="^[a-z]+$")] = "a"
+    effort: Literal["low", "high"] | Literal["max"] | None = None
     biases: Annotated[dict[str, float], Meta(max_length=2)] = {}
 
 
@@ -64,6 +65,16 @@ def violations(**fields: object) -> list[Violation]:
 
 def test_null_counts_as_absent_even_if_the_type_has_no_none() -> None:
     assert body(count=None, heat=None, stream=None, stop=None) == body()
+
+
+@pytest.mark.parametrize("effort", ["low", "high", "max"])
+def test_a_null_elsewhere_does_not_change_which_words_are_accepted(effort: str) -> None:
+    assert body(effort=effort, count=None).effort == effort
+
+
+def test_all_accepted_words_are_named() -> None:
+    assert violations(effort="none") == [Violation(("effort",), NotOneOf(("high", "low", "max"), "none"))]
+    assert violations(effort=1) == [Violation(("effort",), WrongType(("string",)))]
 
 
 def test_no_more_than_20_violations_are_reported() -> None:

@@ -254,13 +254,13 @@ class _BodyValidator:
         return normalized
 
     def _one_of_types(self, info: inspect.UnionType, value: Any, path: FieldPath) -> Any:
-        kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
+        kinds = _kinds(info)
         # The first type that fits; otherwise one of the same JSON type, to report the violations inside.
         for fits in (_fits, _are_both_arrays):
             for kind in kinds:
                 if fits(kind, value):
                     return self.value(kind, value, path)
-        if value is not None or len(kinds) == len(info.types):
+        if value is not None or not any(isinstance(kind, inspect.NoneType) for kind in info.types):
             self._report(Violation(path, WrongType(tuple(dict.fromkeys(map(_json_type, kinds))))))
         return None
 
@@ -293,6 +293,15 @@ class _BodyValidator:
         self.violations.append(violation._replace(path=path))
         if len(self.violations) == MAX_VIOLATIONS:
             raise InvalidFields(self.violations)
+
+
+def _kinds(info: inspect.UnionType) -> list[inspect.Type]:
+    """Return the types of a union without None. Several lists of words are one."""
+    literals = [kind for kind in info.types if isinstance(kind, inspect.LiteralType)]
+    others = [kind for kind in info.types if not isinstance(kind, inspect.LiteralType | inspect.NoneType)]
+    if not literals:
+        return others
+    return [inspect.LiteralType(tuple(value for literal in literals for value in literal.values)), *others]
 
 
 def _fits(info: inspect.Type, value: Any) -> bool:
