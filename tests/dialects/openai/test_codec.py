@@ -44,7 +44,10 @@ def test_the_newer_name_of_the_limit_precedes_the_older() -> None:
     assert chat(max_tokens=5, max_completion_tokens=7).sampling.max_tokens == 7
 
 
-@pytest.mark.parametrize(("tier", "priority"), [(None, 128), ("default", 128), ("priority", 64), ("flex", 192)])
+@pytest.mark.parametrize(
+    ("tier", "priority"),
+    [(None, 128), ("default", 128), ("priority", 64), ("fast", 64), ("ultrafast", 64), ("flex", 192)],
+)
 def test_a_service_tier_is_a_priority(tier: str | None, priority: int) -> None:
     assert chat(service_tier=tier).priority == priority
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.events import TokenLogprobs, TopLogprob
-from dragoman.dialects.openai.logprobs import TextOffsets, chat_token_logprobs, text_logprobs
-from dragoman.dialects.openai.wire import ChatTopLogprob
+from dragoman.dialects.openai.logprobs import ChatTopLogprob, TextOffsets, chat_token_logprobs, text_logprobs
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

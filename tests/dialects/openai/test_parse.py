@@ -89,6 +89,16 @@ def test_images_are_parts_of_messages_to_models_that_take_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "detail"), [("low", "low"), ("high", "high"), ("auto", "auto"), ("original", "high"), (None, None)]
+)
+def test_an_image_may_have_any_detail_of_openais(sent: str | None, detail: str | None) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": sent}}
+    messages = msgspec.convert([{"role": "user", "content": [part]}], list[ChatMessage])
+    [message] = parse_messages(messages, [], image_schemes=DATA_SCHEMES)
+    assert [image.detail for image in message.images] == [detail]
+
+
+@pytest.mark.parametrize(
     ("role", "part", "reason"),
     [
         ("user", {"type": "image_url"}, "messages[0].content[0].image_url is required"),

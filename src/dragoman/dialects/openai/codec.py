@@ -40,7 +40,7 @@ from dragoman.dialects.openai.wire import NamedTool
 
 read_key = bearer_key
 
-TIER_PRIORITIES = {"priority": 64, "flex": 192}
+TIER_PRIORITIES = {"priority": 64, "fast": 64, "ultrafast": 64, "flex": 192}
 """Priorities of the tiers that differ from the default."""
 
 _TEXT_ONLY = "the models give text only"

@@ -3,8 +3,46 @@
 import codecs
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from dragoman.core.events import TokenLogprobs, TopLogprob
-from dragoman.dialects.openai.wire import ChatTokenLogprob, ChatTopLogprob, TextLogprobs
+
+
+class ChatTopLogprob(msgspec.Struct, frozen=True):
+    """`token` shows a part of a character as U+FFFD; `bytes` are its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    """Natural logarithm; minus infinity is -9999."""
+    bytes: list[int]
+
+
+class ChatTokenLogprob(msgspec.Struct, frozen=True):
+    """A token of the answer, and the likeliest ones at its position."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[ChatTopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of an answer, or of one chunk of it."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(msgspec.Struct, frozen=True):
+    """Four lists with one entry per token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """None for the first token of a prompt, which has no context."""
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """The offset of the token in the choice's text, in characters."""
+
 
 TokenText = Callable[[int, bytes], str]
 """Returns how a token is shown, from its id and its bytes."""

@@ -5,7 +5,7 @@ it added none.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -86,47 +86,75 @@ def parse_messages(
 def _parse_message(
     index: int, message: ChatMessage, violations: list[Violation], image_schemes: Sequence[str]
 ) -> Message:
+    is_assistant = message.role == "assistant"
     calls: tuple[ToolCall, ...] = ()
     if message.tool_calls:
         calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls)
-        if message.role != "assistant":
+        if not is_assistant:
             problem = InvalidValue("Only an assistant's message has tool calls")
             violations.append(Violation(("messages", index, "tool_calls"), problem))
     content: str | tuple[Part, ...]
     if isinstance(message.content, str):
         content = message.content
+    elif message.content is None and message.refusal is not None and is_assistant:
+        content = message.refusal
     else:
         path = ("messages", index, "content")
         if message.content is None and not calls:
             violations.append(Violation(path, MissingField()))
-        content = _parse_parts(message.content or (), path, violations, image_schemes if message.role == "user" else ())
+        schemes = image_schemes if message.role == "user" else ()
+        content = _parse_parts(message.content or (), path, violations, schemes, takes_refusals=is_assistant)
     return Message(
         role="system" if message.role == "developer" else message.role,
         content=content,
         name=message.name,
         tool_calls=calls,
         tool_call_id=message.tool_call_id,
-        reasoning=message.reasoning,
+        reasoning=message.reasoning_content if message.reasoning is None else message.reasoning,
     )
 
 
 def _parse_parts(
-    parts: Sequence[ContentPart], path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]
+    parts: Sequence[ContentPart],
+    path: FieldPath,
+    violations: list[Violation],
+    image_schemes: Sequence[str],
+    *,
+    takes_refusals: bool,
 ) -> str | tuple[Part, ...]:
     for index, part in enumerate(parts):
         if part.type == "image_url" and image_schemes:
             _check_image(part, (*path, index), violations, image_schemes)
+        elif part.type == "refusal" and takes_refusals:
+            if part.refusal is None:
+                violations.append(Violation((*path, index, "refusal"), MissingField()))
         elif part.type != "text":
             problem = InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
             violations.append(Violation((*path, index, "type"), problem))
         elif part.text is None:
             violations.append(Violation((*path, index, "text"), MissingField()))
     if not any(part.image_url for part in parts):
-        return "".join(part.text or "" for part in parts)
+        return "".join(map(_part_text, parts))
     return tuple(
-        TextPart(part.text or "") if part.image_url is None else ImagePart(part.image_url.url, part.image_url.detail)
+        TextPart(_part_text(part))
+        if part.image_url is None
+        else ImagePart(part.image_url.url, image_detail(part.image_url.detail))
         for part in parts
     )
+
+
+def _part_text(part: ContentPart) -> str:
+    return (part.refusal if part.type == "refusal" else part.text) or ""
+
+
+def image_detail(sent: object) -> Literal["low", "high", "auto"] | None:
+    """Convert how closely a model should look at an image; None: as it does by default. `original` is `high`."""
+    match sent:
+        case "low" | "high" | "auto":
+            return sent
+        case "original":
+            return "high"
+    return None
 
 
 def _check_image(part: ContentPart, path: FieldPath, violations: list[Violation], image_schemes: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usa
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodeContext
 from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState, ToolCallState
-from dragoman.dialects.openai.logprobs import TextOffsets, chat_token_logprobs, text_logprobs
+from dragoman.dialects.openai.logprobs import ChatLogprobs, TextOffsets, chat_token_logprobs, text_logprobs
 from dragoman.dialects.openai.wire import (
     AssistantMessage,
     ChatChoice,
@@ -18,7 +18,6 @@ from dragoman.dialects.openai.wire import (
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
-    ChatLogprobs,
     CompletionTokensDetails,
     CompletionUsage,
     FunctionCall,

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
 from dragoman.core.request import ReasoningEffort
+from dragoman.dialects.openai.logprobs import ChatLogprobs, TextLogprobs
 from dragoman.dialects.openai.sampling import Probability, SamplingExtensions
 
 MAX_TOOLS = 128
@@ -32,15 +33,20 @@ TextCompletionPrompt = str | list[str | int | list[int]]
 class ImageAddress(msgspec.Struct, frozen=True):
     url: str
     """Of the scheme `data`."""
-    detail: Literal["low", "high", "auto"] | None = None
+    detail: Literal["low", "high", "auto", "original"] | None = None
+    """`original` counts as `high`."""
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content: of the type `text`, or `image_url` for models that take images."""
+    """One part of a message's content.
+
+    Of the type `text`, `image_url` for models that take images, or `refusal` in an assistant's message.
+    """
 
     type: str
     text: str | None = None
     image_url: ImageAddress | None = None
+    refusal: str | None = None
 
 
 class AssistantFunctionCall(msgspec.Struct, frozen=True):
@@ -62,13 +68,17 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
-    """Required, except in an assistant's message with tool calls."""
+    """Required, except in an assistant's message with tool calls or a refusal."""
+    refusal: str | None = None
+    """In an assistant's message: its text, if there is no content."""
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
     """In a tool's message: the id of the call it answers."""
     reasoning: str | None = None
     """The reasoning of an earlier answer. Only templates of reasoning models use it."""
+    reasoning_content: str | None = None
+    """The same, under the name that other servers gave it."""
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):
@@ -153,42 +163,6 @@ class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Not in the usage so far."""
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     """Only in answers with reasoning."""
-
-
-class ChatTopLogprob(msgspec.Struct, frozen=True):
-    """`token` shows a part of a character as U+FFFD; `bytes` are its UTF-8 bytes."""
-
-    token: str
-    logprob: float
-    """Natural logarithm; minus infinity is -9999."""
-    bytes: list[int]
-
-
-class ChatTokenLogprob(msgspec.Struct, frozen=True):
-    """A token of the answer, and the likeliest ones at its position."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[ChatTopLogprob]
-
-
-class ChatLogprobs(msgspec.Struct, frozen=True):
-    """The tokens of an answer, or of one chunk of it."""
-
-    content: list[ChatTokenLogprob]
-    refusal: None = None
-
-
-class TextLogprobs(msgspec.Struct, frozen=True):
-    """Four lists with one entry per token."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    """None for the first token of a prompt, which has no context."""
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-    """The offset of the token in the choice's text, in characters."""
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -310,8 +284,8 @@ class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True):
 
 TokenLimit = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-ServiceTier = Literal["auto", "default", "flex", "priority", "scale"]
-"""`priority` goes before all others and `flex` after them."""
+ServiceTier = Literal["auto", "default", "flex", "priority", "scale", "fast", "ultrafast"]
+"""`priority`, `fast` and `ultrafast` go before all others and `flex` after them."""
 
 
 class CompletionRequest(SamplingExtensions, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import REMOTE_SCHEMES, ImagePart, Message, Part, TextPart, ToolCall
 from dragoman.dialects.http.validation import FieldPath, convert_value
-from dragoman.dialects.openai.parse import DATA_SCHEMES
+from dragoman.dialects.openai.parse import DATA_SCHEMES, image_detail
 from dragoman.dialects.responses.tools import CUSTOM_PARAMETER, qualified_name
 
 Item = dict[str, Any]
@@ -182,8 +182,7 @@ class Conversation:
             case {"type": "refusal", "refusal": str(text)}:
                 return TextPart(text)
             case {"type": "input_image", "image_url": str(url)} if url.startswith(self._image_schemes):
-                detail = sent.get("detail")
-                return ImagePart(url, detail if detail in ("low", "high", "auto") else None)
+                return ImagePart(url, image_detail(sent.get("detail")))
             case {"type": "input_image" | "input_file" as kind}:
                 place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
                 if kind == "input_image" and REMOTE_SCHEMES[0] in self._image_schemes:

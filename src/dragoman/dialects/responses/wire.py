@@ -9,8 +9,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.limits import MAX_MESSAGES
+from dragoman.dialects.openai.logprobs import ChatTokenLogprob
 from dragoman.dialects.openai.sampling import Probability, SamplingExtensions
-from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ChatTokenLogprob, ErrorDetail, Penalty, ServiceTier
+from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ErrorDetail, Penalty, ServiceTier
 
 MAX_LISTED_TOOLS = 1024
 MAX_METADATA = 16
@@ -95,8 +96,7 @@ class ResponseRequest(PromptFields, frozen=True, kw_only=True):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     metadata: Metadata = msgspec.field(default_factory=dict)
-    service_tier: ServiceTier | Literal["fast", "ultrafast"] | None = None
-    """`priority` goes before all others and `flex` after them."""
+    service_tier: ServiceTier | None = None
     prompt_cache_key: CacheKey | None = None
     safety_identifier: CacheKey | None = None
     user: str | None = None

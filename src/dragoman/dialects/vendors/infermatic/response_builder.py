@@ -9,6 +9,7 @@ from msgspec import UNSET
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.dialects.http.response_builder import ChoiceState
 from dragoman.dialects.openai.logprobs import (
+    ChatLogprobs,
     TextOffsets,
     chat_token_logprobs,
     plain_text,
@@ -22,7 +23,7 @@ from dragoman.dialects.openai.response_builder import (
     tool_call_bodies,
     tool_call_delta_bodies,
 )
-from dragoman.dialects.openai.wire import ChatLogprobs, CompletionUsage
+from dragoman.dialects.openai.wire import CompletionUsage
 from dragoman.dialects.vendors.infermatic import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode

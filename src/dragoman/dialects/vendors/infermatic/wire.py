@@ -10,12 +10,12 @@ from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
+from dragoman.dialects.openai.logprobs import ChatLogprobs, TextLogprobs
 from dragoman.dialects.openai.wire import (
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     AllowedTools,
     AssistantFunctionCall,
-    ChatLogprobs,
     ChatMessage,
     Completion,
     CompletionUsage,
@@ -28,7 +28,6 @@ from dragoman.dialects.openai.wire import (
     Template,
     TemplateArguments,
     TextCompletionPrompt,
-    TextLogprobs,
     ToolCallBody,
     ToolCallDeltaBody,
     Tools,
@@ -50,7 +49,6 @@ class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
     """`function`, of OpenAI's older API: the result of the `function_call` before it."""
     function_call: AssistantFunctionCall | None = None
     """In an assistant's message: the older form of `tool_calls`."""
-    reasoning: str | None = msgspec.field(name="reasoning_content", default=None)
 
 
 class UsageStreamOptions(StreamOptions, frozen=True):

@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_MESSAGES, MAX_STOP_STRING_LENGTH
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
-from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ChatTokenLogprob, Template, TemplateArguments
+from dragoman.dialects.openai.logprobs import ChatTokenLogprob
+from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, Template, TemplateArguments
 
 MAX_STOP_SEQUENCES = 4
 MAX_PAGE_ITEMS = 10_000
