@@ -104,6 +104,30 @@ def test_an_image_is_answered_and_counted(server: RunningServer, dialect: Dialec
     assert [after - before for before, after in itertools.pairwise(counts)] == [IMAGE_TOKENS] * 2
 
 
+def _tool_image(name: str, *images: str) -> dict[str, Any]:
+    """Return a request in which a tool returns images."""
+    call = {"id": "1", "name": "look", "call_id": "1"}
+    if name == "responses":
+        output = [{"type": "input_text", "text": TEXT}, *({"type": "input_image", "image_url": url} for url in images)]
+        called = {"type": "function_call", **call, "arguments": "{}"}
+        result: dict[str, Any] = {"type": "function_call_output", "call_id": "1", "output": output}
+        return {"model": MODEL, "max_output_tokens": 16, "input": [{"role": "user", "content": TEXT}, called, result]}
+    content = _anthropic(TEXT, *images)["messages"][0]["content"]
+    asked = {"role": "assistant", "content": [{"type": "tool_use", **call, "input": {}}]}
+    answered = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": content}]}
+    return {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": TEXT}, asked, answered]}
+
+
+@pytest.mark.parametrize("name", ["anthropic", "responses"])
+def test_a_model_sees_the_images_that_tools_return(server: RunningServer, name: str) -> None:
+    address, counts = f"{server.url}{DIALECTS[name].path}", []
+    for images in ((), (IMAGE,), (IMAGE, IMAGE)):
+        response = httpx.post(address, json=_tool_image(name, *images), timeout=TEST_TIMEOUT_SECONDS)
+        assert response.status_code == 200, response.text
+        counts.append(DIALECTS[name].prompt_tokens(response.json()))
+    assert [after - before for before, after in itertools.pairwise(counts)] == [IMAGE_TOKENS] * 2
+
+
 def test_a_wrong_image_is_refused_and_the_engine_lives_on(server: RunningServer, dialect: Dialect) -> None:
     engine = server.children(ENGINE_PROCESS)
     for parts, reason in (

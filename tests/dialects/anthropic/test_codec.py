@@ -117,6 +117,21 @@ def test_an_output_format_is_enforced_to_the_letter() -> None:
         request(output_config={"format": {"type": "json_schema", "schema": {"a": 10**30}}})
 
 
+def test_an_output_format_may_have_its_older_name() -> None:
+    schema = {"type": "object"}
+    sent = {"type": "json_schema", "schema": schema}
+    assert request(output_format=sent).response_format == JsonSchemaFormat(schema, strict=True)
+    assert request(output_format=sent, output_config={"effort": "low"}).response_format == JsonSchemaFormat(
+        schema, strict=True
+    )
+    newer = {"format": {"type": "json_schema", "schema": {"type": "array"}}}
+    assert request(output_format=sent, output_config=newer).response_format == JsonSchemaFormat(
+        {"type": "array"}, strict=True
+    )
+    with pytest.raises(BadRequest, match="output_format"):
+        request(output_format={"type": "json_schema", "schema": {"a": 10**30}})
+
+
 def test_sampling_parameters_reach_the_engine() -> None:
     sent = request(max_tokens=10**30, temperature=0.5, top_p=0.25, top_k=40, stop_sequences=["\n\nHuman:"])
     assert sent.sampling == SamplingParams(

@@ -132,14 +132,21 @@ def test_a_call_without_result_gets_an_empty_one() -> None:
         (None, ""),
         ([], ""),
         ([text("a"), {"type": "tool_reference", "tool_name": "t"}, text("b")], "ab"),
-        ([text("Seen: "), PNG], "Seen: [image]"),
+        ([text("Seen: "), {"type": "image", "source": {"type": "file", "file_id": "f"}}], "Seen: [image]"),
+        ([{"type": "image", "source": {"type": "url", "url": "http://a"}}], "[image]"),
         ([PDF], "[document]"),
         ([{"type": "search_result", "source": "u", "title": "T", "content": [text("found")]}], "T\n\nfound"),
     ],
 )
-def test_a_result_is_text_whatever_it_holds(content: Any, shown: str) -> None:
+def test_what_cannot_be_taken_of_a_result_is_text(content: Any, shown: str) -> None:
     assert results(result(content)) == [("tool", shown)]
     assert results(result(content, is_error=True)) == [("tool", f"Error: {shown}")]
+
+
+def test_an_image_of_a_result_keeps_its_place() -> None:
+    image = ImagePart("data:image/png;base64,AAAA")
+    assert results(result([text("a"), PNG, PDF])) == [("tool", (TextPart("a"), image, TextPart("[document]")))]
+    assert results(result([PNG], is_error=True)) == [("tool", (TextPart("Error: "), image))]
 
 
 def test_thinking_is_the_reasoning_of_its_turn_whoever_signed_it() -> None:

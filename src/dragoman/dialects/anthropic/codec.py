@@ -1,7 +1,7 @@
 """Decodes this dialect's requests, and lists models."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
@@ -22,7 +22,7 @@ from dragoman.dialects.anthropic.tools import parse_tools
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import InvalidValue, Violation, decode_body, raise_violations
-from dragoman.dialects.openai.parse import check_schema
+from dragoman.dialects.openai.parse import check_schema, omission_arguments, omits_tool_images, served_model
 
 _FIELD_NAMES = {
     "prompt": "messages",
@@ -57,10 +57,13 @@ def decode_messages(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a request for an answer. Raises BadRequest."""
     sent = decode_body(body, wire.MessagesRequest)
     violations: list[Violation] = []
-    prompt = _parse_prompt(sent, violations, context.find_model, fetches_images=context.fetches_images)
+    prompt = _parse_prompt(sent, violations, context)
     output_format = sent.output_config.format if sent.output_config is not None else None
+    format_path: tuple[str, ...] = ("output_config", "format")
+    if output_format is None and sent.output_format is not None:
+        output_format, format_path = sent.output_format, ("output_format",)
     if output_format is not None:
-        check_schema(output_format.schema, ("output_config", "format", "schema"), violations)
+        check_schema(output_format.schema, (*format_path, "schema"), violations)
     raise_violations(violations)
     request = GenerationRequest(
         model=sent.model,
@@ -76,15 +79,19 @@ def decode_messages(body: bytes, context: DecodeContext) -> DecodedRequest:
         eager_tools=_eager_tools(sent) if sent.stream else frozenset(),
     )
     return DecodedRequest(
-        requests=[request], stream=sent.stream, builder=MessageBuilder(options), field_names=_FIELD_NAMES
+        requests=[request],
+        stream=sent.stream,
+        builder=MessageBuilder(options),
+        field_names={**_FIELD_NAMES, "response_format": ".".join(format_path)},
+        extra_arguments=omission_arguments(omits_tool_images(served_model(sent.model, context), context)),
     )
 
 
-def decode_count(body: bytes, *, fetches_images: bool = False) -> tuple[str, ChatPrompt]:
+def decode_count(body: bytes, context: DecodeContext) -> tuple[str, ChatPrompt]:
     """Decode a request to count tokens: the model and its prompt. Raises BadRequest."""
     sent = decode_body(body, wire.CountTokensRequest)
     violations: list[Violation] = []
-    prompt = _parse_prompt(sent, violations, fetches_images=fetches_images)
+    prompt = _parse_prompt(sent, violations, context)
     raise_violations(violations)
     return sent.model, prompt
 
@@ -126,14 +133,15 @@ def _position(ids: list[str], name: str, field: str) -> int:
     return ids.index(name)
 
 
-def _parse_prompt(
-    sent: wire.CountTokensRequest,
-    violations: list[Violation],
-    find_model: Callable[[str], ServedModel | None] | None = None,
-    *,
-    fetches_images: bool,
-) -> ChatPrompt:
-    messages = parse_conversation(sent.system, sent.messages, violations, fetches_images=fetches_images)
+def _parse_prompt(sent: wire.CountTokensRequest, violations: list[Violation], context: DecodeContext) -> ChatPrompt:
+    served = served_model(sent.model, context)
+    messages = parse_conversation(
+        sent.system,
+        sent.messages,
+        violations,
+        fetches_images=context.fetches_images,
+        omits_tool_images=omits_tool_images(served, context),
+    )
     if not messages:
         violations.append(Violation(("messages",), InvalidValue("The messages have no content")))
     # An answer that the client has begun is continued.
@@ -141,7 +149,7 @@ def _parse_prompt(
     return ChatPrompt(
         messages=messages,
         tools=parse_tools(sent.tools, sent.tool_choice, violations),
-        reasoning_effort=_effort(sent, None if find_model is None else find_model(sent.model)),
+        reasoning_effort=_effort(sent, served),
         add_generation_prompt=not is_begun,
         continue_final_message=is_begun,
     )

@@ -6,13 +6,14 @@ Each turn has at most one message of the assistant, or the results of its calls 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dragoman.core.request import REMOTE_SCHEMES, ImagePart, Message, Part, Role, TextPart, ToolCall
 from dragoman.dialects.anthropic.wire import Content, ContentBlock, MessageParam
 from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation, WrongType
+from dragoman.dialects.openai.parse import OMITTED_IMAGE
 
 TOOL_USE_PREFIX = "toolu_"
 """Precedes the engine's ids of calls, and is removed when they come back."""
@@ -21,12 +22,21 @@ _ATTRIBUTION = re.compile(r"\Ax-anthropic-billing-header:(?:[ \t]*[\w.-]+=[^;\s]
 """Claude Code's first system text. It differs between conversations, and in older versions between requests, so that
 no prefix behind it could be shared."""
 
-_OMITTED = {"image": "[image]", "document": "[document]"}
-"""What stands in a tool's result for what is no text, so that a screenshot or a PDF does not end a session."""
+_OMITTED = {"image": OMITTED_IMAGE, "document": "[document]"}
+"""What stands in a tool's result for what the model does not take, so that a screenshot or a PDF ends no session."""
 
 _ROLES: dict[str, Role] = {"ctx": "user", "msg": "user", "user": "user", "assistant": "assistant", "system": "system"}
 
 Place = tuple[ContentBlock, FieldPath]
+
+
+class _ImageOptions(NamedTuple):
+    """Which images are shown to the model."""
+
+    fetches: bool
+    """Whether those at http(s) addresses are taken."""
+    omits_of_tools: bool
+    """Whether a text stands for those in results of tools."""
 
 
 def parse_conversation(
@@ -35,8 +45,13 @@ def parse_conversation(
     violations: list[Violation],
     *,
     fetches_images: bool = False,
+    omits_tool_images: bool = False,
 ) -> tuple[Message, ...]:
-    """Convert a conversation. Adds to `violations` what cannot be converted."""
+    """Convert a conversation. Adds to `violations` what cannot be converted.
+
+    `omits_tool_images`: a text stands for images in results of tools.
+    """
+    options = _ImageOptions(fetches_images, omits_tool_images)
     converted: list[Message] = []
     if system is not None and (text := _system_text(_places(system, ("system",)))):
         converted.append(Message(role="system", content=text))
@@ -55,7 +70,7 @@ def parse_conversation(
                 if answer.text or answer.tool_calls or answer.reasoning:
                     converted.append(answer)
             case _:
-                converted += _user_messages(contents, open_calls, violations, fetches_images=fetches_images)
+                converted += _user_messages(contents, open_calls, violations, options)
                 open_calls = ()
     if open_calls:
         converted += _missing_results(open_calls)
@@ -110,16 +125,15 @@ def _user_messages(
     contents: Sequence[Sequence[Place]],
     open_calls: Sequence[ToolCall],
     violations: list[Violation],
-    *,
-    fetches_images: bool,
+    images: _ImageOptions,
 ) -> Iterator[Message]:
     blocks = [place for content in contents for place in content]
-    results = [_tool_result(*place, violations) for place in blocks if place[0].type == "tool_result"]
+    results = [_tool_result(*place, violations, images) for place in blocks if place[0].type == "tool_result"]
     if results or open_calls:
         answered = {result.tool_call_id for result in results}
         yield from results
         yield from _missing_results(call for call in open_calls if call.id not in answered)
-    parts = [_parts(content, violations, fetches_images=fetches_images) for content in contents]
+    parts = [_parts(content, violations, fetches_images=images.fetches) for content in contents]
     content = _joined_parts([each for each in parts if each])
     if content or not (results or open_calls):
         yield Message(role="user", content=content)
@@ -135,6 +149,11 @@ def _joined_parts(contents: Sequence[Sequence[Part]]) -> str | tuple[Part, ...]:
                 parts[-1] = TextPart(before.text + ("" if number else "\n\n") + part.text)
             else:
                 parts.append(part)
+    return _content(parts)
+
+
+def _content(parts: Sequence[Part]) -> str | tuple[Part, ...]:
+    """Return the content of a message: a text, if all of its parts are."""
     if any(isinstance(part, ImagePart) for part in parts):
         return tuple(parts)
     return "".join(part.text for part in parts if isinstance(part, TextPart))
@@ -177,12 +196,20 @@ def _texts(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _image_url(source: Any, path: FieldPath, violations: list[Violation], *, fetches_images: bool) -> str:
+def _address(source: Any, *, fetches_images: bool) -> str | None:
+    """Return the address of an image; None: it cannot be taken from there."""
     match source:
         case {"type": "base64", "media_type": str(media_type), "data": str(data)} if media_type.startswith("image/"):
             return f"data:{media_type};base64,{data}"
         case {"type": "url", "url": str(url)} if fetches_images and url.startswith(REMOTE_SCHEMES):
             return url
+    return None
+
+
+def _image_url(source: Any, path: FieldPath, violations: list[Violation], *, fetches_images: bool) -> str:
+    address = _address(source, fetches_images=fetches_images)
+    if address is not None:
+        return address
     problem = InvalidValue(
         "Images are taken as base64 and from http(s) URLs only: this server stores no files"
         if fetches_images
@@ -204,28 +231,32 @@ def _document_text(block: ContentBlock) -> str | None:
     return _join([block.title or "", block.context or "", text])
 
 
-def _tool_result(block: ContentBlock, path: FieldPath, violations: list[Violation]) -> Message:
+def _tool_result(block: ContentBlock, path: FieldPath, violations: list[Violation], images: _ImageOptions) -> Message:
     if block.tool_use_id is None:
         violations.append(Violation((*path, "tool_use_id"), MissingField()))
-    text = _result_text(block.content, (*path, "content"), violations)
+    parts = _result_parts(block.content, (*path, "content"), violations, images)
     return Message(
         role="tool",
-        content=f"Error: {text}" if block.is_error else text,
+        content=_content([TextPart("Error: "), *parts] if block.is_error else parts),
         tool_call_id=_call_id(block.tool_use_id),
     )
 
 
-def _result_text(content: Any, path: FieldPath, violations: list[Violation]) -> str:
+def _result_parts(content: Any, path: FieldPath, violations: list[Violation], images: _ImageOptions) -> list[Part]:
     if content is None or isinstance(content, str):
-        return content or ""
+        return [TextPart(content or "")]
     try:
         blocks = msgspec.convert(content, list[ContentBlock])
     except msgspec.ValidationError:
         violations.append(Violation(path, InvalidValue("The result of a tool is a text or a list of blocks")))
-        return ""
-    return "".join(map(_result_block_text, blocks))
+        return []
+    return [_result_part(block, images) for block in blocks]
 
 
-def _result_block_text(block: ContentBlock) -> str:
+def _result_part(block: ContentBlock, images: _ImageOptions) -> Part:
+    if block.type == "image" and not images.omits_of_tools:
+        address = _address(block.source, fetches_images=images.fetches)
+        if address is not None:
+            return ImagePart(address)
     text = _document_text(block) if block.type == "document" else _text(block)
-    return text or _OMITTED.get(block.type, "")
+    return TextPart(text or _OMITTED.get(block.type, ""))

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from dragoman.core.context import Caller
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.anthropic import codec, errors, wire
-from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.codec import DecodeContext, EndpointCodec
 from dragoman.dialects.http.context import (
     HeaderRoutes,
     HttpOptions,
@@ -85,8 +85,9 @@ def _message_routes(prefix: str, route: RouteContext) -> list[BaseRoute]:
 
     async def count_tokens(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
-            decode = partial(codec.decode_count, fetches_images=route.options.fetches_images)
-            model, prompt = await receive(request, route, caller, decode)
+            served = {name: model for model in visible.models() for name in (model.id, *model.aliases)}
+            context = DecodeContext("", 0, find_model=served.get, fetches_images=route.options.fetches_images)
+            model, prompt = await receive(request, route, caller, lambda body: codec.decode_count(body, context))
             async with route.service.counting_turn(caller):
                 return json_response(wire.InputTokenCount(await visible.count_tokens(model, prompt)))
 

@@ -117,6 +117,8 @@ class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoiceParam | None = None
     thinking: ThinkingParam | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    """The older name of `output_config.format`, which precedes it."""
 
 
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):

@@ -57,6 +57,11 @@ MAX_SCHEMA_LEVELS = 500
 DATA_SCHEMES = ("data:image/",)
 """How addresses begin that hold an image themselves."""
 
+OMITTED_IMAGE = "[image]"
+"""What stands in a tool's result for an image that is left out."""
+
+_OMITS_IMAGES = "omits_images"
+
 RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
 """Variables that the server itself passes to every template."""
 
@@ -74,6 +79,21 @@ def image_schemes(served: ServedModel | None, context: DecodeContext) -> Sequenc
     if context.find_model is not None and (served is None or not served.takes_images):
         return ()
     return (*DATA_SCHEMES, *REMOTE_SCHEMES) if context.fetches_images else DATA_SCHEMES
+
+
+def omits_tool_images(served: ServedModel | None, context: DecodeContext) -> bool:
+    """Whether images in results of tools are left out, since the model takes text only.
+
+    They would end a conversation in which a tool returned one. The client's own images are refused instead.
+    """
+    if context.find_model is None:
+        return _OMITS_IMAGES in context.arguments
+    return served is None or not served.takes_images
+
+
+def omission_arguments(omits: bool) -> dict[str, str]:
+    """Return the arguments that restore it when the body is decoded again."""
+    return {_OMITS_IMAGES: "1"} if omits else {}
 
 
 def parse_messages(

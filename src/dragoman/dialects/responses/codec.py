@@ -26,7 +26,14 @@ from dragoman.dialects.http.validation import (
     raise_violations,
 )
 from dragoman.dialects.openai.codec import priority_of, reasoning_effort
-from dragoman.dialects.openai.parse import check_chat_template, check_schema, sampling_params
+from dragoman.dialects.openai.parse import (
+    check_chat_template,
+    check_schema,
+    omission_arguments,
+    omits_tool_images,
+    sampling_params,
+    served_model,
+)
 from dragoman.dialects.responses import wire
 from dragoman.dialects.responses.items import Conversation, Item, declared_tools, input_items, kind_of
 from dragoman.dialects.responses.reasoning import ReasoningCipher
@@ -66,6 +73,8 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
     cipher: ReasoningCipher
     fetches_images: bool = False
     """Whether images at http(s) addresses are taken."""
+    omits_tool_images: bool = False
+    """Whether a text stands for images in results of tools."""
 
     def with_items(self, items: list[Item]) -> "PromptParts":
         """Return the same with other items."""
@@ -73,7 +82,9 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
 
     def prompt(self, history: Sequence[Item] = ()) -> tuple[ChatPrompt, list[str]]:
         """Return the prompt after earlier items, and the kinds of the items that were skipped. Raises BadRequest."""
-        conversation = Conversation(self.cipher.unseal, fetches_images=self.fetches_images)
+        conversation = Conversation(
+            self.cipher.unseal, fetches_images=self.fetches_images, omits_tool_images=self.omits_tool_images
+        )
         if self.sent.instructions:
             conversation.add_instructions(self.sent.instructions)
         for index, item in enumerate(history):
@@ -147,7 +158,10 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         builder=builder,
         response=builder,
         field_names=FIELD_NAMES,
-        extra_arguments={_STORED: "1"} if builder.head.store else {},
+        extra_arguments={
+            **({_STORED: "1"} if builder.head.store else {}),
+            **omission_arguments(parts.omits_tool_images),
+        },
         priority=request.priority,
         in_background=sent.background,
         parts=parts,
@@ -179,6 +193,7 @@ def prompt_parts(sent: wire.PromptFields, context: DecodeContext) -> PromptParts
         tools=tools,
         cipher=ReasoningCipher(context.reasoning_key),
         fetches_images=context.fetches_images,
+        omits_tool_images=omits_tool_images(served_model(sent.model, context), context),
     )
 
 

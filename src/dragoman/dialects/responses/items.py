@@ -9,7 +9,7 @@ import msgspec
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import REMOTE_SCHEMES, ImagePart, Message, Part, TextPart, ToolCall
 from dragoman.dialects.http.validation import FieldPath, convert_value
-from dragoman.dialects.openai.parse import DATA_SCHEMES, image_detail
+from dragoman.dialects.openai.parse import DATA_SCHEMES, OMITTED_IMAGE, image_detail
 from dragoman.dialects.responses.tools import CUSTOM_PARAMETER, qualified_name
 
 Item = dict[str, Any]
@@ -78,11 +78,17 @@ def declared_tools(items: Iterable[Item]) -> list[Item]:
 class Conversation:
     """Builds messages from items. Consecutive items of the assistant are one message."""
 
-    def __init__(self, unseal: Callable[[str], str | None], *, fetches_images: bool = False) -> None:
-        """`unseal` decrypts reasoning; it returns None for what another server encrypted."""
+    def __init__(
+        self, unseal: Callable[[str], str | None], *, fetches_images: bool = False, omits_tool_images: bool = False
+    ) -> None:
+        """`unseal` decrypts reasoning; it returns None for what another server encrypted.
+
+        `omits_tool_images`: a text stands for images in results of tools.
+        """
         self.skipped: list[str] = []
         """The kinds of the items that mean nothing here."""
         self._unseal = unseal
+        self._omits_tool_images = omits_tool_images
         self._image_schemes = (*DATA_SCHEMES, *REMOTE_SCHEMES) if fetches_images else DATA_SCHEMES
         self._messages: list[Message] = []
         self._texts: list[str] = []
@@ -109,7 +115,8 @@ class Conversation:
                 self._calls.append(ToolCall(custom.call_id, name, arguments))
             case "function_call_output" | "custom_tool_call_output":
                 output = convert_value(item, SentOutput, path)
-                content = self._content(output.output, (*path, "output"))
+                sent = self._without_images(output.output) if self._omits_tool_images else output.output
+                content = self._content(sent, (*path, "output"))
                 self._end_assistant_message()
                 self._messages.append(Message(role="tool", content=content, tool_call_id=output.call_id))
             case "reasoning":
@@ -166,6 +173,12 @@ class Conversation:
             if message.text or message.tool_calls:  # Reasoning without an answer helps nobody.
                 self._messages.append(message)
             self._texts, self._calls, self._reasoning = [], [], []
+
+    def _without_images(self, sent: str | Sequence[Item]) -> str | Sequence[Item]:
+        if isinstance(sent, str):
+            return sent
+        text = {"type": "input_text", "text": OMITTED_IMAGE}
+        return [text if item.get("type") == "input_image" else item for item in sent]
 
     def _content(self, sent: str | Sequence[Item], path: FieldPath) -> str | tuple[Part, ...]:
         if isinstance(sent, str):
