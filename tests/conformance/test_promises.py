@@ -61,6 +61,15 @@ async def test_characters_of_several_tokens_arrive_complete(
     assert (await ask(client, dialect, EMOJI, stream=stream)).text == EMOJI
 
 
+async def test_separators_of_lines_are_escaped_in_streams(client: httpx.AsyncClient, dialect: DialectClient) -> None:
+    text = "a\x85b\u2028c\u2029d\u2014é"
+    response = await client.post(dialect.path("echo"), json=dialect.body("echo", text, stream=True))
+    # httpx's iter_lines, by which many clients read streams, ends lines as splitlines does.
+    assert response.text.splitlines() == response.text.removesuffix("\n").split("\n")
+    assert dialect.read_stream(response.text).text == text
+    assert (await ask(client, dialect, text)).text == text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_max_tokens_ends_an_answer_with_length(
     client: httpx.AsyncClient, dialect: DialectClient, stream: bool

@@ -1,4 +1,5 @@
-from hypothesis import given
+import msgspec
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dragoman.dialects.http.generation_response import Frames, NumberedFrames
@@ -14,6 +15,14 @@ def test_numbered_frames_resume_after_the_last_received(texts: list[bytes], afte
     assert whole == [b"id: %d\ndata: %b\n\n" % (number + 1, text) for number, text in enumerate(texts)]
     assert [later.encode(SseEvent(text)) for text in texts] == [b""] * min(after, len(texts)) + whole[after:]
     assert later.has_caught_up == (after <= len(texts))
+
+
+@given(st.text())
+@example("\x85\u2028\u2029\n\r\x1c")
+def test_an_event_is_one_line_in_every_reading(text: str) -> None:
+    data = msgspec.json.encode(text)
+    [line, end] = frame(SseEvent(data)).decode().splitlines()
+    assert (msgspec.json.decode(line.removeprefix("data: ")), end) == (text, "")
 
 
 def test_a_named_event_has_its_name_before_its_data() -> None:

@@ -54,7 +54,8 @@ class Frames:
 
     def encode(self, event: sse.SseEvent) -> bytes:
         """Return the bytes to send for the next event; may be empty."""
-        return sse.UNNAMED % event.data if event.name is None else sse.frame(event)
+        is_plain = event.name is None and event.data.isascii()
+        return sse.UNNAMED % event.data if is_plain else sse.frame(event)
 
 
 class NumberedFrames(Frames):
