@@ -26,6 +26,8 @@ async def test_an_answer_that_is_late_ends_with_an_error_of_the_dialect_and_stop
             )
             assert response.status_code == 408
             assert dialect.is_error(response.json())
+            # The client has no more time, and its library would retry a 408.
+            assert response.headers["x-should-retry"] == "false"
     assert engine.running == 0
 
 

@@ -106,7 +106,7 @@ class AnthropicErrors:
         """Return status, body and headers."""
         rule = self._table.rule(error)
         is_retried = rule.status in _RETRIED or rule.status >= 500
-        headers = {**error_headers(error), "x-should-retry": "true" if is_retried else "false"}
+        headers = {"x-should-retry": "true" if is_retried else "false", **error_headers(error)}
         body = wire.ErrorBody(wire.ErrorDetail(rule.kind, rule.message))
         return ErrorResponse(rule.status, _encode(body), headers)
 

@@ -152,8 +152,9 @@ def error_headers(error: DragomanError) -> dict[str, str]:
             return {"www-authenticate": "Bearer"}
         case UnsupportedEncoding():
             return {"accept-encoding": ", ".join(error.accepted)}  # RFC 9110, section 15.5.16.
-        case IdempotencyConflict():
-            # OpenAI's and Scale's libraries retry a 409 unless told not to.
+        case IdempotencyConflict() | RequestTimedOut():
+            # The libraries of OpenAI, Anthropic and Scale retry 408 and 409 unless told not to. The first is the end of
+            # the time that the client gave, and every further attempt would take as long.
             return {"x-should-retry": "false"}
         case _:
             return {}
