@@ -115,6 +115,31 @@ def test_tools_of_all_kinds_are_functions_and_hosted_ones_are_skipped() -> None:
     ]
 
 
+HUB = {"type": "namespace", "name": "mcp__hub__", "tools": [READ]}
+
+
+@pytest.mark.parametrize("kind", ["additional_tools", "tool_search_output"])
+def test_tools_may_be_declared_again(kind: str) -> None:
+    """Codex repeats whole namespaces: openai/codex#44710."""
+    described = {**READ, "description": "Reads"}
+    items = [
+        {"type": kind, "tools": [HUB]},
+        {"role": "user", "content": "Hi"},
+        {"type": kind, "tools": [{**HUB, "tools": [described, WRITE]}]},
+    ]
+    decoded = decode(tools=[HUB, HUB, READ, READ], input=items)
+    prompt = decoded.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.tools is not None
+    # The last declaration of an input counts, in the place of the first.
+    assert [(tool.name, tool.description) for tool in prompt.tools.tools] == [
+        ("mcp__hub__read", "Reads"),
+        ("read", None),
+        ("mcp__hub__write", None),
+    ]
+    assert decoded.skipped == []
+
+
 def test_allowed_tools_bind_the_answer_and_not_the_prompt() -> None:
     choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "write"}]}
     tools = prompt_of(tools=[READ, WRITE], tool_choice=choice).tools
@@ -140,7 +165,8 @@ def test_the_input_of_a_custom_tool_is_bound_as_it_says(sent: dict[str, Any], ex
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"tools": [READ, READ]}, "'read' is there twice"),
+        ({"tools": [READ, {**READ, "description": "Reads"}]}, "'read' is there twice"),
+        ({"tools": [READ, {"type": "custom", "name": "read"}]}, "'read' is there twice"),
         ({"tool_choice": "required"}, "needs tools to choose from"),
         ({"tools": [READ], "tool_choice": {"type": "function", "name": "no"}}, "None of the tools is called 'no'"),
         ({"tools": [{"type": "custom", "name": "p", "format": {"type": "grammar"}}]}, "needs a syntax"),

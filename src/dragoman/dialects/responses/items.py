@@ -49,7 +49,11 @@ class SentReasoning(msgspec.Struct, frozen=True, kw_only=True):
     encrypted_content: str | None = None
 
 
-class SentAdditionalTools(msgspec.Struct, frozen=True, kw_only=True):
+_DECLARATIONS = ("additional_tools", "tool_search_output")
+"""The types of items that declare tools."""
+
+
+class SentDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     tools: list[Item] = []
 
 
@@ -70,8 +74,8 @@ def declared_tools(items: Iterable[Item]) -> list[Item]:
     """Return the tools that are declared among the items. Raises BadRequest."""
     declared: list[Item] = []
     for index, item in enumerate(items):
-        if kind_of(item) == "additional_tools":
-            declared += convert_value(item, SentAdditionalTools, ("input", index)).tools
+        if kind_of(item) in _DECLARATIONS:
+            declared += convert_value(item, SentDeclaration, ("input", index)).tools
     return declared
 
 
@@ -121,7 +125,7 @@ class Conversation:
                 self._messages.append(Message(role="tool", content=content, tool_call_id=output.call_id))
             case "reasoning":
                 self._add_reasoning(convert_value(item, SentReasoning, path), path)
-            case "additional_tools":
+            case kind if kind in _DECLARATIONS:
                 pass  # They were added to the tools.
             case "item_reference":
                 raise BadRequest(f"Item with id '{str(item.get('id'))[:80]}' not found.", "input")

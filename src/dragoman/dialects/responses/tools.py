@@ -92,29 +92,33 @@ def qualified_name(namespace: str, name: str) -> str:
 
 
 def parse_tools(sent: Sequence[tuple[FieldPath, dict[str, Any]]]) -> SentTools:
-    """Convert the tools, each with its place. Tools of other servers are skipped. Raises BadRequest."""
+    """Convert the tools, each with its place. Tools of other servers are skipped. Raises BadRequest.
+
+    A tool may be declared again, as Codex does: unchanged among the tools, and changed by a later item of the input.
+    """
     found = SentTools([], {}, [], [])
-    tools: list[Tool] = []
+    tools: dict[str, Tool] = {}
     origins: dict[str, ToolOrigin] = {}
     violations: list[Violation] = []
     for path, tool in sent:
         converted = list(_convert(tool, path, "", found.skipped))
         for converted_tool, origin in converted:
-            if converted_tool.name in origins:
+            before = tools.setdefault(converted_tool.name, converted_tool)
+            is_changed = before != converted_tool and path[0] != "input"
+            if is_changed or origins.setdefault(converted_tool.name, origin) != origin:
                 problem = InvalidValue(f"Names of tools must be unique, '{converted_tool.name}' is there twice")
                 violations.append(Violation((*path, "name"), problem))
-            origins[converted_tool.name] = origin
-            tools.append(converted_tool)
+            tools[converted_tool.name] = converted_tool
         if converted:
             found.echoed.append(_echoed(tool))
     if len(tools) > MAX_FUNCTIONS:
         problem = InvalidValue(f"A request has at most {MAX_FUNCTIONS} functions, got {len(tools)}")
         violations.append(Violation(("tools",), problem))
-    if sum(check_schema(tool.parameters, ("tools",), violations) for tool in tools) > MAX_TOOLS_BYTES:
+    if sum(check_schema(tool.parameters, ("tools",), violations) for tool in tools.values()) > MAX_TOOLS_BYTES:
         problem = InvalidValue(f"The tools' parameters have more than {MAX_TOOLS_BYTES} bytes together")
         violations.append(Violation(("tools",), problem))
     raise_violations(violations)
-    return found._replace(tools=tools, origins=origins)
+    return found._replace(tools=list(tools.values()), origins=origins)
 
 
 def _convert(
