@@ -272,7 +272,8 @@ class ChatTemplate:
             fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = [
-                call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
+                call_fields(call, takes_objects=self._traits.takes_objects, takes_text=self._traits.takes_text)
+                for call in message.tool_calls
             ]
             if not text and not self._traits.takes_empty_content:
                 fields["content"] = None

@@ -2,13 +2,12 @@
 
 import pytest
 
-from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
 from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.chat_templates import LFM2, PYTHONIC, SMOLLM3
+from tests.support.chat_templates import LFM2, PYTHONIC, SMOLLM3, WRITING
 
 TOOLS = ToolOptions((Tool("f"), Tool("g")))
 CALLS = (ToolCall("call_1", "f", '{"a": "it\'s \\"b\\"\\n", "b": [true, null]}'), ToolCall("call_2", "g", "{}"))
@@ -66,14 +65,15 @@ def test_functiongemma_gets_a_system_message_for_its_functions() -> None:
     )
 
 
-def test_calls_that_cannot_be_written_are_refused() -> None:
-    template = ChatTemplate(LFM2, bos="", eos="")
-    for arguments in ("[1]", "{", '"x"'):
-        message = Message(role="assistant", content="", tool_calls=(ToolCall("call_1", "f", arguments),))
-        with pytest.raises(
-            BadRequest, match="refuses these messages: the arguments of a tool call are not a JSON object"
-        ):
-            template.render(ChatPrompt(messages=(CONVERSATION[0], message)))
+@pytest.mark.parametrize(("name", "source"), WRITING, ids=[name for name, _ in WRITING])
+@pytest.mark.parametrize("arguments", ["[1]", '{"a": "b', '"x"', "null", "{"])
+def test_a_call_whose_arguments_are_no_object_ends_no_conversation(name: str, source: str, arguments: str) -> None:
+    """max_tokens can cut a call off, and clients send it back with every turn: vllm#47761."""
+    call = Message(role="assistant", content="", tool_calls=(ToolCall("abcdefgh9", "f", arguments),))
+    answer = Message(role="tool", content="Those are no arguments.", tool_call_id="abcdefgh9")
+    messages = (CONVERSATION[0], call, answer, CONVERSATION[0])
+    text = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=messages, tools=TOOLS)).text
+    assert "Those are no arguments." in text
 
 
 def test_tokens_of_the_markup_are_text_where_a_person_wrote_them() -> None:

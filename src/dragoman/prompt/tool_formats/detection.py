@@ -63,6 +63,8 @@ class TemplateTraits(NamedTuple):
     """Whether it writes results otherwise than messages of the user."""
     takes_objects: bool
     """Whether it writes arguments that are an object; otherwise they must be text."""
+    takes_text: bool
+    """Whether it writes arguments that are text."""
     takes_empty_content: bool
     """Whether the content beside a call may be empty; otherwise it must be null, or an empty turn is written."""
 
@@ -101,14 +103,17 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
         writes_calls=True,
         marks_results=True,
         takes_objects=True,
+        takes_text=True,
         takes_empty_content=True,
     )
     if not _MENTIONS_CALLS.search(source):
         return traits
     renderings = list(_renderings(template))
-    takes_objects = _takes_objects(renderings)
+    takes_objects, takes_text = _takes_objects(renderings), _takes_text(renderings)
     traits = traits._replace(
-        takes_objects=takes_objects, takes_empty_content=_takes_empty_content(renderings, as_object=takes_objects)
+        takes_objects=takes_objects,
+        takes_text=takes_text,
+        takes_empty_content=_takes_empty_content(renderings, as_object=takes_objects),
     )
     texts = [text for rendering in renderings for text in rendering.texts]
     for text in texts:
@@ -153,6 +158,11 @@ def _takes_objects(renderings: Iterable[_Rendering]) -> bool:
             str(_ARGUMENTS) not in text and any(name in text for name in _ARGUMENTS) for text in rendering.texts
         )
     return takes[dict] or not takes[str]
+
+
+def _takes_text(renderings: Iterable[_Rendering]) -> bool:
+    """Whether arguments may be text."""
+    return any(rendering.texts for rendering in renderings if isinstance(rendering.arguments, str))
 
 
 def _takes_empty_content(renderings: Iterable[_Rendering], *, as_object: bool) -> bool:

@@ -67,17 +67,12 @@ def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
 
 
 def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
-    """Write arguments. Raises ValueError if they must be a JSON object and are none, or cannot be written."""
+    """Write arguments. Raises ValueError if they cannot be written."""
     text = call.arguments or "{}"
     syntax = markup.values or markup.elements
     if markup.parameters is None and syntax is None:
         return text
-    try:
-        arguments = json.loads(text)
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise ValueError("the arguments of a tool call are not a JSON object")
+    arguments = _object_of(text) or {}
     if syntax is not None:
         return syntax.arguments(arguments)
     parameters = markup.parameters
@@ -182,20 +177,24 @@ def tool_fields(tool: Tool, known: ToolFormat | None = None) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def call_fields(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
-    """Return a call's fields, as templates need them. `as_text`: the arguments, otherwise as an object."""
-    arguments = call.arguments or "{}"
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments if as_text else _arguments_fields(arguments)},
-    }
+def call_fields(call: ToolCall, *, takes_objects: bool = True, takes_text: bool = True) -> dict[str, Any]:
+    """Return a call's fields, as templates need them: with arguments that are an object or text.
+
+    Arguments that are no object stay text. Where that cannot be written they are empty, since clients send an answer
+    that was cut off within them back with every turn.
+    """
+    sent = call.arguments or "{}"
+    arguments: dict[str, Any] | str = sent
+    if takes_objects:
+        found = _object_of(sent)
+        arguments = found if found is not None else sent if takes_text else {}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _arguments_fields(text: str) -> dict[str, Any] | str:
-    """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
+def _object_of(text: str) -> dict[str, Any] | None:
+    """Return arguments as an object; None: they are none."""
     try:
         arguments = json.loads(text)
     except (ValueError, RecursionError):
-        return text
-    return arguments if isinstance(arguments, dict) else text
+        return None
+    return arguments if isinstance(arguments, dict) else None
