@@ -5,7 +5,7 @@ Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
+from dragoman.prompt.message_forms import join_system, merge_system, other_forms
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.reasoning import (
     TemplateReasoning,
@@ -246,8 +247,8 @@ class ChatTemplate:
         if not positions:
             return messages
         if not self._traits.shows_system:
-            return _merge_system(messages)
-        return messages if positions == [0] or self._traits.shows_late_system else _join_system(messages)
+            return merge_system(messages)
+        return messages if positions == [0] or self._traits.shows_late_system else join_system(messages)
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def render(conversation: Sequence[Message]) -> str:
@@ -259,7 +260,7 @@ class ChatTemplate:
         try:
             return render(messages)
         except TemplateRefusal as refusal:
-            for other in _other_forms(messages):
+            for other in other_forms(messages):
                 with contextlib.suppress(TemplateRefusal):
                     return render(other)
             raise refusal
@@ -328,53 +329,6 @@ def _uses_tools(prompt: ChatPrompt) -> bool:
 
 def _tools(tools: ToolOptions | None, known: ToolFormat) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool, known) for tool in tools.tools]
-
-
-def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Yield the conversation in forms that more templates accept: those that differ from it and from each other."""
-    forms = [list(messages)]
-    joined, merged = _join_system(messages), _merge_system(messages)
-    for form in (joined, _join_turns(joined), merged, _join_turns(merged)):
-        if form not in forms:
-            forms.append(form)
-            yield form
-
-
-def _join_system(messages: Sequence[Message]) -> list[Message]:
-    """Put the text of all system messages into one at the beginning. Unchanged without one."""
-    system = [message.text for message in messages if message.role == "system"]
-    if not system:
-        return list(messages)
-    rest = [message for message in messages if message.role != "system"]
-    return [Message(role="system", content="\n\n".join(system)), *rest]
-
-
-def _merge_system(messages: Sequence[Message]) -> list[Message]:
-    """Move the text of all system messages in front of the first user message. Unchanged without a user message."""
-    system = [message.text for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    first_user = next((index for index, message in enumerate(rest) if message.role == "user"), None)
-    if not system or first_user is None:
-        return list(messages)
-    user = rest[first_user]
-    rest[first_user] = Message(role="user", content="\n\n".join([*system, user.text]), name=user.name)
-    return rest
-
-
-def _join_turns(messages: Sequence[Message]) -> list[Message]:
-    """Join consecutive messages of a user, and of the assistant if neither calls a function nor gives its reasoning."""
-    joined: list[Message] = []
-    for message in messages:
-        last = joined[-1] if joined else None
-        if last is not None and last.role == message.role and _is_plain(last) and _is_plain(message):
-            joined[-1] = msgspec.structs.replace(last, content=f"{last.text}\n\n{message.text}")
-        else:
-            joined.append(message)
-    return joined
-
-
-def _is_plain(message: Message) -> bool:
-    return message.role in ("user", "assistant") and not message.tool_calls and message.reasoning is None
 
 
 def _own_variables(source: str, tools: ToolOptions | None) -> dict[str, Any]:
