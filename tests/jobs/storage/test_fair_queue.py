@@ -1,5 +1,6 @@
 """The order of the queue: the rule itself, and the statements that implement it."""
 
+import contextlib
 import itertools
 from collections import Counter
 from typing import Any
@@ -76,13 +77,21 @@ class FairQueueMachine(RuleBasedStateMachine):
         moved = self.row_of(jobs.c.number == job.number)
         assert (moved.priority, moved.due, moved.round) == (priority, due, expected.round)
 
+    @precondition(lambda self: self.reference.next())
+    @rule(chosen=st.integers(0, 9))
+    def cancel(self, chosen: int) -> None:
+        waiting = [job for job in self.reference.jobs if job.is_waiting]
+        job = waiting[chosen % len(waiting)]
+        assert self.store.cancel(job.number)
+        self.reference.cancel(job)
+
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         for job in self.store.claim([MODEL], limit):
             expected = self.reference.next()
             assert expected is not None
             assert job.lease.number == expected.number
-            expected.is_waiting = False
+            expected.is_waiting, expected.has_run = False, True
             self.leases[expected.number] = job.lease
 
     @precondition(lambda self: self.leases)
@@ -155,6 +164,26 @@ def test_owners_that_resubmit_do_not_starve_an_earlier_owner() -> None:
         if job.owner != "patient":
             queue.submit(number := next(numbers), job.owner, 128, number)
     assert served[:4].count("patient") == 2
+
+
+def test_an_owner_that_cancels_its_jobs_does_not_wait_for_the_turns_that_they_would_have_taken(
+    database: Database,
+) -> None:
+    with contextlib.closing(JobStore(database, QueueOptions(), 1)) as store:
+        mistakes = _accepted(store, "a", 100)
+        _accepted(store, "b", 3)
+        for job_id in mistakes:
+            with database.read() as connection:
+                number = connection.execute(select(jobs.c.number).where(jobs.c.id == job_id)).scalar_one()
+            assert store.cancel(number)
+        [corrected] = _accepted(store, "a", 1)
+        assert corrected in [job.id for job in store.claim([MODEL], 2)]
+
+
+def _accepted(store: JobStore, owner: str, count: int) -> list[str]:
+    """Submit jobs one after the other and return their ids."""
+    accepted = [store.accept([submission(owner, 128)])[0] for _ in range(count)]
+    return [job.job_id for job in accepted if isinstance(job, AcceptedJob)]
 
 
 @given(st.integers(0, 255), st.integers(1, 10))

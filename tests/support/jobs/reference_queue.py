@@ -14,6 +14,7 @@ class ReferenceJob(msgspec.Struct, kw_only=True):
     due: int
     round: int
     is_waiting: bool = True
+    has_run: bool = False
 
 
 class ReferenceQueue:
@@ -22,7 +23,7 @@ class ReferenceQueue:
     def __init__(self) -> None:
         self.jobs: list[ReferenceJob] = []
 
-    def submit(self, number: int, owner: str, priority: int, due: int) -> ReferenceJob:
+    def submit(self, number: int, owner: str, priority: int, due: int, *, has_run: bool = False) -> ReferenceJob:
         """Add a job. Its number must be higher than all others."""
         same_priority = [job for job in self.jobs if job.priority == priority]
         served = min(
@@ -31,14 +32,20 @@ class ReferenceQueue:
         )
         last_of_owner = max((job.round for job in same_priority if job.owner == owner), default=-1)
         new_round = max(served, last_of_owner + 1)
-        job = ReferenceJob(number=number, owner=owner, priority=priority, due=due, round=new_round)
+        job = ReferenceJob(number=number, owner=owner, priority=priority, due=due, round=new_round, has_run=has_run)
         self.jobs.append(job)
         return job
 
     def move(self, job: ReferenceJob, priority: int, due: int) -> ReferenceJob:
         """Give a waiting job another priority: it stands there as if it were submitted now."""
         self.jobs.remove(job)
-        return self.submit(job.number, job.owner, priority, due)
+        return self.submit(job.number, job.owner, priority, due, has_run=job.has_run)
+
+    def cancel(self, job: ReferenceJob) -> None:
+        """End a waiting job. Unless it has run before, it has taken no turn."""
+        job.is_waiting = False
+        if not job.has_run:
+            self.jobs.remove(job)
 
     def next(self) -> ReferenceJob | None:
         """Return the job to claim next."""

@@ -6,11 +6,12 @@ ever later, so a waiting job is due before all of them at some point: it gains a
 `aging_seconds`, and takes the other jobs of its priority along.
 
 Fairness. Within a priority every owner has one place in each round, and rounds are served in order. A job gets the
-round after the one of its owner's last job, whether that job still waits or not, but none before the round that is
-being served. An owner that submits a thousand jobs fills a thousand rounds with one place each; an owner that comes
-later with one job gets a place in this round or the next. (If only waiting jobs counted, two owners with short jobs
-could take turns in one round for ever.) Within a round jobs are served in order of arrival. This is start-time fair
-queueing with jobs of equal weight (Goyal, Vin and Cheng, SIGCOMM 1996).
+round after the one of its owner's last job, whether that job still waits or has run, but none before the round that is
+being served. A job that ends without having run gives its round back. An owner that submits a thousand jobs fills a
+thousand rounds with one place each; an owner that comes later with one job gets a place in this round or the next. (If
+only waiting jobs counted, two owners with short jobs could take turns in one round for ever.) Within a round jobs are
+served in order of arrival. This is start-time fair queueing with jobs of equal weight (Goyal, Vin and Cheng, SIGCOMM
+1996).
 
 A requeued job keeps its place. A claim takes two index look-ups and a submission two or three, however many jobs wait.
 """
@@ -28,6 +29,9 @@ QUEUED: ColumnElement[str] = literal_column("'queued'")
 RUNNING: ColumnElement[str] = literal_column("'running'")
 FINISHED: ColumnElement[str] = literal_column("'finished'")
 ZERO: ColumnElement[int] = literal_column("0")
+
+NO_ROUND = -1
+"""The round of a job that ended without having run: before all others."""
 
 
 def due_at(submitted_at: int, priority: int, aging_seconds: float) -> int:

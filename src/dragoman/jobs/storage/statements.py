@@ -58,7 +58,18 @@ class JobStatements:
 
 IDEMPOTENT_COLUMNS = ("id", "fingerprint", "token", "process_id", "claimed_at", "job_id")
 CLAIM_COLUMNS = ("state", "claimed_at", "attempts", "lease", "lease_until", "process_id")
-END_COLUMNS = ("state", "ended_at", "lease", "lease_until", "completion_tokens", "error", "webhook_state", "webhook_at")
+
+END_COLUMNS = (
+    "round",
+    "state",
+    "ended_at",
+    "lease",
+    "lease_until",
+    "completion_tokens",
+    "error",
+    "webhook_state",
+    "webhook_at",
+)
 
 RETRY_COLUMNS = (
     "request_id",

@@ -18,6 +18,8 @@ class OpenJobRow(NamedTuple):
     id: str
     request_id: str
     state: JobState
+    round: int
+    claimed_at: int | None
     attempts: int
     lease: int | None
     fingerprint: str | None

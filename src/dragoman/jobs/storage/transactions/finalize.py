@@ -6,6 +6,7 @@ from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
 from dragoman.core import logs
 from dragoman.core.jobs import JobState
+from dragoman.jobs.storage.fair_queue import NO_ROUND
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.values.payloads import pack_error
 from dragoman.jobs.values.rows import JobResult, OpenJobRow
@@ -42,6 +43,7 @@ class JobFinalizer:
             usage = result.usage
             values = {
                 "state": result.state,
+                "round": NO_ROUND if row.claimed_at is None else row.round,
                 "ended_at": now.wall,
                 "completion_tokens": row.completion_tokens if usage is None else usage.completion_tokens,
                 "error": None if result.error is None else pack_error(result.error),
