@@ -1,7 +1,7 @@
 import multiprocessing
 
 import pytest
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, insert, inspect, select
 
 from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.usage import list_usage
@@ -15,7 +15,7 @@ from dragoman.accounts.database.migrations import (
     migration_status,
     upgrade,
 )
-from dragoman.accounts.database.tables import metadata
+from dragoman.accounts.database.tables import jobs, metadata
 from tests.support.ledger_harness import LedgerHarness
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -65,6 +65,29 @@ def test_the_migrations_create_the_tables_that_the_code_expects(database: Databa
             # SQLite reports primary keys as nullable, though NULL is never stored.
             created_columns = [(name, nullable and name not in keys) for name, nullable in columns]
             assert created_columns == [(column.name, column.nullable) for column in table.columns]
+
+
+def test_the_step_that_renumbers_jobs_keeps_them_and_their_indexes(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    upgrade(database, MIGRATIONS[:13])
+    row = {"number": 7, "id": "job_1", "request_id": "1", "owner": "", "dialect": "openai", "model": "m"}
+    row |= {"priority": 0, "round": 0, "due": 0, "state": "queued", "submitted_at": 1}
+    counts = {"prompt_tokens": 1, "most_completion_tokens": 1, "bytes": 1}
+    with database.write() as connection:
+        connection.execute(insert(jobs).values(**row, **counts))
+    before = _indexes_of_jobs(database)
+    assert upgrade(database, MIGRATIONS[:14]) == ["job_numbers"]
+    with database.read() as connection:
+        [kept] = connection.execute(select(jobs)).all()
+    assert {name: kept._mapping[name] for name in row} == row
+    assert _indexes_of_jobs(database) == before
+    database.close()
+
+
+def _indexes_of_jobs(database: Database) -> list[tuple[str | None, list[str | None]]]:
+    with database.read() as connection:
+        found = inspect(connection).get_indexes("jobs")
+    return sorted((index["name"], index["column_names"]) for index in found)
 
 
 def test_a_database_of_a_newer_version_is_not_changed(empty_database_url: str) -> None:

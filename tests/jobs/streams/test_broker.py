@@ -22,6 +22,12 @@ async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
     return [await anext(events) for _ in range(count)]
 
 
+async def take_rest(events: AsyncIterator[Event], received: list[Event]) -> None:
+    """Append the rest of the events, also if it ends with an error."""
+    while (event := await anext(events, None)) is not None:
+        received.append(event)
+
+
 async def test_all_readers_receive_the_same_events_on_every_server_at_any_time(
     harness: QueueHarness, journals: Path
 ) -> None:
@@ -82,3 +88,19 @@ async def test_a_removed_result_is_not_found(harness: QueueHarness, journals: Pa
         await stream.aclose()
         with pytest.raises(JobNotFound):
             await server.job(job.id)
+
+
+async def test_a_reader_of_a_removed_result_gets_nothing_of_a_later_job(harness: QueueHarness, journals: Path) -> None:
+    _, other = harness.new_account("other")
+    engine = BreakingEcho(FailurePoint(1000), FailurePoint(150))
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit("x" * 60)
+        await server.read(job.id)
+        async with server.open_stream(job.id) as events:
+            received = await take(events, 1)
+            assert Retention(harness.database, QueueOptions(max_result_bytes=0)).sweep() == 1
+            secret = await server.submit("s" * 200, key=other)
+            await wait_until(lambda: harness.job_row(secret.id).completion_tokens == 150)
+            with pytest.raises(JobNotFound):
+                await take_rest(events, received)
+        assert text_of(received) == "x" * 60

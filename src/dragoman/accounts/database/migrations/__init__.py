@@ -30,6 +30,7 @@ from dragoman.accounts.database.migrations import (
     m0011_six_hourly_usage,
     m0012_attempts,
     m0013_request_bodies,
+    m0014_job_numbers,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -96,6 +97,7 @@ MIGRATIONS = (
     Migration(11, "six_hourly_usage", m0011_six_hourly_usage.apply, requires=8),
     Migration(12, "attempts", m0012_attempts.apply, requires=8),
     Migration(13, "request_bodies", m0013_request_bodies.apply, requires=8),
+    Migration(14, "job_numbers", m0014_job_numbers.apply, requires=8),
 )
 
 
