@@ -8,6 +8,7 @@ from dragoman.core.errors import EngineFailed, ReplicaFailed
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.router_options import RouterOptions
+from dragoman.jobs.values.options import QueueOptions
 from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import QueueHarness, queue_server, text_of, wait_until
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
@@ -34,6 +35,16 @@ async def test_a_job_goes_to_the_next_upstream_if_one_fails_before_its_first_tok
         assert text_of(await server.read(job.id)) == TEXT
     assert len(second.received_requests) == 1
     assert harness.job_row(job.id).attempts == 1, "for the queue it is one attempt"
+    harness.assert_settled()
+
+
+async def test_a_job_waits_for_an_upstream_that_cannot_be_reached(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(*[FailurePoint(0, REFUSED)] * 4)
+    deployment = upstreams(engine)
+    deployment.max_attempts = 1
+    async with queue_server(harness, journals, engine=deployment, options=QueueOptions(max_attempts=2)) as server:
+        job = await server.submit(TEXT)
+        assert text_of(await server.read(job.id)) == TEXT
     harness.assert_settled()
 
 

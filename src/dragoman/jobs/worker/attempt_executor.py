@@ -8,7 +8,7 @@ import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core import logs
-from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded, ReplicaFailed
 from dragoman.core.events import Event, Usage
 from dragoman.core.tasks import Task
 from dragoman.jobs.storage.reader import JobReader
@@ -60,7 +60,9 @@ class AttemptExecutor:
             return Requeue()
         except EngineFailed as error:
             self._pause(job.model, 0)
-            return Requeue(error)
+            # Nobody has received the request, so it cannot be the cause.
+            is_unreachable = isinstance(error, ReplicaFailed) and error.fault == "refused"
+            return Requeue(None if is_unreachable else error)
         except DragomanError as error:
             return JobResult("failed", error=error)
         except (msgspec.MsgspecError, zlib.error) as error:
