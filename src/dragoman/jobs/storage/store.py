@@ -44,6 +44,8 @@ class JobStore:
         self._process_id = process_id
         self._statements = job_statements(database.dialect)
         self._ledger = Ledger(database, QUEUE_PROCESS_ID)
+        # The ledger raises ValueError for token counts that no request has.
+        self._rejections: tuple[type[Exception], ...] = (*database.data_errors, ValueError)
 
     def close(self) -> None:
         """Close the connection."""
@@ -90,7 +92,7 @@ class JobStore:
         """Write to running jobs. Returns the numbers of jobs whose lease was lost."""
         try:
             lost = self._ledger.run_script(ReportTransaction(self._statements, reports, self._options.max_attempts))
-        except self._database.data_errors as error:
+        except self._rejections as error:
             if len(reports) == 1:
                 _log.error("job_report_rejected", number=reports[0].lease.number, error=str(error))
                 return {reports[0].lease.number}
@@ -166,14 +168,14 @@ class JobStore:
     def _accept(self, submissions: Sequence[Submission]) -> list[AcceptResult]:
         try:
             return self._ledger.run_script(AcceptTransaction(self._statements, submissions, self._options))
-        except self._database.data_errors:
+        except self._rejections:
             return [self._accept_alone(submission) for submission in submissions]
 
     def _accept_alone(self, submission: Submission) -> AcceptResult:
         # Of two concurrent submissions with the same Idempotency-Key, the second one finds the first one this time.
         try:
             return self._ledger.run_script(AcceptTransaction(self._statements, [submission], self._options))[0]
-        except self._database.data_errors as error:
+        except self._rejections as error:
             return error
 
     def _claim(self, session: Session, now: int, model: str) -> ClaimedJob | None:
