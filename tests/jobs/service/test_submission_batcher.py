@@ -117,6 +117,25 @@ async def test_the_same_request_with_the_same_key_is_the_same_job(harness: Queue
     harness.assert_settled()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        QueueOptions(concurrency=0, max_queued_jobs=1),
+        QueueOptions(concurrency=0, max_queued_jobs_per_owner=1),
+    ],
+)
+async def test_an_accepted_request_is_found_again_in_a_full_queue(
+    harness: QueueHarness, journals: Path, options: QueueOptions
+) -> None:
+    async with queue_server(harness, journals, options=options) as server:
+        job = await server.submit("Hello", idempotent_request=REQUEST)
+        again = await server.submit("Hello", idempotent_request=REQUEST)
+        assert (again.id, again.already_existed) == (job.id, True)
+        for other in (IdempotentRequest("caller", "key", "other"), IdempotentRequest("caller", "other", "fingerprint")):
+            with pytest.raises((Overloaded, Limited)):
+                await server.submit("Hello", idempotent_request=other)
+
+
 async def test_an_idempotency_key_belongs_to_one_request(harness: QueueHarness, journals: Path) -> None:
     keys = IdempotencyKeyTable(harness.database, 1)
     with harness.database.write() as connection:

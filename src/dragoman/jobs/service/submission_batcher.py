@@ -70,8 +70,14 @@ class SubmissionBatcher:
         Raises Overloaded if the queue is full or the database does not answer, Limited if the owner's share of it is,
         IdempotencyConflict and what an admission raises.
         """
-        # Stored as it was sent and as it was decoded; compression makes it smaller, which the next count shows.
-        await self._reserve(submission.owner, 2 * len(submission.draft.stored_request.body))
+        try:
+            # Stored as it was sent and as it was decoded; compression makes it smaller, which the next count shows.
+            await self._reserve(submission.owner, 2 * len(submission.draft.stored_request.body))
+        except (Limited, Overloaded):
+            # A request that was accepted before takes no room.
+            if (accepted := await self._find_accepted(submission)) is not None:
+                return accepted
+            raise
         loop = asyncio.get_running_loop()
         pending = _PendingSubmission(submission, loop.create_future(), loop.time() + _SUBMIT_TIMEOUT_SECONDS)
         self._pending.append(pending)
@@ -97,6 +103,11 @@ class SubmissionBatcher:
                 raise Limited(message, _FULL_RETRY_AFTER_SECONDS)
             own.add(size)
         self._backlog.add(size)
+
+    async def _find_accepted(self, submission: Submission) -> AcceptedJob | None:
+        request = submission.draft.idempotent_request
+        job_id = None if request is None else await self._read_thread.run(self._reader.job_of_request, request)
+        return None if job_id is None else AcceptedJob(job_id, repeated=True)
 
     async def _has_room(self, backlog: "_CountedBacklog", size: int, owner: str | None) -> bool:
         if backlog.is_outdated(size):

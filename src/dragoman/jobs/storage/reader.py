@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, exists, func, literal, select, tuple_
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import job_events, job_requests, jobs
+from dragoman.accounts.database.idempotency_keys import row_id
+from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
 from dragoman.core.events import Event
+from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import FINISHED, QUEUED, RUNNING
 from dragoman.jobs.storage.statements import is_abandoned, is_expired
@@ -122,6 +124,13 @@ class JobReader:
                 select(job_requests.c.form).where(job_requests.c.job == number)
             ).scalar()
         return None if stored_request is None else bytes(stored_request)
+
+    def job_of_request(self, request: IdempotentRequest) -> str | None:
+        """Return the id of the job of an equal request with the same Idempotency-Key."""
+        column = idempotent_requests.c
+        query = select(column.job_id).where(column.id == row_id(request), column.fingerprint == request.fingerprint)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
 
     def position(self, snapshot: JobSnapshot) -> int:
         """Return the place of a waiting job among those of its model, from 1 on, without regard to aging."""
