@@ -80,6 +80,9 @@ class DragomanError(Exception):
 class BadRequest(DragomanError):
     """The request can never succeed as it stands. `parameter` is the field at fault, in the engine's vocabulary."""
 
+    is_final = True
+    """Whether the response may be replayed for an equal request. False: other things than the request may change."""
+
     def __init__(self, message: str, parameter: str | None = None) -> None:
         super().__init__(message)
         self.parameter = parameter
@@ -119,14 +122,12 @@ class AdapterMissing(BadRequest):
 class RequestTooLarge(BadRequest):
     """Prompt and longest answer have more `tokens` than the key may use in a minute (`limit`)."""
 
+    is_final = False
+
     def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(
-            f"The request asks for up to {tokens} tokens, and the API key may use {limit} a minute. "
-            "Shorten the prompt or ask for fewer tokens",
-            "max_tokens",
-        )
-        self.tokens = tokens
-        self.limit = limit
+        reason = f"The request asks for up to {tokens} tokens, and the API key may use {limit} a minute"
+        super().__init__(f"{reason}. Shorten the prompt or ask for fewer tokens", "max_tokens")
+        self.tokens, self.limit = tokens, limit
 
 
 class Unauthenticated(DragomanError):

@@ -19,6 +19,8 @@ class ResponseNotFound(DragomanError):
 class PreviousResponseNotFound(BadRequest):
     """The response that a request continues is not stored, was removed, or belongs to another owner."""
 
+    is_final = False
+
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Previous response with id '{response_id[:80]}' not found.", "previous_response_id")
         self.response_id = response_id

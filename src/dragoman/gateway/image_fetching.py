@@ -64,6 +64,15 @@ class ImageFetchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For all images of a request together, from the name look-up to the last byte."""
 
 
+class ImageNotFetched(BadRequest):
+    """An image at an address could not be fetched."""
+
+    is_final = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "messages")
+
+
 class _FetchRefused(Exception):
     """An image is not used. The message says why to its client."""
 
@@ -116,14 +125,14 @@ class HttpImageFetcher:
         except TimeoutError:
             _log.info("image_fetch_timed_out", hosts=sorted({origin(url) for url in distinct}))
             reason = f"it was not there within {options.timeout_seconds:g} seconds"
-            raise BadRequest(f"An image could not be fetched: {reason}", "messages") from None
+            raise ImageNotFetched(f"An image could not be fetched: {reason}") from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch_in_turn(self, url: str, budget: "_ByteBudget", places: asyncio.Semaphore) -> str:
-        """Fetch one image. Raises BadRequest."""
+        """Fetch one image. Raises ImageNotFetched."""
         try:
             async with places:
                 return await self._fetch(url, budget)
@@ -138,7 +147,7 @@ class HttpImageFetcher:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             message = detail = failure_reason(error)
         _log.info("image_fetch_failed", server=origin(url), reason=detail)
-        raise BadRequest(f"An image could not be fetched: {message}", "messages")
+        raise ImageNotFetched(f"An image could not be fetched: {message}")
 
     async def _fetch(self, url: str, budget: "_ByteBudget") -> str:
         """Request the URL and what it redirects to, each checked before."""

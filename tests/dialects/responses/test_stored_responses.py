@@ -243,6 +243,22 @@ async def test_a_response_in_the_background_is_cancelled(harness: HttpQueueHarne
     harness.customer.assert_settled()
 
 
+async def test_a_response_can_be_continued_by_the_same_request_once_it_has_ended(harness: HttpQueueHarness) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with harness.server(engine) as server:
+        body = {"model": "echo", "input": "Hello", "background": True}
+        queued = (await server.client.post("/v1/responses", json=body)).json()
+        following = {"model": "echo", "input": "Go on", "previous_response_id": queued["id"]}
+        headers = {"idempotency-key": "following"}
+        early = await server.client.post("/v1/responses", json=following, headers=headers)
+        assert early.status_code == 400
+        engine.gate.set()
+        await stream_of(server.client, queued["id"])
+        late = await server.client.post("/v1/responses", json=following, headers=headers)
+        assert late.status_code == 200, late.text
+
+
 async def test_a_response_in_the_background_survives_a_restart_with_equal_bytes(harness: HttpQueueHarness) -> None:
     engine = GatedEcho()
     engine.gate.clear()

@@ -189,7 +189,7 @@ class GenerationResponse(Response):
             body = builder.build()
             self.is_final = True
         except DragomanError as error:
-            self.is_final = isinstance(error, BadRequest)
+            self.is_final = isinstance(error, BadRequest) and error.is_final
             response = error_response(
                 self._options.errors.render(self._options.decoded.in_client_terms(error)), self._options.headers
             )
@@ -240,7 +240,7 @@ class GenerationResponse(Response):
             if isinstance(self._frames, NumberedFrames) and not is_final_error(error):
                 return sse.frame(event)  # The answer has not ended, and its reader can come back.
             return self._encode(self._options.decoded.builder.failure(event))
-        self.is_final = isinstance(error, BadRequest)
+        self.is_final = isinstance(error, BadRequest) and error.is_final
         rendered = self._options.errors.render(error)
         await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
         return rendered.body
