@@ -182,6 +182,10 @@ class QueueService(GenerationService, Protocol):
         """Cancel the job and settle what was generated; a job that has ended stays as it is. Raises JobNotFound."""
         ...
 
+    async def delete_job(self, job_id: str, caller: Caller) -> None:
+        """Cancel the job unless it has ended, and remove all that is stored of it. Raises JobNotFound."""
+        ...
+
     async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
         """Return the job's events from the first on, and those to come; each survives this process.
 

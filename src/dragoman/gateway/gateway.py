@@ -97,8 +97,7 @@ class Gateway:
     def for_dialect(self, dialect: str) -> "Gateway":
         """Return a view of this gateway that has only the deployments of one dialect."""
         view = copy.copy(self)
-        view._dialect = dialect
-        view._catalog = self._catalog.for_dialect(dialect)
+        view._dialect, view._catalog = dialect, self._catalog.for_dialect(dialect)
         return view
 
     def with_keys(self, keys: Authenticator, rules: RegistrationRules) -> "Gateway":
@@ -225,11 +224,9 @@ class Gateway:
         principal = await self._authenticate(caller)
         resolved = self._catalog.resolve(draft.requests[0].model, principal.owner)
         fetched = await self._fetch_images(draft.requests, resolved, caller)
-        draft = msgspec.structs.replace(draft, requests=tuple(fetched))
+        traced = tuple(msgspec.structs.replace(request, trace=caller.trace) for request in fetched)
+        draft = msgspec.structs.replace(draft, requests=traced)
         admission_request = await self._admission_request(draft.requests, resolved, caller, streamed=True)
-        if caller.trace:
-            traced = tuple(msgspec.structs.replace(request, trace=caller.trace) for request in draft.requests)
-            draft = msgspec.structs.replace(draft, requests=traced)
         submission = Submission(draft, self._admission.prepare(admission_request), _job_owner(principal, caller))
         try:
             return await queue.submit(submission)
@@ -243,6 +240,9 @@ class Gateway:
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
         owner = await self.owner(caller)
         return await self._require_queue().cancel(job_id, owner)
+
+    async def delete_job(self, job_id: str, caller: Caller) -> None:
+        await self._require_queue().delete(job_id, await self.owner(caller))
 
     async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
         owner = await self.owner(caller)

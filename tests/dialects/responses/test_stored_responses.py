@@ -243,6 +243,27 @@ async def test_a_response_in_the_background_is_cancelled(harness: HttpQueueHarne
     harness.customer.assert_settled()
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_nothing_of_a_deleted_response_in_the_background_is_kept(
+    harness: HttpQueueHarness, has_ended: bool
+) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with harness.server(engine) as server:
+        body = {"model": "echo", "input": "Hello", "background": True}
+        queued = (await server.client.post("/v1/responses", json=body)).json()
+        if has_ended:
+            engine.gate.set()
+            await stream_of(server.client, queued["id"])
+        deleted = await server.client.delete(f"/v1/responses/{queued['id']}")
+        assert deleted.json()["deleted"] is True
+        job_id = queued["id"].replace("resp_", "job_")
+        assert (await server.client.get(f"/queue/response/{job_id}")).status_code == 404
+        assert (await server.client.get(f"/v1/responses/{queued['id']}")).status_code == 404
+    assert harness.job_ids() == []
+    harness.customer.assert_settled()
+
+
 async def test_a_response_can_be_continued_by_the_same_request_once_it_has_ended(harness: HttpQueueHarness) -> None:
     engine = GatedEcho()
     engine.gate.clear()

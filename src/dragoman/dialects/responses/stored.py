@@ -107,14 +107,14 @@ class StoredResponses:
         return await self._store.find(response_id, owner)
 
     async def delete(self, response_id: str, caller: Caller) -> None:
-        """Delete a response, and stop its generation. Raises ResponseNotFound."""
+        """Delete a response and its job, and stop its generation. Raises ResponseNotFound."""
         owner = await self._route.service.owner(caller)
         if self._store is None or not _ID.fullmatch(response_id):
             raise ResponseNotFound(response_id)
         is_stored = await self._store.find(response_id, owner) is not None
         with contextlib.suppress(ResponseNotFound) if is_stored else contextlib.nullcontext():
             job, _ = await self.job(response_id, caller)
-            await self._route.service.cancel_job(job.id, caller)
+            await self._route.service.delete_job(job.id, caller)
         await self._store.delete(response_id, owner)
 
     async def job(self, response_id: str, caller: Caller) -> tuple[Job, DecodedResponse]:

@@ -145,12 +145,14 @@ class JobQueue:
 
     async def cancel(self, job_id: str, owner: str) -> Job:
         """Cancel the owner's job unless it has ended. Raises JobNotFound."""
-        snapshot = await self._find(job_id, owner)
-        if await self._write_thread.run(self._store.cancel, snapshot.number):
-            if self._runner is not None:
-                self._runner.drop([snapshot.number])
-            self._broker.notify([snapshot.number])
+        await self._cancel(await self._find(job_id, owner))
         return await self.job(job_id, owner)
+
+    async def delete(self, job_id: str, owner: str) -> None:
+        """Cancel the owner's job unless it has ended, and remove all that is stored of it. Raises JobNotFound."""
+        snapshot = await self._find(job_id, owner)
+        await self._cancel(snapshot)
+        await self._write_thread.run(self._retention.remove, snapshot.number)
 
     async def retry(self, job_id: str, *, hold_cap: int | None) -> None:
         """Put a failed or cancelled job back into the queue. Raises what JobStore.retry raises."""
@@ -181,6 +183,12 @@ class JobQueue:
         if snapshot is None or snapshot.owner != owner:
             raise JobNotFound(job_id)
         return snapshot
+
+    async def _cancel(self, snapshot: JobSnapshot) -> None:
+        if await self._write_thread.run(self._store.cancel, snapshot.number):
+            if self._runner is not None:
+                self._runner.drop([snapshot.number])
+            self._broker.notify([snapshot.number])
 
     async def _load_job(self, snapshot: JobSnapshot, *, repeated: bool = False) -> Job:
         stored_request = await self._read_thread.run(self._reader.stored_request, snapshot.number)

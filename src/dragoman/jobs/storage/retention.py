@@ -39,6 +39,12 @@ class Retention:
             _remove(connection, removed)
         return len(removed)
 
+    def remove(self, number: int) -> None:
+        """Remove a job that has ended, whatever its age."""
+        query = select(jobs.c.number, jobs.c.id).where(jobs.c.number == number, jobs.c.ended_at.is_not(None))
+        with self._database.write() as connection:
+            _remove(connection, list(connection.execute(query.with_for_update())))
+
 
 def _above_limit(connection: Connection, excess_bytes: Mapping[str, int]) -> list[Row[Any]]:
     """Return a batch of the oldest jobs of each owner, of as many bytes as it has too many."""
