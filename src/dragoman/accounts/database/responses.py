@@ -62,10 +62,9 @@ class ResponseTable:
 
     def delete(self, response_id: str, owner: str) -> bool:
         """Empty the owner's response. False: it is not stored, and will not be."""
-        deleted = delete_response(self._database, response_id, owner)
-        if not deleted:
-            self._insert(response_id, owner, deleted=1, bytes=ROW_BYTES, input=b"", response=b"")
-        return deleted
+        # First, so that nobody stores it in between.
+        self._insert(response_id, owner, deleted=1, bytes=ROW_BYTES, input=b"", response=b"")
+        return delete_response(self._database, response_id, owner)
 
     def sweep(self) -> int:
         """Delete a batch of responses, oldest first: those that are too old, or else those above the limit.
