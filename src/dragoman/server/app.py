@@ -218,7 +218,7 @@ class AppServices:
     def retire(self) -> None:
         """Leave queued requests to other servers from now on."""
         if self._metrics_sources.queue is not None:
-            self._metrics_sources.queue.drain()
+            self._metrics_sources.queue.retire()
 
     def _console(
         self,

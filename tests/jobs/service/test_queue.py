@@ -7,7 +7,8 @@ import pytest
 
 from dragoman.core.errors import JobCancelled, JobNotFound
 from dragoman.core.events import Usage
-from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of
+from tests.support.echo_engines import BreakingEcho, FailurePoint
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
 
 
@@ -46,6 +47,23 @@ async def test_a_server_runs_jobs_that_another_accepted(harness: QueueHarness, j
         jobs = [await front.submit(f"text {number}") for number in range(5)]
         texts = [text_of(events) for events in await asyncio.gather(*(front.read(job.id) for job in jobs))]
         assert texts == [f"text {number}" for number in range(5)]
+    harness.assert_settled()
+
+
+async def test_a_server_that_leaves_its_jobs_to_another_serves_their_readers_to_the_end(
+    harness: QueueHarness, journals: Path
+) -> None:
+    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(5))) as old:
+        running = await old.submit("running")
+        async with old.open_stream(running.id) as events:
+            received = [await anext(events)]
+            await wait_until(lambda: harness.job_row(running.id).completion_tokens == 5)
+            old.queue.retire()
+            late = await old.submit("late", client_waits=True)
+            reading = asyncio.create_task(old.read(late.id))
+            async with queue_server(harness, journals, engine=BreakingEcho()):
+                received += [event async for event in events]
+                assert (text_of(received), text_of(await reading)) == ("running", "late")
     harness.assert_settled()
 
 

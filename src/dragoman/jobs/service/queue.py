@@ -106,8 +106,16 @@ class JobQueue:
         """Number of jobs that this process runs."""
         return 0 if self._runner is None else self._runner.running
 
+    def retire(self) -> None:
+        """Claim no more jobs and requeue those that run, but serve the readers of all jobs as before."""
+        if self._runner is not None:
+            self._runner.stop()
+
     def drain(self) -> None:
-        """Claim no more jobs and requeue those that run. May be called from any thread and from signal handlers."""
+        """Claim no more jobs, requeue those that run, and end the streams of their readers.
+
+        May be called from any thread and from signal handlers.
+        """
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop)
 

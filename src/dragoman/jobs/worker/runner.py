@@ -111,6 +111,7 @@ class JobRunner:
                 self._expiry.cancel()
             for task in [*loops, *(attempt.task for attempt in self._attempts.values() if attempt.task)]:
                 task.cancel()
+            self._attempts.clear()
             await asyncio.wait(loops)
 
     async def _claim_loop(self) -> None:
