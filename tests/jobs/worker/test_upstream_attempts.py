@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.core.errors import EngineFailed, ReplicaFailed
+from dragoman.core.errors import EngineFailed, ReplicaFailed, ShuttingDown
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.router_options import RouterOptions
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.echo_engines import BreakingEcho, FailurePoint
+from tests.support.echo_engines import BreakingEcho, FailurePoint, GatedEcho
 from tests.support.jobs.queue_harness import QueueHarness, queue_server, text_of, wait_until
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
 from tests.support.metered import MODEL
@@ -77,4 +77,47 @@ async def test_a_job_whose_upstream_dies_fails_once_somebody_may_have_read_a_par
                 with pytest.raises(EngineFailed, match="cannot go on"):
                     async for _ in events:
                         pass
+    harness.assert_settled()
+
+
+async def test_a_draining_server_ends_the_answers_that_no_other_can_go_on_with(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = GatedEcho()
+    engine.fingerprint = None
+    engine.gate.clear()
+    deployment = Deployment(name=MODEL, replicas=(Replica(f"{MODEL}/0", engine, is_upstream=True),))
+    async with queue_server(harness, journals, engine=deployment) as server:
+        job = await server.submit(TEXT)
+        async with server.open_stream(job.id) as events:
+            await anext(events)
+            server.gateway.drain()
+            with pytest.raises(ShuttingDown):
+                async for _ in events:
+                    pass
+        engine.gate.set()
+        await wait_until(lambda: harness.job_row(job.id).state == "finished")
+    assert [used.result for used in harness.usage] == ["finished"]
+    harness.assert_settled()
+
+
+async def test_a_retired_server_ends_the_answers_that_no_other_can_go_on_with(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = GatedEcho()
+    engine.fingerprint = None
+    engine.gate.clear()
+    deployment = Deployment(name=MODEL, replicas=(Replica(f"{MODEL}/0", engine, is_upstream=True),))
+    async with queue_server(harness, journals, engine=deployment) as old:
+        job = await old.submit(TEXT)
+        async with old.open_stream(job.id) as events:
+            received = [await anext(events)]
+            old.queue.retire()
+            async with queue_server(harness, journals, engine=upstreams(BreakingEcho())) as new:
+                late = await old.submit("late")
+                assert text_of(await new.read(late.id)) == "late"
+                engine.gate.set()
+                received += [event async for event in events]
+    assert text_of(received) == TEXT
+    assert harness.job_row(job.id).attempts == 1
     harness.assert_settled()

@@ -107,17 +107,14 @@ class JobQueue:
         return 0 if self._runner is None else self._runner.running
 
     def retire(self) -> None:
-        """Claim no more jobs and requeue those that run, but serve the readers of all jobs as before."""
+        """Claim no more jobs, and requeue those that others can go on with. The rest and all readers stay."""
         if self._runner is not None:
-            self._runner.stop()
+            self._runner.retire()
 
     def drain(self) -> None:
-        """Claim no more jobs, requeue those that run, and end the streams of their readers.
-
-        May be called from any thread and from signal handlers.
-        """
+        """Do what `retire` does, and end the streams of readers. May be called from any thread and signal handlers."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop)
+            self._loop.call_soon_threadsafe(self._drain)
 
     async def submit(self, submission: Submission) -> Job:
         """Accept a request. The returned job survives a loss of power.
@@ -234,6 +231,10 @@ class JobQueue:
         for _ in range(_MAX_SWEEPS):
             if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
                 break
+
+    def _drain(self) -> None:
+        self._broker.close()
+        self.retire()
 
     def _stop(self) -> None:
         self._broker.close()

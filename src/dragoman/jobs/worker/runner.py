@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import metrics_label
@@ -70,8 +70,11 @@ class JobRunner:
         self._expiry: asyncio.TimerHandle | None = None
         self._paused_until: dict[str, float] = {}
         self._rotation = 0
+        self._retiring = asyncio.Event()
         self._stopping = asyncio.Event()
         self._wake_event = asyncio.Event()
+        self._leaving: set[int] = set()
+        """Jobs that are being requeued."""
         self._idle = asyncio.Event()
 
     @property
@@ -87,10 +90,15 @@ class JobRunner:
         """Poll without waiting for the interval: a job was submitted here, or a slot was freed."""
         self._wake_event.set()
 
+    def retire(self) -> None:
+        """Claim no more jobs, and requeue those that others can go on with. The rest run until `stop`."""
+        self._retiring.set()
+        self.wake()
+
     def stop(self) -> None:
         """Claim no more jobs, and requeue those that run."""
         self._stopping.set()
-        self.wake()
+        self.retire()
 
     def drop(self, numbers: Collection[int]) -> None:
         """Stop running jobs that do not belong to this process any more."""
@@ -100,12 +108,14 @@ class JobRunner:
                 self._remove(attempt)
 
     async def run(self) -> None:
-        """Claim and run jobs until `stop`, and then requeue the running ones."""
+        """Claim and run jobs until `retire` or `stop`, and then requeue the running ones."""
         renewals = repeat("renewal of leases", self._renew, RENEW_SECONDS)
         loops = [asyncio.create_task(loop) for loop in (self._flush_loop(), renewals)]
         try:
             await self._claim_loop()
-            await self._requeue_all()
+            await self._requeue([attempt for attempt in self._attempts.values() if self._can_go_on(attempt)])
+            await self._stopping.wait()
+            await self._requeue(list(self._attempts.values()))
         finally:
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -116,7 +126,7 @@ class JobRunner:
 
     async def _claim_loop(self) -> None:
         errors = RoundErrors("queue poll")
-        while not self._stopping.is_set():
+        while not self._retiring.is_set():
             self._wake_event.clear()
             pause = POLL_SECONDS
             try:
@@ -181,7 +191,7 @@ class JobRunner:
             self._metrics.count_attempt(metrics_label(attempt.job.model), attempt.outcome)
         if attempt.task is not None:
             attempt.task.cancel()
-        if not self._attempts:
+        if self._leaving.isdisjoint(self._attempts):
             self._idle.set()
         self.wake()
 
@@ -216,8 +226,12 @@ class JobRunner:
             next_end = min(attempt.leased_until for attempt in self._attempts.values())
             self._expiry = asyncio.get_running_loop().call_at(next_end, self._drop_expired)
 
-    async def _requeue_all(self) -> None:
-        attempts = list(self._attempts.values())
+    def _can_go_on(self, attempt: RunningAttempt) -> bool:
+        """Whether another process loses nothing by going on with the attempt."""
+        return not attempt.first or (attempt.is_resumable and self._executor.fingerprint(attempt.job.model) is not None)
+
+    async def _requeue(self, attempts: Sequence[RunningAttempt]) -> None:
+        self._leaving = {attempt.number for attempt in attempts}
         tasks = [attempt.task for attempt in attempts if attempt.task is not None]
         for task in tasks:
             task.cancel()
@@ -227,7 +241,7 @@ class JobRunner:
             attempt.outcome = attempt.outcome or Requeue()
             self._flusher.mark_dirty(attempt)
         self._idle.clear()
-        if self._attempts:
+        if not self._leaving.isdisjoint(self._attempts):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REQUEUE_TIMEOUT_SECONDS):
                     await self._idle.wait()
