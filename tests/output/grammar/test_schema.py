@@ -10,6 +10,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.output.grammar import build_grammar
 from dragoman.output.grammar.schema import UNENFORCED, enforceable_schema
+from dragoman.output.grammar.time_limit import TookTooLong, limited_time
 from tests.support.grammars import allows
 
 
@@ -315,3 +316,32 @@ ODD_SCHEMAS = st.recursive(
 def test_any_json_is_a_schema_that_is_enforced_or_refused(schema: Any, strict: bool) -> None:
     with contextlib.suppress(BadRequest):
         compiled(schema, strict=strict)
+
+
+@pytest.mark.parametrize("keyword", ["not", "if"])
+def test_references_that_multiply_where_they_are_negated_are_refused(keyword: str) -> None:
+    levels = {f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 30} for level in range(8)}
+    definitions = {**levels, "d8": {"type": "string", "minLength": 2}}
+    schema = {"$defs": definitions, keyword: {"$ref": "#/$defs/d0"}, "then": {"minLength": 3}}
+    assert "follows more than 2000 references" in rejection(schema, strict=False)
+
+
+COSTLY_PATTERN = {"type": "string", "pattern": "^(?!.*a.{7}$).*b.{7}$"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": COSTLY_PATTERN}},
+        {"not": COSTLY_PATTERN},
+        {"oneOf": [{"enum": list(range(first, first + 300))} for first in range(0, 42_000, 300)]},
+    ],
+)
+def test_the_time_for_a_schema_is_bounded(schema: dict[str, Any]) -> None:
+    with limited_time(0.02), pytest.raises(TookTooLong):
+        enforceable_schema(schema, strict=False, parameter="tools")
+
+
+def test_a_schema_that_takes_too_long_is_refused() -> None:
+    with limited_time(0):
+        assert "takes more than 2 s" in rejection({"properties": {"a": COSTLY_PATTERN}})

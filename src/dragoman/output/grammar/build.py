@@ -1,8 +1,9 @@
 """Builds the grammar for a request's answer format and tools."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from dragoman.output.grammar.keywords import Schema, types_of
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, quoted, regex
 from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
+from dragoman.output.grammar.time_limit import MAX_SECONDS, TookTooLong, limited_time
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar, answer_in_element
 from dragoman.output.grammar.values import ArgumentRules, argument_rules
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
@@ -89,7 +91,8 @@ def build_grammar(
     is none, or the prompt begins it. A format constrains the answer's text, not its calls. Raises BadRequest of
     "response_format" or "tools" for what cannot be enforced as requested.
     """
-    answer = _Rule("") if response_format is None else _answer_rule(response_format)
+    with _in_time(_FORMAT):
+        answer = _Rule("") if response_format is None else _answer_rule(response_format)
     if markup is not None and markup.in_channels:
         return _in_channels(answer, tools, special_token)
     if tools is None or (markup is None and tools.choice == "auto"):
@@ -124,6 +127,17 @@ def build_grammar(
 
     _check_together(grammar(lambda _: None, ()))
     return BuiltGrammar(grammar(special_token, control_tokens), _unenforced(answer, rules), _types(rules) or None)
+
+
+@contextlib.contextmanager
+def _in_time(parameter: str) -> Iterator[None]:
+    """Raise BadRequest if what the parameter asks for takes too long to be prepared."""
+    try:
+        with limited_time():
+            yield
+    except TookTooLong:
+        message = f"It takes more than {MAX_SECONDS:g} s to find out how the schemas can be enforced; simplify their "
+        raise BadRequest(f"{message}patterns and alternatives", parameter) from None
 
 
 def _types(rules: Mapping[str, _Rule]) -> dict[str, Mapping[str, bool] | ValueTypes]:
@@ -212,10 +226,11 @@ def _rules_of_tools(tools: ToolOptions, syntax: _ArgumentSyntax | None = None) -
     """Return the rule for the arguments of each tool that may be called. Raises BadRequest."""
     if not tools.callable_tools:
         raise BadRequest("There is no tool to call", _TOOLS)
-    return {
-        tool.name: _arguments_rule(tool, syntax, f"arguments_{number}")
-        for number, tool in enumerate(tools.callable_tools)
-    }
+    with _in_time(_TOOLS):
+        return {
+            tool.name: _arguments_rule(tool, syntax, f"arguments_{number}")
+            for number, tool in enumerate(tools.callable_tools)
+        }
 
 
 def _arguments_rule(tool: Tool, syntax: _ArgumentSyntax | None, name: str) -> _Rule:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dragoman.output.grammar.keywords import Node, Schema, canonical_text, type_of, types_of
+from dragoman.output.grammar.time_limit import check_time
 
 _MAX_DEPTH = 8
 _MAX_COMPARISONS = 20_000
@@ -82,6 +83,7 @@ class _Prover:
 
     def _exclude(self, one: Schema, other: Schema, depth: int) -> bool:
         """Whether it is certain that no document is valid under both."""
+        check_time()
         self._comparisons += 1
         if depth > _MAX_DEPTH or self._comparisons > _MAX_COMPARISONS:
             return False

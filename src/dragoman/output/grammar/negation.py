@@ -15,6 +15,7 @@ from dragoman.output.grammar.keywords import (
     type_of,
     types_of,
 )
+from dragoman.output.grammar.time_limit import check_time
 
 Resolve = Callable[[Any], Any]
 """Returns the client's schema that the value of `$ref` refers to. Raises InvalidKeyword."""
@@ -48,6 +49,7 @@ def negated(schema: Any, resolve: Resolve, depth: int = 0) -> Schema:
     It leaves out numbers that are no integers where only these would be valid. Raises InvalidKeyword, and
     UnenforceableKeyword for keywords without a negation.
     """
+    check_time()
     if isinstance(schema, bool):
         return not schema
     if not isinstance(schema, dict):

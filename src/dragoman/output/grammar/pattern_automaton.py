@@ -13,6 +13,7 @@ from dragoman.output.grammar.character_ranges import Ranges, complement, contain
 from dragoman.output.grammar.pattern_language import NOTHING, Derivatives, Language, has_empty_text
 from dragoman.output.grammar.pattern_meaning import language_of
 from dragoman.output.grammar.pattern_syntax import Node, UnportablePattern
+from dragoman.output.grammar.time_limit import check_time
 
 _MAX_STATES = 300
 _MAX_CHARACTERS = 20_000
@@ -85,6 +86,7 @@ def _minimized(edges: _Automaton, accepting: set[int]) -> tuple[_Automaton, set[
         numbers: dict[Any, int] = {}  # the first state's group has number 0
         refined = []
         for state, targets in enumerate(edges):
+            check_time()
             ways: dict[int, list[tuple[int, int]]] = defaultdict(list)
             for target, ranges in targets.items():
                 ways[groups[target]] += ranges
@@ -118,6 +120,7 @@ def _eliminated(edges: _Automaton, accepting: set[int]) -> str:
         ways[state][end] = ""
     remaining = set(range(len(edges)))
     while remaining:
+        check_time()
         state = min(remaining, key=lambda state: _weight(ways, state))
         remaining.remove(state)
         _eliminate(ways, state)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dragoman.output.grammar.character_ranges import ALL_CHARACTERS, Ranges, contains
 from dragoman.output.grammar.pattern_syntax import UnportablePattern
+from dragoman.output.grammar.time_limit import check_time
 
 _MAX_TERMS = 20_000
 """Limit of the derivatives that are computed for one pattern."""
@@ -106,6 +107,7 @@ class Derivatives:
 
     def derive(self, language: Language, character: int) -> Language:
         """Return the language of what may follow the character in a text of `language`."""
+        check_time()
         key = (language, character)
         if key not in self._known:
             if len(self._known) >= _MAX_TERMS:

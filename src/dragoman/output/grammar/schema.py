@@ -30,6 +30,7 @@ from dragoman.output.grammar.lark import matching_texts
 from dragoman.output.grammar.negation import negated
 from dragoman.output.grammar.pattern_syntax import UnportablePattern
 from dragoman.output.grammar.satisfiability import is_satisfiable
+from dragoman.output.grammar.time_limit import check_time
 
 UNENFORCED: Final = ("contains", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef")
 """Keywords that are never enforced."""
@@ -99,6 +100,8 @@ class _SchemaRewriter:
         self._definitions: dict[str, Schema] = {}
         self._depth = 0
         self._count = 0
+        self._followed = 0
+        """References that were followed while a schema was negated, each time anew."""
         self._nested_id = ""
         self._divisors: set[int | float] = set()
         members = root if isinstance(root, dict) else {}
@@ -132,6 +135,7 @@ class _SchemaRewriter:
             return node
         if not isinstance(node, dict):
             self._refuse(f"is invalid: {pointer} must be a schema, which is an object, true or false")
+        check_time()
         self._count += 1
         self._depth += 1
         if self._count > _MAX_SCHEMAS or self._depth > _MAX_DEPTH:
@@ -270,6 +274,9 @@ class _SchemaRewriter:
         """Return the client's schema that the value of `$ref` refers to."""
         if not isinstance(value, str):
             raise InvalidKeyword("must be a string")
+        self._followed += 1
+        if self._followed > _MAX_SCHEMAS:
+            self._refuse(f"is too large: it follows more than {_MAX_SCHEMAS} references where it negates")
         return self._resolve(self._target_pointer(value))
 
     def _reference(self, value: Any) -> str:
