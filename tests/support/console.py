@@ -61,6 +61,7 @@ def console_app(
     proxies: tuple[str, ...] = (),
     root_path: str = "",
     host: str = "127.0.0.1",
+    allowed_hosts: tuple[str, ...] = (),
 ) -> App:
     """Build the app. With accounts ADMIN_KEY is an operator's; `keys` are those of the settings → names.
 
@@ -93,7 +94,7 @@ def console_app(
         accounting=accounting,
         admin_keys=admin,
         queue=None if database is None else JobQueue(database, QueueOptions(concurrency=concurrent_jobs), 0, webhooks),
-        origin_policy=OriginPolicy(needs_key=has_accounts or bool(keys)),
+        origin_policy=OriginPolicy(needs_key=has_accounts or bool(keys), hosts=allowed_hosts),
         console=ConsoleOptions(ShownSettings(settings, origins or {}), database),
         connect_upstream=connect_to_echo,
     )

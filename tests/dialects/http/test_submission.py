@@ -42,6 +42,7 @@ def test_the_preference_may_be_among_others(values: list[str]) -> None:
         ["respond-async-later"],
         ["respond-async=no"],
         ['note="a, respond-async"'],
+        ['note="' + r"\"" * 30_000 + ", respond-async"],
         ["wait=5"],
     ],
 )

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from dragoman.accounts.administration.audit_log import list_audit_entries
 from dragoman.accounts.administration.keys import KeyRules, disable_key, get_key, list_keys
 from dragoman.accounts.administration.usage import list_usage
@@ -260,6 +262,38 @@ async def test_without_keys_the_network_sees_models_but_no_records(tmp_path: Pat
         for path, status in (("/", 200), ("/models", 200), ("/requests", 404), ("/usage", 404), ("/health", 403)):
             assert (await client.get(path)).status_code == status, path
     database.close()
+
+
+@pytest.mark.parametrize(
+    "sent_by_proxy",
+    [
+        {"host": "llm.example.com"},
+        {"x-forwarded-for": "203.0.113.9"},
+        {"x-forwarded-for": "203.0.113.9", "host": "127.0.0.1:8000"},
+        {"x-forwarded-host": "llm.example.com"},
+        {"forwarded": "for=203.0.113.9"},
+        {"via": "1.1 proxy"},
+    ],
+)
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)])
+async def test_without_keys_whoever_a_proxy_on_the_machine_lets_in_is_no_operator(
+    sent_by_proxy: dict[str, str], proxies: tuple[str, ...], tmp_path: Path
+) -> None:
+    app = console_app(None, tmp_path, has_accounts=False, allowed_hosts=("llm.example.com",), proxies=proxies)
+    async with console_client(app) as client:
+        assert (await client.get("/health")).status_code == 200
+        for path, status in (("/models", 200), ("/health", 403), ("/audit", 403)):
+            response = await client.http.get(f"/console{path}", headers=sent_by_proxy)
+            assert response.status_code == status, path
+
+
+async def test_cookies_of_others_do_not_end_a_session(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=account.new_key()) as client:
+        own = "; ".join(f"{name}={value}" for name, value in client.http.cookies.items())
+        client.http.cookies.clear()
+        for other in ('{"not": "a cookie"}', 'quoted="' + r"\\" * 1000, "nothing", "=", "a=b=c"):
+            response = await client.http.get("/console/keys", headers={"cookie": f"{other}; {own}"})
+            assert response.status_code == 200, other
 
 
 async def test_keys_of_the_settings_open_the_playground_but_no_records(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ _RESPONDER_HEADERS = frozenset({b"prefer", WEBHOOK_HEADER.encode(), HEADER.encod
 
 _MAX_WEBHOOK_LENGTH = 2000
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?')
+"""A quoted text. Without its end it goes to that of the header: looking for one at each mark would take for ever."""
 
 QueueMode = Literal["on_request", "wait", "background"]
 """Which requests a route queues. on_request: those that prefer it; wait: all, and the client waits for the answer

@@ -26,7 +26,7 @@ from dragoman.server.console.route_table import CONSOLE_ROUTES, ConsoleRoute
 from dragoman.server.console.services import ConsoleServices
 from dragoman.server.console.sessions import SessionStore
 from dragoman.server.console.viewers import BOTH, ConsoleViewer, Role
-from dragoman.server.origins import is_loopback_host
+from dragoman.server.origins import is_loopback_host, parse_host
 
 HEADERS = {
     "content-security-policy": (
@@ -43,11 +43,13 @@ HEADERS = {
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
+_FORWARDING_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+
 _THIS_MACHINE = ConsoleViewer(role=Role.OPERATOR, name="local")
-"""The viewer on a server without keys that listens on a loopback address."""
+"""The viewer on a server without keys, if only people on this machine can be that."""
 
 _ANYBODY = ConsoleViewer(role=Role.HOLDER, name="anybody")
-"""The viewer on a server without keys that listens on others: the records of all are not for everybody."""
+"""Any other viewer on a server without keys: the records of all are not for everybody."""
 
 
 async def _refuse(_page: PageRequest) -> Response:
@@ -110,7 +112,7 @@ class ConsolePages:
                 viewer=_ANYBODY,
             )
             try:
-                viewer = await self._viewer(cookies)
+                viewer = await self._viewer(request, cookies)
                 if viewer is not None:
                     page.viewer = viewer
                 if route.roles is not None and viewer is None:
@@ -131,9 +133,9 @@ class ConsolePages:
 
         return endpoint
 
-    async def _viewer(self, cookies: CookieJar) -> ConsoleViewer | None:
+    async def _viewer(self, request: Request, cookies: CookieJar) -> ConsoleViewer | None:
         if self._services.is_open:
-            return _THIS_MACHINE if is_loopback_host(self._services.settings.host) else _ANYBODY
+            return _THIS_MACHINE if _is_from_this_machine(request, self._services) else _ANYBODY
         if cookies.secret is None or self._sessions is None or self._services.thread is None:
             return None
         return await self._services.thread.run(self._sessions.find, cookies.secret)
@@ -149,7 +151,7 @@ class ConsolePages:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         cookies = CookieJar(request, self._services)
-        viewer = await self._viewer(cookies)
+        viewer = await self._viewer(request, cookies)
         if viewer is None or cookies.secret is None:
             await Response("Sign in again", 401)(scope, receive, send)
             return
@@ -179,3 +181,11 @@ class ConsolePages:
                 return page.error(PageError(400, str(error), "Correct it and try again."))
             case _:
                 raise error
+
+
+def _is_from_this_machine(request: Request, services: ConsoleServices) -> bool:
+    """Whether somebody on this machine sent the request. A proxy on this machine passes on the requests of others."""
+    if not is_loopback_host(services.settings.host) or any(name in request.headers for name in _FORWARDING_HEADERS):
+        return False
+    host = parse_host(request.scope.get("dragoman.host") or request.headers.get("host", ""))
+    return host is not None and is_loopback_host(host.name)

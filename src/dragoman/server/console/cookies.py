@@ -1,7 +1,5 @@
 """The console's cookie: the secret of this browser, which opens its session and proves its forms."""
 
-from http.cookies import CookieError, SimpleCookie
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -55,7 +53,6 @@ def _is_secure(request: Request, services: ConsoleServices) -> bool:
 
 
 def _parse(header: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
+    """Return the cookies by name, of equal names the last. Ours have no quotes, on which http.cookies is slow."""
+    pairs = (part.partition("=") for part in header.split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
