@@ -143,7 +143,7 @@ def run(url: str, model: str | None, system: str | None) -> int:
             if not served:
                 raise ServerUnavailable(f"{server.url} serves no model")
         except ServerUnavailable as error:
-            typer.echo(f"dragoman: {error}", err=True)
+            typer.echo(f"dragoman: {error}".translate(_CONTROL_CHARACTERS), err=True)
             return 2
         model = model or served[0]
         if interactive:

@@ -8,6 +8,9 @@ from dragoman.cli.database_access import USAGE_ERROR, error_exit
 
 Value = TypeVar("Value")
 
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+"""With these, a client whose texts are shown could change what the terminal shows of others, or its title."""
+
 
 def read_amount(text: str) -> int:
     """Parse an amount in units. Return nano-units."""
@@ -46,10 +49,11 @@ def format_time(milliseconds: int | None) -> str:
 
 
 def format_value(value: object) -> str:
-    """Format a value. Return "" for None, and the values of a tuple with commas."""
+    """Format a value for one line of a terminal. Return "" for None, and the values of a tuple with commas."""
     if value is None:
         return ""
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text.translate(_CONTROL_CHARACTERS)
 
 
 def _parse_or_exit(parse: Callable[[str], Value], text: str) -> Value:
