@@ -7,6 +7,9 @@ import msgspec
 
 from dragoman.core.errors import BadRequest, DragomanError
 
+MAX_HISTORY_BYTES = 32 * 1024 * 1024
+"""Of the stored responses that a request continues or refers to, with their inputs."""
+
 
 class ResponseNotFound(DragomanError):
     """No stored response has this id, it was removed, or it belongs to another owner."""
@@ -26,6 +29,14 @@ class PreviousResponseNotFound(BadRequest):
         self.response_id = response_id
 
 
+class HistoryTooLarge(BadRequest):
+    """What a request continues or refers to is too large: each response of a conversation may be as large as a body."""
+
+    def __init__(self, parameter: str) -> None:
+        limit = f"{MAX_HISTORY_BYTES // 2**20} MiB, or as many JSON values as a request's body may"
+        super().__init__(f"The stored responses that this request needs have more than {limit}", parameter)
+
+
 class ResponseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A response and the items it answers. Those of the responses before it are stored with them."""
 
@@ -37,6 +48,11 @@ class ResponseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Its own input items, a JSON array."""
     response: bytes
     """The response, a JSON object."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of input and response."""
+        return len(self.input) + len(self.response)
 
 
 class ResponseHistory(NamedTuple):
@@ -59,7 +75,10 @@ class ResponseStore(Protocol):
         ...
 
     async def history(self, response_id: str, owner: str) -> ResponseHistory:
-        """Return the owner's response and all before it. Raises ResponseNotFound if one of them was deleted."""
+        """Return the owner's response and all before it.
+
+        Raises ResponseNotFound if one of them was deleted, and HistoryTooLarge.
+        """
         ...
 
     async def delete(self, response_id: str, owner: str) -> bool:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.responses import ROW_BYTES, ResponseTable
-from dragoman.core.responses import ResponseNotFound, ResponseRecord
+from dragoman.core.responses import MAX_HISTORY_BYTES, HistoryTooLarge, ResponseNotFound, ResponseRecord
 from tests.support.ledger_harness import ManualClock
 from tests.support.sqlite_files import create_sqlite_database
 
@@ -55,6 +56,16 @@ def test_what_is_missing_is_named_and_what_is_deleted_is_not_found(database: Dat
     assert table.delete("resp_2", "ada")
     with pytest.raises(ResponseNotFound):
         table.find("resp_2", "ada")
+
+
+def test_a_conversation_that_is_larger_than_memory_has_room_for_is_not_read(database: Database) -> None:
+    table = table_of(database)
+    spaces = b"[" + b" " * (MAX_HISTORY_BYTES // 4) + b"]"
+    for number in range(1, 6):
+        table.store(msgspec.structs.replace(record(number, number - 1 or None), input=spaces), "ada")
+    assert len(table.history("resp_3", "ada").records) == 3
+    with pytest.raises(HistoryTooLarge):
+        table.history("resp_5", "ada")
 
 
 def test_old_responses_are_deleted(tmp_path: Path) -> None:

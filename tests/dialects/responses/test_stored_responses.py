@@ -127,6 +127,23 @@ async def test_an_item_is_referenced_by_its_id(client: AsyncOpenAI) -> None:
         await client.responses.create(model="echo", input=[{"type": "item_reference", "id": "msg_gone"}])
 
 
+async def test_a_conversation_of_many_values_is_not_read_on_the_event_loop(server: HttpQueueServer) -> None:
+    many = {"role": "user", "content": "Hi", "unknown": [0] * 40_000}
+    ids: list[str] = []
+    statuses = []
+    for _ in range(8):
+        previous = {"previous_response_id": ids[-1]} if ids else {}
+        sent = await server.client.post("/v1/responses", json={"model": "echo", "input": [many], **previous})
+        statuses.append(sent.status_code)
+        ids += [sent.json()["id"]] if sent.is_success else []
+    assert statuses == [*[200] * 7, 400], "a body may have 250,000 values"
+    assert "previous_response_id" in sent.text
+    references = [{"type": "item_reference", "id": f"msg_{each.removeprefix('resp_')}0000"} for each in ids]
+    for given, status in ((references[:2] * 3, 200), (references, 400)):
+        again = await server.client.post("/v1/responses", json={"model": "echo", "input": given})
+        assert again.status_code == status, again.text
+
+
 async def test_what_is_deleted_foreign_or_never_stored_is_not_found(client: AsyncOpenAI, other: AsyncOpenAI) -> None:
     stored = await client.responses.create(model="echo", input="one")
     unstored = await client.responses.create(model="echo", input="one", store=False)

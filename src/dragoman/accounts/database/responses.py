@@ -12,7 +12,13 @@ from sqlalchemy.exc import IntegrityError
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.shares import excess_by_owner, rows_of_excess
 from dragoman.accounts.database.tables import responses
-from dragoman.core.responses import ResponseHistory, ResponseNotFound, ResponseRecord
+from dragoman.core.responses import (
+    MAX_HISTORY_BYTES,
+    HistoryTooLarge,
+    ResponseHistory,
+    ResponseNotFound,
+    ResponseRecord,
+)
 
 ROW_BYTES = 200
 """What a row takes up besides its contents."""
@@ -46,8 +52,12 @@ class ResponseTable:
             return _find(connection, response_id, owner)
 
     def history(self, response_id: str, owner: str) -> ResponseHistory:
-        """Return the response and those before it. Raises ResponseNotFound if one of them was deleted."""
+        """Return the response and those before it.
+
+        Raises ResponseNotFound if one of them was deleted, and HistoryTooLarge.
+        """
         records: list[ResponseRecord] = []
+        remaining_bytes = MAX_HISTORY_BYTES
         following: str | None = response_id
         with self._database.read() as connection:
             while following is not None and len(records) < MAX_HISTORY:
@@ -55,6 +65,9 @@ class ResponseTable:
                 if record is None:
                     return ResponseHistory(records, following)
                 records.append(record)
+                remaining_bytes -= record.size
+                if remaining_bytes < 0:
+                    raise HistoryTooLarge("previous_response_id")
                 following = record.previous_id
         if following is not None:
             raise ResponseNotFound(following)

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -10,9 +10,15 @@ import msgspec
 from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, DragomanError, JobNotFound
 from dragoman.core.jobs import Job
-from dragoman.core.responses import PreviousResponseNotFound, ResponseNotFound, ResponseRecord
+from dragoman.core.responses import (
+    MAX_HISTORY_BYTES,
+    HistoryTooLarge,
+    PreviousResponseNotFound,
+    ResponseNotFound,
+    ResponseRecord,
+)
 from dragoman.dialects.http.context import RouteContext
-from dragoman.dialects.http.large_bodies import restore
+from dragoman.dialects.http.large_bodies import TooManyValues, check_value_count, restore
 from dragoman.dialects.responses import wire
 from dragoman.dialects.responses.background import BackgroundEvents
 from dragoman.dialects.responses.codec import DecodedResponse
@@ -76,7 +82,10 @@ class StoredResponses:
             await self._store.store(record, await self._route.service.owner(caller))
 
     async def history(self, response_id: str, caller: Caller) -> list[Item]:
-        """Return the items of a response and of all before it, oldest first. Raises PreviousResponseNotFound."""
+        """Return the items of a response and of all before it, oldest first.
+
+        Raises PreviousResponseNotFound and HistoryTooLarge.
+        """
         if self._store is None:
             raise PreviousResponseNotFound(response_id)
         owner = await self._route.service.owner(caller)
@@ -86,6 +95,7 @@ class StoredResponses:
             while following is not None:
                 found = await self._store.history(following, owner)
                 records += found.records
+                self._check_size(records, "previous_response_id")
                 following = found.missing
                 if following is not None:
                     record = await self._generated_record(following, caller)
@@ -97,7 +107,18 @@ class StoredResponses:
 
     async def resolved(self, items: Sequence[Item], caller: Caller) -> list[Item]:
         """Return the items with those that are only referenced in place of the references. Raises BadRequest."""
-        return [await self._referenced(item, caller) if kind_of(item) == "item_reference" else item for item in items]
+        records: dict[str, ResponseRecord | None] = {}
+        known: dict[str, Item] = {}
+        for item_id in (str(item.get("id")) for item in items if kind_of(item) == "item_reference"):
+            match = _ITEM_ID.fullmatch(item_id)
+            if match is not None and (response_id := f"resp_{match[1]}") not in records:
+                records[response_id] = record = await self._find_or_none(response_id, caller)
+                self._check_size([each for each in records.values() if each is not None], "input")
+                for each in [] if record is None else items_of(record):
+                    known.setdefault(str(each.get("id")), each)
+            if item_id not in known:
+                raise BadRequest(f"Item with id '{item_id[:80]}' not found.", "input")
+        return [known[str(item["id"])] if kind_of(item) == "item_reference" else item for item in items]
 
     async def find(self, response_id: str, caller: Caller) -> ResponseRecord | None:
         """Return a stored response; None: it is not stored. Raises ResponseNotFound if it was deleted."""
@@ -167,17 +188,19 @@ class StoredResponses:
             raise ResponseNotFound(response_id)
         return record_of(decoded, response)
 
-    async def _referenced(self, reference: Item, caller: Caller) -> Item:
-        item_id = str(reference.get("id"))
-        match = _ITEM_ID.fullmatch(item_id)
-        record = None
-        if match is not None:
-            with contextlib.suppress(ResponseNotFound):
-                record = await self.find(f"resp_{match[1]}", caller)
-        found = [] if record is None else [item for item in items_of(record) if item.get("id") == item_id]
-        if not found:
-            raise BadRequest(f"Item with id '{item_id[:80]}' not found.", "input")
-        return found[0]
+    async def _find_or_none(self, response_id: str, caller: Caller) -> ResponseRecord | None:
+        with contextlib.suppress(ResponseNotFound):
+            return await self.find(response_id, caller)
+        return None
+
+    def _check_size(self, records: Collection[ResponseRecord], parameter: str) -> None:
+        """Raise HistoryTooLarge if the records have too many bytes or JSON values."""
+        if sum(record.size for record in records) > MAX_HISTORY_BYTES:
+            raise HistoryTooLarge(parameter)
+        try:
+            check_value_count(b",".join(record.input for record in records), self._route.options.max_body_values)
+        except TooManyValues:
+            raise HistoryTooLarge(parameter) from None
 
 
 _errors = ResponsesErrors()
