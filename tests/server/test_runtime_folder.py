@@ -48,6 +48,18 @@ def test_a_removed_folder_is_made_again_and_locked(short_path: Path) -> None:
         assert list(folders_in_use([short_path])) == [folder.path]
 
 
+def test_a_removed_folder_whose_path_somebody_else_took_is_not_used(short_path: Path) -> None:
+    with RuntimeFolder.create([short_path]) as folder:
+        shutil.rmtree(folder.path)
+        others = short_path / "others"
+        others.mkdir()
+        folder.path.symlink_to(others)
+        with pytest.raises(FileExistsError):
+            folder.restore()
+        folder.path.unlink()
+        assert folder.restore()
+
+
 def test_a_folder_too_deep_for_a_socket_is_passed_over_and_reported_if_it_is_the_only_one(short_path: Path) -> None:
     deep = short_path / ("x" * 100)
     deep.mkdir()

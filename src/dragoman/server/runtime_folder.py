@@ -8,13 +8,13 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 from dragoman.core import logs
+from dragoman.core.own_folders import is_own_folder
 
 _PREFIX = "dragoman-run-"
 """Folders without a lock have another prefix: those of servers before there were locks."""
@@ -66,8 +66,11 @@ class RuntimeFolder:
             # Another server found the folder before it was locked, and is removing it.
 
     def restore(self) -> bool:
-        """Make the folder again if it was removed. Return whether that was so. Raises OSError."""
-        if self.path.is_dir():
+        """Make the folder again if it was removed. Return whether that was so.
+
+        Raises OSError, also if somebody else has taken its path meanwhile.
+        """
+        if is_own_folder(self.path):
             return False
         self.path.mkdir(mode=0o700)
         lock = _try_lock(self.path)
@@ -116,10 +119,8 @@ def _own_folders(parent: Path) -> Iterator[Path]:
     """Yield this user's folders. Anyone may have made others of this name."""
     with contextlib.suppress(OSError):
         for path in parent.glob(f"{_PREFIX}*"):
-            with contextlib.suppress(OSError):
-                status = path.lstat()
-                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
-                    yield path
+            if is_own_folder(path):
+                yield path
 
 
 def _try_lock(path: Path) -> int | None:

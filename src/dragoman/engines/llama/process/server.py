@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,6 +14,7 @@ from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Unenforced, Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.core.own_folders import is_missing_in_own_folder
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import RequestOutput
@@ -170,8 +170,8 @@ class EngineServer:
                 await asyncio.sleep(HEARTBEAT_SECONDS)
                 for connection in self._connections.values():
                     connection.send([messages.HeartbeatReply()])
-                if not os.path.exists(self._options.socket_path):  # noqa: ASYNC240, PTH110 - one look at a local folder
-                    with contextlib.suppress(OSError):  # The parent has not yet made the folder again.
+                if is_missing_in_own_folder(self._options.socket_path):
+                    with contextlib.suppress(OSError):
                         self._adapters.write_registry()
                         renewed = await self._listen()
                         listener.close()

@@ -26,6 +26,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.events import Event, Unenforced, Usage
 from dragoman.core.models import TokenizedPrompt
+from dragoman.core.own_folders import is_own_folder
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
@@ -351,6 +352,8 @@ class LlamaEngine:
     async def _stay_connected(self) -> None:
         while True:
             try:
+                if not is_own_folder(self._socket_path.parent):
+                    raise FileNotFoundError(self._socket_path)  # Whoever took its path would get the prompts.
                 async with asyncio.timeout(self._timeouts.heartbeat):
                     reader, writer = await asyncio.open_unix_connection(self._socket_path)
             except OSError:  # TimeoutError too: a process that is stopped accepts nothing.
