@@ -130,3 +130,22 @@ def test_a_stream_ends_when_the_server_drains(live: LiveServer) -> None:
         next(stream)
         live.app.drain()
         assert len(list(stream)) <= 2
+
+
+def test_one_key_does_not_take_the_live_data_of_all(live: LiveServer) -> None:
+    holder_key = live.account.new_key()
+    with (
+        live.signed_in(holder_key) as holder,
+        live.signed_in(ADMIN_KEY) as operator,
+        contextlib.ExitStack() as open_pages,
+    ):
+        statuses = []
+        lines = []  # A response ends with the iterator over its lines.
+        for _ in range(17):
+            response = open_pages.enter_context(holder.stream("GET", "/console/events"))
+            statuses.append(response.status_code)
+            if response.is_success:
+                lines.append(response.iter_lines())
+                assert next(lines[-1]) == "retry: 2000"
+        assert statuses == [*[200] * 16, 503]
+        assert open_pages.enter_context(operator.stream("GET", "/console/events")).status_code == 200

@@ -133,6 +133,16 @@ async def test_a_holder_sees_its_own_account_only(account: AccountFixture, app: 
             assert "acme" not in (await other.get("/keys")).text
 
 
+async def test_a_holder_sees_no_models_that_its_key_may_not_use(account: AccountFixture, tmp_path: Path) -> None:
+    app = console_app(account.database, tmp_path, engines={"echo": EchoEngine(), "secret-project": EchoEngine()})
+    key = account.new_key(KeyRules(models=("echo",)))
+    async with console_client(app, key=key) as client, another_client(app, key=ADMIN_KEY) as operator:
+        for path in ("/", "/playground", "/requests", "/queue", "/models", "/usage", "/keys"):
+            assert "secret-project" not in (await client.get(path)).text, path
+        for path in ("/requests", "/queue", "/models"):
+            assert "secret-project" in (await operator.get(path)).text, path
+
+
 async def test_the_playgrounds_requests_are_those_of_the_key(account: AccountFixture, app: App) -> None:
     async with console_client(app, key=account.new_key()) as client:
         request_id = await ask(client)

@@ -23,6 +23,11 @@ TICK_SECONDS = 1.0
 MAX_SUBSCRIBERS = 128
 """Open pages with live data, of one worker."""
 
+_MAX_HOLDERS = 96
+"""Of them, those of holders of API keys together: operators need the rest."""
+
+_MAX_OF_HOLDER = 16
+
 _MAX_ROWS = 50
 """New requests of one second. When there are more, the page says so by the gap."""
 
@@ -55,15 +60,18 @@ class Broadcast:
         self._renderer = renderer
         self._is_draining = is_draining
         self._sampler = GaugeSampler(services)
-        self._queues: set[asyncio.Queue[Tick]] = set()
+        self._queues: dict[asyncio.Queue[Tick], ConsoleViewer] = {}
         self._task: asyncio.Task[None] | None = None
         self._newest: int | None = None
         self._seen: deque[int] = deque(maxlen=2 * _OVERLAP + _MAX_ROWS)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether MAX_SUBSCRIBERS pages are open."""
-        return len(self._queues) >= MAX_SUBSCRIBERS
+    def is_full(self, viewer: ConsoleViewer) -> bool:
+        """Whether this viewer may open no further page."""
+        if viewer.is_operator:
+            return len(self._queues) >= MAX_SUBSCRIBERS
+        holders = [each for each in self._queues.values() if not each.is_operator]
+        own = [each for each in holders if _holder(each) == _holder(viewer)]
+        return len(own) >= _MAX_OF_HOLDER or len(holders) >= _MAX_HOLDERS
 
     async def gauges(self) -> Gauges:
         """Return the state of the server now."""
@@ -81,7 +89,7 @@ class Broadcast:
         `last_id` is the newest request that the page has already.
         """
         queue: asyncio.Queue[Tick] = asyncio.Queue(_QUEUED_TICKS)
-        self._queues.add(queue)
+        self._queues[queue] = viewer
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         try:
@@ -97,7 +105,7 @@ class Broadcast:
                 if ticks % _CHECKED_TICKS == 0 and not await is_valid():
                     return
         finally:
-            self._queues.discard(queue)
+            self._queues.pop(queue, None)
             if not self._queues and self._task is not None:
                 self._task.cancel()
                 self._task = self._newest = None
@@ -154,3 +162,8 @@ def newest_requests(database: Database, after: int | None) -> list[UsageRecord]:
 
 def _is_own(viewer: ConsoleViewer, row: UsageRecord) -> bool:
     return viewer.account_id is not None and row.account_id == viewer.account_id
+
+
+def _holder(viewer: ConsoleViewer) -> int | str:
+    """Return the account, or without accounts the key's name."""
+    return viewer.name if viewer.account_id is None else viewer.account_id

@@ -2,7 +2,6 @@
 
 from starlette.responses import Response, StreamingResponse
 
-from dragoman.server.console.live import MAX_SUBSCRIBERS
 from dragoman.server.console.page import PageRequest
 
 
@@ -17,6 +16,6 @@ async def stream(page: PageRequest) -> Response:
             return True
         return await thread.run(sessions.find, page.secret) is not None
 
-    if page.broadcast.is_full:
-        return Response(f"{MAX_SUBSCRIBERS} pages with live data are open already", 503, {"retry-after": "10"})
+    if page.broadcast.is_full(page.viewer):
+        return Response("Too many pages with live data are open already", 503, {"retry-after": "10"})
     return StreamingResponse(page.broadcast.events(page.viewer, last_id, is_valid), media_type="text/event-stream")

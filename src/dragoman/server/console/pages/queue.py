@@ -39,7 +39,7 @@ async def show(page: PageRequest) -> Response:
         **values,
         states=STATES,
         state=state,
-        models=[model.id for model in page.services.gateway.models()],
+        models=[model.id for model in await page.visible_models()],
         model=query.text("model"),
         is_enabled=page.services.queue is not None,
     )

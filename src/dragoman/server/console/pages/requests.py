@@ -64,7 +64,7 @@ async def show(page: PageRequest) -> Response:
         conditions=conditions,
         newest=found.rows[0].id if found.rows else 0,
         is_first=before is None,
-        models=[model.id for model in page.services.gateway.models()],
+        models=[model.id for model in await page.visible_models()],
         dialects=list(DIALECTS),
         keeps_bodies=page.services.settings.console.keep_bodies,
     )
