@@ -223,3 +223,19 @@ async def test_a_models_own_template_that_does_not_end_is_given_up_and_stops_no_
             await task
         assert caught.value.parameter == "messages"
     await renderer.close()
+
+
+async def test_slow_templates_of_requests_do_not_delay_long_prompts_of_others() -> None:
+    renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
+    slow = [
+        asyncio.create_task(renderer.render(ENDLESS, model=MODEL, context_length=CONTEXT_LENGTH, owner=f"{number % 2}"))
+        for number in range(MAX_WAITING)
+    ]
+    await asyncio.sleep(0)
+    other = await renderer.render(LONG, model=MODEL, context_length=CONTEXT_LENGTH, owner="other")
+    assert other == MODEL.render(LONG)
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    await renderer.close()

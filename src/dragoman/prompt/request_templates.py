@@ -1,7 +1,8 @@
 """Chat templates that may take long, rendered in a separate process: those of requests, and models' for long prompts.
 
 The process has limits of time and memory and no secrets in its environment. It is killed and restarted when it
-exceeds its deadline. It renders one request at a time, the owners of requests in turn.
+exceeds its deadline. It renders one request at a time, the owners of requests in turn. Models' own templates for long
+prompts have a process of their own, since those of requests may be made to take as long as they are allowed to.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import AsyncIterator
+from typing import Self
 
 import msgspec
 
@@ -22,7 +25,7 @@ from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedP
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
 MAX_WAITING = 64
-"""Requests that wait or are being rendered; one more is rejected."""
+"""Requests of one process that wait or are being rendered; one more is rejected."""
 
 MAX_SOURCE_BYTES = 64 * 1024
 
@@ -43,14 +46,13 @@ _UTF8_BYTES = 4
 
 
 class RequestTemplateRenderer:
-    """Owns the process and starts it on first use."""
+    """Owns the processes and starts each on first use."""
 
     def __init__(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        """Kill the process if a template takes longer than `deadline_seconds`."""
+        """Kill a process if a template takes longer than `deadline_seconds`."""
         self._deadline_seconds = deadline_seconds
-        self._process: asyncio.subprocess.Process | None = None
-        self._turns = Turns(1, _MAX_WAITING_OF_OWNER)
-        self._waiting = 0
+        self._of_requests = _TemplateProcess(deadline_seconds)
+        self._of_models = _TemplateProcess(deadline_seconds)
 
     async def render(
         self,
@@ -70,38 +72,59 @@ class RequestTemplateRenderer:
         is_own = prompt.template is None and not prompt.template_arguments
         _check(prompt)
         check_documents(prompt, model.source if prompt.template is None else prompt.template)
+        async with (self._of_models if is_own else self._of_requests).turn(owner) as process:
+            # Replacing the control tokens of a long text takes a while.
+            escaped = await asyncio.to_thread(model.escape, prompt)
+            # What a model's own template writes is limited by what the prompt says. The engine measures it.
+            max_characters = _MAX_CHARACTERS if is_own else CHARACTERS_PER_TOKEN * context_length
+            request = RenderRequest(
+                prompt=escaped.prompt,
+                source=model.source if prompt.template is None else prompt.template,
+                bos=model.bos,
+                eos=model.eos,
+                supports_reasoning=model.supports_reasoning,
+                tool_format=model.configured_tool_format if prompt.template is None else None,
+                max_characters=max_characters,
+                constrained=constrained,
+                deadline_seconds=self._deadline_seconds,
+            )
+            max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
+            result = await process.render(_frame(request), max_reply_bytes)
+        return restore_prompt(escaped, _prompt_or_raise(result, escaped))
+
+    async def close(self) -> None:
+        """End the processes."""
+        await self._of_requests.close()
+        await self._of_models.close()
+
+
+class _TemplateProcess:
+    """One process, which is started on first use, and those that wait for it."""
+
+    def __init__(self, deadline_seconds: float) -> None:
+        self._deadline_seconds = deadline_seconds
+        self._process: asyncio.subprocess.Process | None = None
+        self._turns = Turns(1, _MAX_WAITING_OF_OWNER)
+        self._waiting = 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self, owner: str | None) -> AsyncIterator[Self]:
+        """Have the process for the block. Raises Limited or Overloaded if too many requests wait."""
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Too many chat templates wait to be rendered", math.ceil(self._deadline_seconds))
         self._waiting += 1
         try:
             async with self._turns.turn(new_request_id() if owner is None else owner):
-                # Replacing the control tokens of a long text takes a while.
-                escaped = await asyncio.to_thread(model.escape, prompt)
-                # What a model's own template writes is limited by what the prompt says. The engine measures it.
-                max_characters = _MAX_CHARACTERS if is_own else CHARACTERS_PER_TOKEN * context_length
-                request = RenderRequest(
-                    prompt=escaped.prompt,
-                    source=model.source if prompt.template is None else prompt.template,
-                    bos=model.bos,
-                    eos=model.eos,
-                    supports_reasoning=model.supports_reasoning,
-                    tool_format=model.configured_tool_format if prompt.template is None else None,
-                    max_characters=max_characters,
-                    constrained=constrained,
-                    deadline_seconds=self._deadline_seconds,
-                )
-                max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
-                result = await self._render_in_process(_frame(request), max_reply_bytes)
+                yield self
         finally:
             self._waiting -= 1
-        return restore_prompt(escaped, _prompt_or_raise(result, escaped))
 
     async def close(self) -> None:
         """End the process."""
         async with self._turns.turn(new_request_id()):
             await self._kill()
 
-    async def _render_in_process(self, frame: bytes, max_reply_bytes: int) -> RenderResult:
+    async def render(self, frame: bytes, max_reply_bytes: int) -> RenderResult:
         """Send one request and return the reply. A process that gave no reply is killed."""
         process = await self._running_process()
         replied = False

@@ -1,5 +1,6 @@
-"""The number of JSON values, counted without decoding."""
+"""Large bodies: the number of JSON values, counted without decoding, and whose turn it is to be decoded."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.dialects.http.large_bodies import TooManyValues, check_value_count
+from dragoman.dialects.http.large_bodies import LARGE_BODY_BYTES, TooManyValues, check_value_count
+from tests.support.apps import KEY, client_of, echo_app
 
 texts = st.text(st.sampled_from('a,[{"\\\n é'), max_size=6)
 documents = st.recursive(
@@ -39,3 +41,14 @@ def test_the_limit_is_exact_whatever_texts_contain(document: Any, ascii_only: bo
 @given(st.binary(max_size=50))
 def test_any_bytes_can_be_counted(body: bytes) -> None:
     check_value_count(body, len(body))
+
+
+async def test_a_client_has_one_turn_whatever_accounts_it_names() -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x" * LARGE_BODY_BYTES}]}
+    async with client_of(echo_app(keys=[KEY]), key=KEY) as client:
+        sent = [
+            client.post("/v4/chat-completions", json=body, headers={"x-selected-account-id": str(number)})
+            for number in range(60)
+        ]
+        statuses = [response.status_code for response in await asyncio.gather(*sent)]
+    assert statuses.count(429) > 20, "only some may wait"

@@ -69,7 +69,7 @@ def _check_and_decode(body: bytes, route: RouteContext, decode: Callable[[], Dec
 
 
 async def _in_turn(caller: Caller, work: Callable[[], Decoded]) -> Decoded:
-    async with _turns.turn(caller.account or caller.key_digest or caller.address):
+    async with _turns.turn(caller.key_digest or caller.address):
         return await asyncio.get_running_loop().run_in_executor(_thread, work)
 
 
