@@ -112,10 +112,8 @@ def _message_characters(message: Message) -> int:
 
 
 def _part_characters(part: Part) -> int:
-    if isinstance(part, TextPart):
-        return len(part.text)
-    # How large an image is that must be fetched is not known yet.
-    return _LARGE_CHARACTERS + 1 if part.is_remote else len(part.url)
+    # How large an image is that must be fetched is not known yet, and 3 KB of another may become 50 MB of pixels.
+    return len(part.text) if isinstance(part, TextPart) else _LARGE_CHARACTERS + 1
 
 
 def excludes_tokens(sampling: SamplingParams) -> bool:
