@@ -251,3 +251,13 @@ def test_control_tokens_within_others_are_found_too(content: str) -> None:
 
 def test_texts_of_white_space_are_left_to_people() -> None:
     assert ControlTokenTexts(("\n", "  ", "<s>", "")).texts == ("<s>",)
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "[/INST]"])
+def test_a_template_may_end_with_the_beginning_of_a_control_token(token: str) -> None:
+    for length in range(1, len(token)):
+        template = f"{{{{ messages[0].content }}}}{token[:length]}"
+        assert ControlTokenTexts([token]).find_tails(template) == (token[length:].lower(),)
+        prompt = ChatPrompt(messages=(Message(role="user", content=f"a {token}"),), template=template)
+        model = ChatTemplate(CHATML, bos="", eos="", special_texts=SpecialTokenTexts((token,)))
+        assert model.escape(prompt).prompt.messages[0].content != f"a {token}"

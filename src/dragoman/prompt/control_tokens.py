@@ -165,7 +165,9 @@ class ControlTokenTexts:
             start = source.find(first)
             while start >= 0:
                 length = 1
-                while sharing := self._longer_than(source[start : start + length].lower()):
+                while start + length <= len(source) and (
+                    sharing := self._longer_than(source[start : start + length].lower())
+                ):
                     if _BOUNDARY.match(source, start + length):
                         found.update(self._sorted[index][length:] for index in sharing)
                     length += 1
