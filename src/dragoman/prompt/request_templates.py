@@ -73,7 +73,7 @@ class RequestTemplateRenderer:
         _check(prompt)
         check_documents(prompt, model.source if prompt.template is None else prompt.template)
         async with (self._of_models if is_own else self._of_requests).turn(owner) as process:
-            # Replacing the control tokens of a long text takes a while.
+            # Replacing the control tokens of a long text, and putting them back, takes up to a second.
             escaped = await asyncio.to_thread(model.escape, prompt)
             # What a model's own template writes is limited by what the prompt says. The engine measures it.
             max_characters = _MAX_CHARACTERS if is_own else CHARACTERS_PER_TOKEN * context_length
@@ -90,7 +90,7 @@ class RequestTemplateRenderer:
             )
             max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
             result = await process.render(_frame(request), max_reply_bytes)
-        return restore_prompt(escaped, _prompt_or_raise(result, escaped))
+        return await asyncio.to_thread(restore_prompt, escaped, _prompt_or_raise(result, escaped))
 
     async def close(self) -> None:
         """End the processes."""
