@@ -69,15 +69,19 @@ def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
     for field, documentation in itertools.pairwise(body):
         match field, documentation:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
+                found[name] = _one_line(text)
     return found
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _part() -> Iterator[str]:
     listed = list(tables())
     yield "## Tables\n"
     yield "| table | |\n|---|---|"
-    yield from (f"| `{table.header}` | {table.struct.__doc__} |" for table in listed if table.name)
+    yield from (f"| `{table.header}` | {_one_line(table.struct.__doc__ or '')} |" for table in listed if table.name)
     yield "\n## Settings\n"
     yield "| key | type | range | default | environment variable | option | |\n|---|---|---|---|---|---|---|"
     for table in listed:

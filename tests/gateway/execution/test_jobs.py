@@ -64,7 +64,8 @@ async def test_without_accounts_a_job_costs_nothing_and_is_recorded(tmp_path: Pa
         assert running_gateway.has_queue
         job = await running_gateway.submit(draft("Hello"), caller(None))
         assert text_of(await read(running_gateway, job.id, None)) == "Hello"
-        used = list_usage(Database(f"sqlite:///{tmp_path}/accounts.db"))
+        with contextlib.closing(Database(f"sqlite:///{tmp_path}/accounts.db")) as database:
+            used = list_usage(database)
     assert [(row.result, row.completion_tokens, row.charge) for row in used] == [("finished", 6, 0)]
 
 
