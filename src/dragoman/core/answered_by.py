@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
+from dragoman.core.events import Started
+
 
 class AnsweredBy(NamedTuple):
     """The replica whose answer is delivered."""
@@ -37,6 +39,10 @@ class AttemptObserver(Protocol):
 
     def note_answer(self, answered_by: AnsweredBy) -> None:
         """Note that an answer begins, before its first event is delivered."""
+        ...
+
+    def note_start(self, started: Started) -> None:
+        """Note that one of several prompts begins to be answered. The events of a single one say so themselves."""
         ...
 
     def note_failure(self, failure: FailedAttempt) -> None:

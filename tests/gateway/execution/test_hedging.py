@@ -84,6 +84,9 @@ class Hedged:
     def note_answer(self, answered_by: AnsweredBy) -> None:
         self.reported.append(answered_by._replace(began_at=None))
 
+    def note_start(self, started: Started) -> None:
+        """Only reservations count what was cached."""
+
     def note_failure(self, failure: FailedAttempt) -> None:
         """Attempts that end are counted in the metrics."""
 

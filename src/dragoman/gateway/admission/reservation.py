@@ -39,6 +39,10 @@ class Reservation(Protocol):
         """What is left of the key's limits per minute."""
         ...
 
+    def observe_start(self, cached_tokens: int) -> None:
+        """Note how many tokens of a prompt were cached, before the answer's first token. Called for each prompt."""
+        ...
+
     def observe_tokens(self, generated_tokens: int) -> None:
         """Note how many tokens were generated so far, before the last of them leave the gateway."""
         ...
@@ -77,6 +81,8 @@ class UnmeteredReservation:
 
     account_id: int | None = None
     allowances = NO_LIMITS
+
+    def observe_start(self, cached_tokens: int) -> None: ...
 
     def observe_tokens(self, generated_tokens: int) -> None: ...
 
@@ -122,6 +128,7 @@ class LedgerReservation:
         self._counts_itself = True
         self._slot = slot
         self._settle = settle
+        self._cached_tokens = 0
         self._generated_tokens = 0
         self._opened_at = time.monotonic()
         self._first_token_ms: int | None = None
@@ -129,12 +136,16 @@ class LedgerReservation:
         self._usage: Usage | None = None
         self._is_settled = False
 
+    def observe_start(self, cached_tokens: int) -> None:
+        # An upstream counts its prompt itself, and may count more than was admitted.
+        self._cached_tokens = min(self._cached_tokens + cached_tokens, self._prompt_tokens)
+
     def observe_tokens(self, generated_tokens: int) -> None:
         self._generated_tokens = generated_tokens
         if self._first_token_ms is None:
             self._first_token_ms = round((time.monotonic() - self._opened_at) * 1000)
         if not self._is_buffered:
-            self._slot.record(self._prompt_tokens, 0, generated_tokens)
+            self._slot.record(self._prompt_tokens, self._cached_tokens, generated_tokens)
 
     def observe_usage(self, usage: Usage) -> None:
         self._usage = usage
@@ -151,6 +162,7 @@ class LedgerReservation:
         return model in self._fallback_models
 
     def fall_back(self, model: str) -> None:
+        self._cached_tokens = 0
         self._fallback = self._fallback_models.index(model) + 1
         self._slot.record_fallback(self._fallback)
 
@@ -173,7 +185,7 @@ class LedgerReservation:
             source = usage.source
             prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
         elif self._generated_tokens and not (reason == "failed" and self._is_buffered):
-            prompt, completion = self._prompt_tokens, self._generated_tokens
+            prompt, cached, completion = self._prompt_tokens, self._cached_tokens, self._generated_tokens
         return Settlement(
             request_id=self._request_id,
             prompt_tokens=prompt,

@@ -17,8 +17,15 @@ _MAX_BUFFERED_EVENTS = 64
 """Events of several prompts that are buffered between the engines and a slow client."""
 
 
-async def fan_out(requests: Sequence[Task], answer: Callable[[Task], AsyncGenerator[Event]]) -> AsyncGenerator[Event]:
-    """Merge the events of all answers into those of one: choices renumbered, usages added."""
+async def fan_out(
+    requests: Sequence[Task],
+    answer: Callable[[Task], AsyncGenerator[Event]],
+    note_start: Callable[[Started], None] | None = None,
+) -> AsyncGenerator[Event]:
+    """Merge the events of all answers into those of one: choices renumbered, usages added.
+
+    `note_start` is called when a prompt begins to be answered, which no event says: they begin at different times.
+    """
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
@@ -42,8 +49,9 @@ async def fan_out(requests: Sequence[Task], answer: Callable[[Task], AsyncGenera
                     raise error
                 case Usage() as usage:
                     usages.append(usage)
-                case Started():
-                    pass  # The prompts begin at different times.
+                case Started() as started:
+                    if note_start is not None:
+                        note_start(started)
                 case event:
                     yield event
         if len(usages) == len(requests):

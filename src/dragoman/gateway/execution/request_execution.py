@@ -142,7 +142,8 @@ def open_answer(deployment: Deployment, requests: Sequence[Task], observer: Atte
     `observer` is notified of each attempt if there were several replicas, or an upstream.
     """
     if len(requests) > 1:
-        return _begun(fan_out(requests, lambda request: generate(deployment, request, observer)))
+        note_start = None if observer is None else observer.note_start
+        return _begun(fan_out(requests, lambda request: generate(deployment, request, observer), note_start))
     [request] = requests
     attempts = attempts_of(deployment, request, observer)
     if isinstance(attempts, RoutedAttempts) and (hedge_after := attempts.hedge_after) is not None:
@@ -250,6 +251,8 @@ class RequestExecution:
                 self.generated_tokens += count
                 self._timer.observe_tokens(event.index, count)
                 self._reservation.observe_tokens(self.generated_tokens)
+        elif isinstance(event, Started):
+            self.note_start(event)
         elif isinstance(event, Usage):
             self._timer.observe_usage(event)
             self._reservation.observe_usage(event)
@@ -269,6 +272,9 @@ class RequestExecution:
         if answered_by.is_upstream:
             self._reservation.observe_upstream()
         self._reservation.observe_attempt(answered_by)
+
+    def note_start(self, started: Started) -> None:
+        self._reservation.observe_start(started.cached_tokens)
 
     def note_failure(self, failure: FailedAttempt) -> None:
         self._timer.note_failure(failure)
