@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,10 +12,12 @@ import pytest
 
 from dragoman.core.errors import (
     BadRequest,
+    Overloaded,
     ReplicaFailed,
 )
 from dragoman.core.events import Delta, Finished, Started, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.engines.upstream.connecting import resolve_by_system
 from dragoman.engines.upstream.engine import (
     PROBES_PER_DISCOVERY,
     UNBOUNDED_ANSWER_TOKENS,
@@ -33,6 +36,7 @@ from tests.support.scripted_upstream import (
     response,
     running_upstream,
 )
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 from tests.support.upstream_engines import (
     DONE,
     FINISH,
@@ -261,11 +265,40 @@ async def test_an_operator_can_probe_between_two_probes() -> None:
 
 def test_an_upstream_that_wavers_keeps_its_state() -> None:
     health = ProbedHealth()
-    assert health.note(is_well=True), "the first probe decides alone"
+    assert health.note(None), "the first probe decides alone"
     for _ in range(FAILURES_TO_LEAVE - 1):
-        assert not health.note(is_well=False)
-    assert not health.note(is_well=True)
+        assert not health.note(TimeoutError())
+    assert not health.note(None)
     assert health.is_ready
-    assert [health.note(is_well=False) for _ in range(FAILURES_TO_LEAVE)][-1]
-    assert [health.note(is_well=True) for _ in range(SUCCESSES_TO_RETURN)] == [False, True]
+    assert [health.note(TimeoutError()) for _ in range(FAILURES_TO_LEAVE)][-1]
+    assert [health.note(None) for _ in range(SUCCESSES_TO_RETURN)] == [False, True]
     assert health.is_ready
+
+
+async def test_what_this_server_lacks_is_no_failure_of_an_upstream() -> None:
+    lacks_descriptors = False
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        if lacks_descriptors:
+            raise OSError(errno.EMFILE, "")
+        return await resolve_by_system(host, port)
+
+    async with running_upstream(ModelServer().upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        client = UpstreamClient(UpstreamAddress.parse(url), resolve=resolve)
+        engine = UpstreamEngine("m/0", client, model="m")
+        lacks_descriptors = True
+        with pytest.raises(Overloaded, match="no connection to the upstream left"):
+            await collect(engine)
+        lacks_descriptors = False
+        await engine.probe()
+        assert engine.ready
+        client.close()
+        lacks_descriptors = True
+        for _ in range(FAILURES_TO_LEAVE):
+            await engine.probe()
+        assert engine.last_probe is not None
+        assert "Too many open files" in engine.last_probe.problem
+        assert engine.ready
+        with pytest.raises(Overloaded, match="no connection to the upstream left"):
+            await collect(engine)
+        await engine.close()

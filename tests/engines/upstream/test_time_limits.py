@@ -6,9 +6,7 @@ import pytest
 
 from dragoman.engines.upstream.http_request import UpstreamRequest
 from dragoman.engines.upstream.time_limits import UpstreamTimeouts
-from dragoman.engines.upstream.transport_errors import (
-    UpstreamTimeout,
-)
+from dragoman.engines.upstream.transport_errors import LocalShortage, UpstreamTimeout
 from tests.support.scripted_upstream import (
     HEAD,
     LAST_CHUNK,
@@ -110,7 +108,7 @@ async def test_more_requests_than_connections_wait_and_not_for_ever() -> None:
     async with connected(ScriptedUpstream(hold), UpstreamTimeouts(connect=0.1), max_connections=1) as client:
         first = asyncio.create_task(client.fetch(CHAT))
         await asyncio.sleep(0)
-        with pytest.raises(UpstreamTimeout, match="connect"):
+        with pytest.raises(LocalShortage, match="all connections"):
             await client.fetch(CHAT)
         release.set()
         assert await first == b"[]"

@@ -10,7 +10,7 @@ import numpy as np
 
 from dragoman.core import logs
 from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest, ModelKind, TextPair
-from dragoman.core.errors import BadRequest, EngineFailed, UpstreamUnavailable
+from dragoman.core.errors import BadRequest, EngineFailed, Overloaded, UpstreamUnavailable
 from dragoman.core.events import Embedding, Event, Usage
 from dragoman.core.limits import is_token_count
 from dragoman.core.request import TextPrompt
@@ -83,7 +83,7 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
             vectors, tokens = await compute(request)
         except TransportError as failure:
             error = error_of(failure, has_output=False)
-            if isinstance(error, EngineFailed):
+            if isinstance(error, EngineFailed | Overloaded):
                 self._log_failed_embedding(str(failure))
             raise error from None
         except (msgspec.MsgspecError, binascii.Error, ValueError, LookupError):

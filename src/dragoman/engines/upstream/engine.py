@@ -20,6 +20,7 @@ from dragoman.core.errors import (
     DragomanError,
     EngineFailed,
     ModelNotFound,
+    Overloaded,
     UpstreamFailed,
     UpstreamUnavailable,
 )
@@ -240,15 +241,15 @@ class UpstreamEngine(Probed):
         return f"{self._model}:{name}" if kind.names_adapters_behind_model else name
 
     async def _find_kind(self) -> UpstreamKind:
-        """Return the upstream's kind, which is probed if it is not known yet. Raises UpstreamUnavailable."""
+        """Return the upstream's kind, which is probed if it is not known yet. Raises core.errors."""
         if self._kind is None:
             await self.probe()
         if self._kind is None:
-            raise UpstreamUnavailable("The upstream cannot be reached", "refused")
+            raise self._health.unreachable()
         return self._kind
 
     async def _find_able_kind(self, request: GenerationRequest) -> UpstreamKind:
-        """Probe the upstream. Raises UpstreamUnavailable, and BadRequest if its kind turns out to be unable."""
+        """Probe the upstream. Raises core.errors; BadRequest if its kind turns out to be unable."""
         kind = await self._find_kind()
         if (need := missing_need(request, kind.capabilities)) is not None:
             raise BadRequest(f"The model '{request.model}' does not support {need.description}", need.parameter)
@@ -305,8 +306,8 @@ class UpstreamEngine(Probed):
         return _failure_of(answer, failure.message)
 
     def _logged(self, error: DragomanError, reason: str, answer: UpstreamAnswer) -> DragomanError:
-        """Return the error. It is logged if it is the upstream's fault."""
-        if isinstance(error, EngineFailed):
+        """Return the error. It is logged unless it is the request's fault."""
+        if isinstance(error, EngineFailed | Overloaded):
             _log.warning("upstream_failed", upstream=self._name, reason=reason, had_output=answer.has_started)
         return error
 
@@ -342,12 +343,13 @@ class UpstreamEngine(Probed):
 
     async def probe(self) -> None:
         """Ask for the health, and now and then for the list of models. No token is ever generated for it."""
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(self._reply_seconds):
                 await self._ask_for_health()
-            problem = ""
         except (TransportError, msgspec.MsgspecError, TimeoutError) as error:
-            problem = str(error) or "no answer in time"
+            failure = error
+        problem = "" if failure is None else str(failure) or "no answer in time"
         self._probes += 1
         self.last_probe = ProbeReport(
             is_well=not problem,
@@ -356,7 +358,7 @@ class UpstreamEngine(Probed):
             kind=None if self._kind is None else self._kind.name,
             models=self._listed,
         )
-        if self._health.note(is_well=not problem):
+        if self._health.note(failure):
             _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready)
 
     async def _ask_for_health(self) -> None:

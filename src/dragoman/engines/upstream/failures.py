@@ -9,6 +9,7 @@ from dragoman.core.errors import (
     BadRequest,
     ContextOverflow,
     DragomanError,
+    Overloaded,
     ReplicaFault,
     UpstreamFailed,
     UpstreamUnavailable,
@@ -16,6 +17,7 @@ from dragoman.core.errors import (
 from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.transport_errors import (
     ConnectFailed,
+    LocalShortage,
     TransportError,
     UpstreamDisconnected,
     UpstreamStatus,
@@ -28,6 +30,7 @@ MAX_MESSAGE_CHARACTERS = 500
 
 _LIMITED = 429
 _UNAVAILABLE = 503
+_SHORTAGE_RETRY_SECONDS = 1
 _ERROR_STATUS = re.compile(r"[45]\d\d")
 
 _CONTEXT_LENGTH = re.compile(r"(?:context length(?: is| of)?(?: only)?|configured limit of) \(?(\d{1,15})\b")
@@ -81,6 +84,8 @@ def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
         case UpstreamStatus(status=status, retry_after=seconds):
             overloaded_for = (seconds or 0.0) if status == _UNAVAILABLE else 0.0
             return UpstreamUnavailable(f"The upstream answered with status {status}", retry_after=overloaded_for)
+        case LocalShortage():
+            return Overloaded("This server has no connection to the upstream left", _SHORTAGE_RETRY_SECONDS)
         case ConnectFailed():
             return UpstreamUnavailable("The upstream cannot be reached", "refused")
         case UpstreamTimeout():

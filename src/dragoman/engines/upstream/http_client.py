@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import socket
@@ -21,6 +22,7 @@ from dragoman.engines.upstream.time_limits import ResponseTimer, UpstreamTimeout
 from dragoman.engines.upstream.transport_errors import (
     BrokenResponse,
     ConnectFailed,
+    LocalShortage,
     TransportError,
     UpstreamDisconnected,
     UpstreamStatus,
@@ -48,6 +50,9 @@ CROSSING_SECONDS = 1.0
 """In which a request may meet an upstream that is closing its connection. One that is lost later was being answered."""
 
 MAX_RETRY_AFTER_SECONDS = 3_600.0
+
+_LOCAL_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+"""Of a failed connect(): they say nothing about the other side. EADDRNOTAVAIL: all local ports are in use."""
 
 
 class ReceivedStream:
@@ -207,7 +212,7 @@ class UpstreamClient:
             async with asyncio.timeout(timer.connect_seconds()):
                 await self._places.acquire()
         except TimeoutError:
-            raise UpstreamTimeout("connect") from None
+            raise LocalShortage("all connections to the upstream are in use") from None
 
     async def _connect(self, timer: ResponseTimer) -> Connection:
         seconds, address = timer.connect_seconds(), self._address
@@ -221,6 +226,8 @@ class UpstreamClient:
         except TimeoutError:
             raise UpstreamTimeout("connect") from None
         except OSError as error:
+            if error.errno in _LOCAL_SHORTAGES:
+                raise LocalShortage(f"no connection can be opened: {os.strerror(error.errno)}") from None
             raise ConnectFailed(_reason(error)) from None
         self._connections.add(connection)
         return connection

@@ -1,6 +1,7 @@
 """How a request to an upstream can fail before its answer is understood.
 
 TransportError
+├── LocalShortage          this process has no connection or descriptor left. The upstream was not asked
 ├── ConnectFailed          no connection: refused, unreachable, unknown name, TLS. Nothing was sent
 ├── UpstreamDisconnected   closed or reset before the response was complete
 ├── UpstreamTimeout        the upstream took longer than one of the time limits
@@ -35,6 +36,12 @@ class TransportError(Exception):
     """None: it says nothing about the upstream's health."""
     may_retry = True
     """Whether another upstream may answer. The same one may, too, if `failure` is no configuration."""
+
+
+class LocalShortage(TransportError):
+    """This process or its system has nothing left to connect with: no connection, descriptor, port or memory."""
+
+    failure = None
 
 
 class ConnectFailed(TransportError):
