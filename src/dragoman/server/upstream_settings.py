@@ -19,9 +19,9 @@ class UpstreamTimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_
     connect: PositiveSeconds = 2.0
     """Time for a connection."""
     first_token: PositiveSeconds = 120.0
-    """Time from the request to the first token."""
+    """Time from the request to the first token, or to the first byte of embeddings and scores."""
     between_tokens: PositiveSeconds = 60.0
-    """Time without a byte after it."""
+    """Time without a byte after that."""
     total: PositiveSeconds = 3600.0
     """Time of the whole request."""
 

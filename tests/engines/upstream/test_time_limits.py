@@ -45,6 +45,43 @@ async def test_a_silent_upstream_is_left_after_its_limit(parts: list[bytes], lim
     assert error.limit == limit
 
 
+@pytest.mark.parametrize(
+    ("parts", "limit"),
+    [
+        ([], "first_token"),
+        ([HEAD], "between_tokens"),
+        ([HEAD, chunk(b"[")], "between_tokens"),
+    ],
+    ids=["no head", "no body", "half a body"],
+)
+async def test_a_silent_upstream_is_left_after_its_limit_when_its_response_is_no_stream(
+    parts: list[bytes], limit: str
+) -> None:
+    timeouts = UpstreamTimeouts(
+        first_token=0.05 if limit == "first_token" else TEST_TIMEOUT_SECONDS,
+        between_tokens=0.05 if limit == "between_tokens" else TEST_TIMEOUT_SECONDS,
+    )
+    upstream = ScriptedUpstream(lambda request: hang_after(request, *parts))
+    async with connected(upstream, timeouts) as client:
+        with pytest.raises(UpstreamTimeout, match=limit):
+            await client.fetch(CHAT)
+        await upstream.requests[0].closed.wait()
+
+
+async def test_a_long_response_that_is_no_stream_may_take_longer_than_the_limits_of_its_silence() -> None:
+    async def send_slowly(request: ScriptedRequest) -> object:
+        await request.send(HEAD)
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            await request.send(chunk(b"1"))
+        await request.send(LAST_CHUNK)
+        return True
+
+    timeouts = UpstreamTimeouts(first_token=0.2, between_tokens=0.2)
+    async with connected(ScriptedUpstream(send_slowly), timeouts) as client:
+        assert await client.fetch(CHAT) == b"1" * 8
+
+
 async def test_comments_extend_the_silence_but_not_beyond_the_limit_of_the_first_token() -> None:
     async def ping(request: ScriptedRequest) -> None:
         await request.send(HEAD, event(b"1"))

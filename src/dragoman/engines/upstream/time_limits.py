@@ -17,7 +17,7 @@ class UpstreamTimeouts(msgspec.Struct, frozen=True, kw_only=True):
     connect: float = 2.0
     """For a connection, or a free place among the connections."""
     first_token: float = 120.0
-    """From the request to the first token."""
+    """From the request to the first token; to the first byte of what is no stream, as of embeddings."""
     between_tokens: float = 60.0
     """Without a byte. Keep-alive comments extend it, but not beyond `first_token` from token to token."""
     total: float = 3600.0
@@ -30,7 +30,7 @@ class ResponseTimer:
     """
 
     def __init__(self, timeouts: UpstreamTimeouts, deadline: float, *, is_stream: bool) -> None:
-        """The time of all limits begins now. Only `total` and the deadline bound what is no stream."""
+        """The time of all limits begins now. What is no stream has bytes instead of tokens."""
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
@@ -87,8 +87,8 @@ class ResponseTimer:
             last_data_at = max(connection.last_data_at, self._last_token_at)
             silence = last_data_at + self._timeouts.between_tokens
             ends_at, limit = min(silence, self._last_token_at + self._timeouts.first_token), "between_tokens"
-        elif self._is_stream:
-            ends_at, limit = self._started_at + self._timeouts.first_token, "first_token"
+        elif not self._is_stream and connection.has_response:
+            ends_at, limit = connection.last_data_at + self._timeouts.between_tokens, "between_tokens"
         else:
-            return self._end_at, "total"
+            ends_at, limit = self._started_at + self._timeouts.first_token, "first_token"
         return (ends_at, limit) if ends_at <= self._end_at else (self._end_at, "total")
