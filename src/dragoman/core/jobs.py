@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from dragoman.core.errors import DragomanError
+from dragoman.core.errors import DragomanError, Overloaded
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.tasks import Task
 
@@ -13,6 +13,10 @@ JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 DEFAULT_PRIORITY = 128
 LOWEST_PRIORITY = 255
 """Numbers go from 0, which is first, to this one."""
+
+
+class SubmissionUnconfirmed(Overloaded):
+    """The database did not say in time whether the request was queued. An equal one would be a second job."""
 
 
 class StoredRequest(

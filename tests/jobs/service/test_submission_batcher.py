@@ -3,6 +3,7 @@
 import asyncio
 import random
 import string
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,31 @@ from sqlalchemy import func, insert, select
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
 from dragoman.accounts.database.tables import holds, idempotent_requests, job_requests, jobs, processes
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.core.errors import (
     IdempotencyConflict,
     InsufficientBalance,
+    LedgerUnavailable,
     Limited,
     ModelNotFound,
     Overloaded,
     Unauthenticated,
 )
 from dragoman.core.idempotency import Acquired, IdempotentRequest, RequestMismatch, StoredResponse
+from dragoman.core.jobs import SubmissionUnconfirmed
+from dragoman.gateway.admission.controller import AdmissionRequest
+from dragoman.gateway.admission.ledger import LedgerAdmission
+from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
+from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
+from dragoman.jobs.service.submission_batcher import SubmissionBatcher
+from dragoman.jobs.storage.reader import JobReader
+from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
-from tests.support.metered import cost
+from dragoman.jobs.values.rows import Submission
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, draft, queue_server, text_of, wait_until
+from tests.support.metered import MODEL, cost
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = IdempotentRequest("caller", "key", "fingerprint")
 
@@ -181,3 +195,43 @@ async def test_etas_follow_the_durations_of_the_latest_jobs(harness: QueueHarnes
         waiting = [await front.submit("Hello") for _ in range(3)]
         assert [(await front.job(job.id)).eta for job in waiting] == [15, 25, 35]
         assert waiting[0].eta == 15
+
+
+@pytest.mark.parametrize("idempotent_request", [None, REQUEST], ids=["without a key", "with a key"])
+async def test_a_submission_that_may_be_stored_is_not_to_be_repeated_without_a_key(
+    harness: QueueHarness, journals: Path, idempotent_request: IdempotentRequest | None
+) -> None:
+    connection = LedgerConnection(AccountsOptions(database=harness.database, journals=journals), new_process_id())
+    admission = LedgerAdmission(connection, AccountKeyAuthenticator(connection)).prepare(
+        AdmissionRequest(
+            caller=harness.caller(),
+            dialect="infermatic",
+            model=MODEL,
+            billed_model=MODEL,
+            prompt_tokens=5,
+            max_completion_tokens=20,
+            is_buffered=True,
+        )
+    )
+    submission = Submission(draft("Hello", idempotent_request=idempotent_request), admission, "owner")
+    read_thread, write_thread = DatabaseThread(harness.database), DatabaseThread(harness.database, timeout_seconds=0.05)
+    batcher = SubmissionBatcher(
+        read_thread=read_thread,
+        reader=JobReader(harness.database),
+        write_thread=write_thread,
+        store=JobStore(harness.database, QueueOptions(), new_process_id()),
+        options=QueueOptions(),
+        timeout_seconds=0,
+    )
+    database_answers = threading.Event()
+    blocking = asyncio.create_task(write_thread.run(database_answers.wait, TEST_TIMEOUT_SECONDS))
+    with pytest.raises(Overloaded) as caught:
+        await batcher.accept(submission)
+    database_answers.set()
+    with pytest.raises(Overloaded):
+        await blocking
+    await batcher.close()
+    read_thread.close()
+    write_thread.close()
+    expected = SubmissionUnconfirmed if idempotent_request is None else LedgerUnavailable
+    assert type(caught.value) is expected

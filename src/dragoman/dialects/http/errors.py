@@ -33,11 +33,15 @@ from dragoman.core.errors import (
     UnsupportedEncoding,
     UpstreamFailed,
 )
+from dragoman.core.jobs import SubmissionUnconfirmed
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import GenerationService
 from dragoman.dialects.http.codec import ErrorRenderer, ErrorResponse
 
 FAILURE_CONTEXT = "dragoman.failure_context"
+
+NOT_AGAIN = {"x-should-retry": "false"}
+"""Keeps libraries from sending a request again, which they do for many statuses and after connection errors."""
 
 
 class ErrorRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +150,8 @@ def error_headers(error: DragomanError) -> dict[str, str]:
     match error:
         case RateLimited():
             return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
+        case SubmissionUnconfirmed():
+            return {"retry-after": str(error.retry_after), **NOT_AGAIN}
         case Overloaded() | Limited():
             return {"retry-after": str(error.retry_after)}
         case Unauthenticated():
@@ -155,7 +161,7 @@ def error_headers(error: DragomanError) -> dict[str, str]:
         case IdempotencyConflict() | RequestTimedOut():
             # The libraries of OpenAI, Anthropic and Scale retry 408 and 409 unless told not to. The first is the end of
             # the time that the client gave, and every further attempt would take as long.
-            return {"x-should-retry": "false"}
+            return dict(NOT_AGAIN)
         case _:
             return {}
 

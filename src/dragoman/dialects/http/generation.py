@@ -229,6 +229,11 @@ class QueuedResponder:
         self._submission = submission
         self._idempotent_request = idempotent_request
 
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether an equal request finds the same job."""
+        return self._idempotent_request is not None
+
     async def respond(self) -> Response:
         decoded, prepare = self.call.received.decoded, self.call.prepare
         prepared = PreparedRequests(_tasks(decoded))
@@ -271,6 +276,7 @@ class QueuedResponder:
                 headers={**headers, **received.decoded.headers},
                 keep_alive_seconds=route.options.keep_alive_seconds,
                 request_id=job.stored_request.answer_id,
+                may_repeat=self._may_repeat,
             )
             return GenerationResponse(lambda: route.service.follow_job(job.id, caller), options, NumberedFrames())
         url = f"{route.options.root_path}{JOBS_PATH}/{job.id}"

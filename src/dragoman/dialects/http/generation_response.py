@@ -16,8 +16,8 @@ from dragoman.core.events import Unenforced
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
-from dragoman.dialects.http.errors import InternalError, error_response, rate_limit_headers
+from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec, ErrorResponse
+from dragoman.dialects.http.errors import NOT_AGAIN, InternalError, error_response, rate_limit_headers
 
 UNENFORCED_HEADER = "x-dragoman-unenforced"
 """Names the keywords of the request's schemas that are not enforced."""
@@ -92,6 +92,8 @@ class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that was silent for this long gets a comment."""
     request_id: str
     """For the log."""
+    may_repeat: bool = True
+    """False: an equal request would be charged besides this one, which goes on after an error that is not final."""
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
@@ -190,11 +192,9 @@ class GenerationResponse(Response):
             self.is_final = True
         except DragomanError as error:
             self.is_final = isinstance(error, BadRequest) and error.is_final
-            response = error_response(
-                self._options.errors.render(self._options.decoded.in_client_terms(error)), self._options.headers
-            )
+            response = error_response(self._render(self._options.decoded.in_client_terms(error)), self._options.headers)
         except Exception:  # noqa: BLE001 - a defect of the server fails the request, it does not break the connection
-            response = error_response(self._options.errors.render(self._log_internal_error()), self._options.headers)
+            response = error_response(self._render(self._log_internal_error()), self._options.headers)
         else:
             await self._send_start(send, 200, {"content-type": "application/json", "content-length": str(len(body))})
             await send({"type": "http.response.body", "body": body})
@@ -223,6 +223,13 @@ class GenerationResponse(Response):
             last = await self._fail(send, self._log_internal_error())
         await self._end(send, last)
 
+    def _render(self, error: DragomanError) -> ErrorResponse:
+        """Render an error response. If the answer goes on, libraries must not ask for it a second time."""
+        rendered = self._options.errors.render(error)
+        if self._options.may_repeat or is_final_error(error):
+            return rendered
+        return rendered._replace(headers={**rendered.headers, **NOT_AGAIN})
+
     async def _open_events(self) -> EventStream:
         """Start the generation."""
         generation = self._events = await self._start_generation()
@@ -241,7 +248,7 @@ class GenerationResponse(Response):
                 return sse.frame(event)  # The answer has not ended, and its reader can come back.
             return self._encode(self._options.decoded.builder.failure(event))
         self.is_final = isinstance(error, BadRequest) and error.is_final
-        rendered = self._options.errors.render(error)
+        rendered = self._render(error)
         await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
         return rendered.body
 

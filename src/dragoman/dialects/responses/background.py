@@ -78,9 +78,15 @@ class BackgroundStream(GenerationResponse):
 
 
 def background_stream(
-    route: RouteContext, job: Job, received: ReceivedRequest, caller: Caller, *, starting_after: int = -1
+    route: RouteContext,
+    job: Job,
+    received: ReceivedRequest,
+    caller: Caller,
+    *,
+    starting_after: int = -1,
+    may_repeat: bool = True,
 ) -> BackgroundStream:
-    """Return the stream of a job's response."""
+    """Return the stream of a job's response. `may_repeat` is that of ResponseOptions."""
     decoded = received.decoded
     assert isinstance(decoded, DecodedResponse), "the route's codec decodes nothing else"
 
@@ -94,6 +100,7 @@ def background_stream(
         headers=dict.fromkeys(route.id_headers, job.stored_request.answer_id),
         keep_alive_seconds=route.options.keep_alive_seconds,
         request_id=caller.request_id,
+        may_repeat=may_repeat,
     )
     return BackgroundStream(start, options, EventsAfter(starting_after))
 
@@ -105,5 +112,5 @@ class BackgroundResponder(QueuedResponder):
         decoded = received.decoded
         assert isinstance(decoded, DecodedResponse), "the route's codec decodes nothing else"
         if decoded.stream:
-            return background_stream(self.call.route, job, received, self.call.caller)
+            return background_stream(self.call.route, job, received, self.call.caller, may_repeat=self._may_repeat)
         return Response(msgspec.json.encode(decoded.response.head), 200, headers, "application/json")

@@ -10,6 +10,7 @@ from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core import logs
 from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import Limited, Overloaded
+from dragoman.core.jobs import SubmissionUnconfirmed
 from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
@@ -52,8 +53,10 @@ class SubmissionBatcher:
         write_thread: DatabaseThread,
         store: JobStore,
         options: QueueOptions,
+        timeout_seconds: float = _SUBMIT_TIMEOUT_SECONDS,
     ) -> None:
         """`options` limits the waiting jobs. `reader` is used on `read_thread`, `store` on `write_thread`."""
+        self._timeout_seconds = timeout_seconds
         self._read_thread = read_thread
         self._reader = reader
         self._write_thread = write_thread
@@ -67,7 +70,8 @@ class SubmissionBatcher:
     async def accept(self, submission: Submission) -> AcceptedJob:
         """Store the submission and return its job.
 
-        Raises Overloaded if the queue is full or the database does not answer, Limited if the owner's share of it is,
+        Raises Overloaded if the queue is full or the database does not answer, SubmissionUnconfirmed if it may have
+        been stored and an equal one would not find it, Limited if the owner's share of the queue is full,
         IdempotencyConflict and what an admission raises.
         """
         try:
@@ -79,7 +83,7 @@ class SubmissionBatcher:
                 return accepted
             raise
         loop = asyncio.get_running_loop()
-        pending = _PendingSubmission(submission, loop.create_future(), loop.time() + _SUBMIT_TIMEOUT_SECONDS)
+        pending = _PendingSubmission(submission, loop.create_future(), loop.time() + self._timeout_seconds)
         self._pending.append(pending)
         if self._send_task is None:
             self._send_task = asyncio.create_task(self._send())
@@ -136,7 +140,7 @@ class SubmissionBatcher:
             self._pending = [*(pending for pending in batch if now < pending.deadline), *self._pending]
             for pending in batch:
                 if now >= pending.deadline:
-                    _resolve(pending, error)
+                    _resolve(pending, _unconfirmed(pending, error))
             await asyncio.sleep(_RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - a defect is raised for the submitters; nothing else awaits this task
             for pending in batch:
@@ -166,6 +170,13 @@ class _CountedBacklog:
     def add(self, size: int) -> None:
         """Add a job."""
         self.counted = Backlog(self.counted.jobs + 1, self.counted.bytes + size)
+
+
+def _unconfirmed(pending: _PendingSubmission, error: Overloaded) -> Overloaded:
+    """Return the error of a submission that may have been stored, and that nobody finds without its key."""
+    if pending.submission.draft.idempotent_request is not None:
+        return error
+    return SubmissionUnconfirmed(error.message, error.retry_after)
 
 
 def _resolve(pending: _PendingSubmission, result: AcceptedJob | Exception) -> None:

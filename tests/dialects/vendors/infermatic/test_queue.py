@@ -221,3 +221,21 @@ async def test_an_invalid_job_id_is_not_found(client: httpx.AsyncClient, method:
     assert response.status_code == 404
     error = response.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("not_found_error", "None", "404")
+
+
+@pytest.mark.parametrize("has_key", [False, True], ids=["without a key", "with a key"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_whose_job_goes_on_is_not_to_be_sent_again_without_a_key(
+    queue_harness: HttpQueueHarness, stream: bool, has_key: bool
+) -> None:
+    engine = GatedEcho(withhold_first_token=True)
+    engine.gate.clear()
+    headers = {"idempotency-key": "order 1"} if has_key else {}
+    async with queue_harness.server(engine) as server:
+        waiting = asyncio.create_task(server.client.post(HELD, json=HELLO | {"stream": stream}, headers=headers))
+        await engine.generation_started.wait()
+        server.app.drain()
+        refused = await waiting
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "5"
+    assert refused.headers.get("x-should-retry") == (None if has_key else "false")
