@@ -109,6 +109,49 @@ async def test_a_child_that_ignores_sigterm_is_killed() -> None:
         os.kill(child.process_id, 0)
 
 
+async def test_a_reply_that_comes_too_late_is_not_that_of_the_next_request() -> None:
+    child = _child(
+        "import sys; print('ready', flush=True); first, second = sys.stdin.readline(), sys.stdin.readline(); "
+        "print('to ' + first + 'to ' + second, end='', flush=True); sys.stdin.read()"
+    )
+    await child.start()
+    command = ChildCommand(name="test", arguments=[], environment=os.environ)
+    with pytest.raises(TimeoutError):
+        await child.request(command, b"one\n", 0.01)
+    assert await child.request(command, b"two\n", TEST_TIMEOUT_SECONDS) == "to two"
+    await child.stop()
+
+
+class _EndingProcess:
+    """Ends at the moment when it is killed for not ending."""
+
+    pid, returncode, stdin = 0, None, None
+
+    def __init__(self) -> None:
+        self.stdout = asyncio.StreamReader()
+        self.stdout.feed_data(b"ready\n")
+        self._ended = asyncio.Event()
+
+    def terminate(self) -> None:
+        """Go on."""
+
+    def kill(self) -> None:
+        self._ended.set()
+        self.stdout.feed_eof()
+        raise ProcessLookupError
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return 0
+
+
+async def test_a_child_that_ends_as_it_is_killed_is_stopped() -> None:
+    command = ChildCommand(name="test", arguments=[], environment=os.environ)
+    child = Child(command, process=_EndingProcess())
+    await child.start()
+    await child.stop(grace_seconds=-4.99)
+
+
 async def _other_process(child: Child, first: int) -> int:
     """Return the id of the process that replaces `first`."""
     while (process_id := child.process_id) in (None, first):

@@ -110,7 +110,9 @@ class Child:
         self._stopping = False
         self._wake_requested = asyncio.Event()
         self._reply: asyncio.Future[str] | None = None
-        """Waits for the next line that is no heartbeat."""
+        """Waits for the next line that is no heartbeat, after those of `_late_replies`."""
+        self._late_replies = 0
+        """Requests to the current process that nobody waits for any more, and that it has not replied to."""
         self._unfinished = b""
         """The beginning of a line."""
 
@@ -156,7 +158,8 @@ class Child:
     async def request(self, command: ChildCommand, line: bytes, timeout_seconds: float) -> str:
         """Write a line to the process's standard input and return its reply. Later starts use `command`.
 
-        A process that is down replies nothing: the empty text. Raises TimeoutError. For one caller at a time.
+        A process that is down replies nothing: the empty text. Others reply to each line, in their order. Raises
+        TimeoutError. For one caller at a time.
         """
         self._command = command
         process = self._process
@@ -173,6 +176,8 @@ class Child:
                 await asyncio.wait([self._reply, ended], return_when=asyncio.FIRST_COMPLETED)
             return self._reply.result() if self._reply.done() else ""
         finally:
+            if not self._reply.done() and self._process is process:
+                self._late_replies += 1
             self._reply = None
             ended.cancel()
 
@@ -200,7 +205,8 @@ class Child:
                     await process.wait()
             except TimeoutError:
                 _log.warning("child_stop_timed_out", name=self._command.name)
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # It may end just now.
+                    process.kill()
                 await process.wait()
         if self._supervision is not None:
             self._supervision.cancel()
@@ -264,6 +270,7 @@ class Child:
         self._report(failure._replace(retry_seconds=None))
 
     async def _spawn(self) -> None:
+        self._late_replies = 0
         self._process = await asyncio.create_subprocess_exec(
             *self._command.arguments,
             env=dict(self._command.environment),
@@ -297,7 +304,9 @@ class Child:
         return await self._process.wait()
 
     def _deliver_reply(self, text: str) -> None:
-        if self._reply is not None and not self._reply.done():
+        if self._late_replies:
+            self._late_replies -= 1
+        elif self._reply is not None and not self._reply.done():
             self._reply.set_result(text)
 
     def _lines(self, output: bytes) -> list[str]:

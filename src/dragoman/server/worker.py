@@ -170,17 +170,23 @@ def _live_options(options: WorkerOptions) -> LiveOptions:
 
 
 def _reload(line: bytes, app: ReloadableApp, server: HttpServer) -> None:
-    """Serve with the options in a line of the parent, and reply `ok` or why they cannot be used."""
+    """Serve with the options in a line of the parent, and reply `ok` or why they cannot be used.
+
+    Every line has one reply: the parent counts them.
+    """
     try:
         options = msgspec.json.decode(line, type=WorkerOptions)
         settings, live = options.settings, _live_options(options)
         server.reload(settings, _proxies(settings))  # Before the app: it fails if the certificate has just changed.
+        logs.configure(settings.log_level, settings.log_format)
+        app.reload(live)
     except (msgspec.DecodeError, CertificateError) as error:
         print(" ".join(str(error).split()), flush=True)
-        return
-    logs.configure(settings.log_level, settings.log_format)
-    app.reload(live)
-    print("ok", flush=True)
+    except Exception:  # noqa: BLE001 - a defect fails the reload, and the parent must learn that
+        _log.exception("reload_failed")
+        print("a worker cannot use the settings, see its log", flush=True)
+    else:
+        print("ok", flush=True)
 
 
 def _proxies(settings: Settings) -> Container[str]:
