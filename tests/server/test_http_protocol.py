@@ -260,6 +260,28 @@ async def test_the_host_of_a_target_in_absolute_form_precedes_the_header(target:
     assert answer.endswith(b"\r\n\r\n" + hosts)
 
 
+@pytest.mark.parametrize(
+    ("request_line", "fields", "status"),
+    [
+        pytest.param("GET / HTTP/1.1", (), 400, id="no host"),
+        pytest.param("GET / HTTP/1.1", ("host: x", "Host: x"), 400, id="two hosts"),
+        pytest.param("GET / HTTP/1.1", ("host:",), 200, id="an empty host"),
+        pytest.param("GET / HTTP/1.0", (), 200, id="HTTP/1.0 without a host"),
+        pytest.param("GET / HTTP/1.0", ("host: x", "host: y"), 400, id="HTTP/1.0 with two hosts"),
+        pytest.param("GET http://x/ HTTP/1.1", (), 400, id="an absolute target without a host"),
+        pytest.param("GET http://x/ HTTP/1.1", ("host: y",), 200, id="an absolute target with a host"),
+        pytest.param("GET http://x/ HTTP/1.1", ("host: x", "host: x"), 400, id="an absolute target with two hosts"),
+        pytest.param("GET http://x/ HTTP/1.0", (), 200, id="HTTP/1.0 with an absolute target"),
+        pytest.param("POST / HTTP/1.1", OFFER, 400, id="an offer of another protocol without a host"),
+    ],
+)
+async def test_an_http_1_1_request_has_one_host(request_line: str, fields: tuple[str, ...], status: int) -> None:
+    sent = "\r\n".join([request_line, *fields, CLOSE, "", ""]).encode()
+    async with running_server() as port:
+        answer = await exchange(port, sent)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+
+
 @pytest.mark.parametrize("path", ["/", "/stream"])
 async def test_an_http_1_0_client_gets_no_chunks(path: str) -> None:
     async with running_server() as port:

@@ -4,6 +4,7 @@ uvicorn's protocol parses and answers. It bounds neither the head of a request n
 subclass does, before any byte reaches the app:
 
 - the request line and headers together, the URL alone, the number of headers, and trailers have limits (431, 414);
+- HTTP/1.1 requires one Host, and nothing allows several (400);
 - the head has a deadline, and a body must keep up a minimum rate (408);
 - connections are limited in all and per client address (503), and so are the requests that wait on one.
 
@@ -205,6 +206,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif len(self.headers) > self.settings.max_headers:
             message = f"More than {self.settings.max_headers} header fields"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+        elif not self._has_right_host():
+            self._refuse(HTTPStatus.BAD_REQUEST, "A request must have one Host header field")
         elif self.parser.should_upgrade():
             self._take_offer()
             return
@@ -264,6 +267,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: ASGI3Application) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _has_right_host(self) -> bool:
+        """Whether there is one Host, which HTTP/1.0 may lack. A target in absolute form stands for none (RFC 9112)."""
+        count = sum(name == b"host" for name, _ in self.headers)
+        return count == 1 or (not count and self.parser.get_http_version() == "1.0")
 
     def _use_host_of_target(self) -> None:
         """Replace the Host header by the host of a target in absolute form, which precedes it (RFC 9112, 3.2.2)."""
