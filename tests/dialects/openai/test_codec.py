@@ -59,6 +59,16 @@ def test_allowed_tools_leave_all_tools_in_the_prompt() -> None:
     assert ([tool.name for tool in options.callable_tools], options.choice) == (["write"], "required")
 
 
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+def test_a_choice_of_the_older_form_without_functions_has_no_effect(choice: str | None) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "function_call": choice, "functions": []}
+    prompt = decode_chat(json.dumps(body).encode(), decode_context([])).requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.tools is None
+    with pytest.raises(BadRequest, match="functions is not supported"):
+        decode_chat(json.dumps(body | {"functions": [{"name": "now"}]}).encode(), decode_context([]))
+
+
 def test_a_named_tool_is_chosen() -> None:
     choice = {"type": "function", "function": {"name": "read"}}
     assert tools_of(chat(tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)).name == "read"

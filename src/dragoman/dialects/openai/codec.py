@@ -55,7 +55,7 @@ _UNSUPPORTED_IN_CHATS = UnsupportedFields(
         "moderation": UnsupportedField("nothing is moderated"),
         "verbosity": UnsupportedField("the models have no such control; ask for it in a message", ("medium",)),
         "functions": UnsupportedField(_NEWER_NAME, ([],)),
-        "function_call": UnsupportedField(_NEWER_NAME),
+        "function_call": UnsupportedField(_NEWER_NAME, ("none", "auto")),
     }
 )
 

@@ -122,7 +122,7 @@ def _parse_message(
         path = ("messages", index, "content")
         if message.content is None and not calls:
             violations.append(Violation(path, MissingField()))
-        schemes = image_schemes if message.role == "user" else ()
+        schemes = image_schemes if message.role in ("user", "tool") else ()
         content = _parse_parts(message.content or (), path, violations, schemes, takes_refusals=is_assistant)
     return Message(
         role="system" if message.role == "developer" else message.role,
