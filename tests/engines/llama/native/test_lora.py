@@ -138,7 +138,7 @@ def test_a_truncated_or_missing_adapter_is_refused_with_the_reason(tiny: Model, 
     whole = write_adapter(tmp_path / "whole.gguf", random_lora_updates(1)).read_bytes()
     half = tmp_path / "half.gguf"
     half.write_bytes(whole[: len(whole) // 2])
-    _assert_refused(tiny, half, "failed to apply lora adapter")
+    _assert_refused(tiny, half, "damaged or not whole")
     _assert_refused(tiny, tmp_path / "absent.gguf", "No such file")
 
 
@@ -163,6 +163,52 @@ def test_an_adapter_changes_models_that_forget_as_merging_it_does(
     adapted, base, _, expected = logits
     assert np.allclose(adapted, expected, atol=0.01)
     assert not np.allclose(base, expected, atol=0.1)
+
+
+_QUERY = "blk.0.attn_q.weight"
+
+
+@pytest.mark.parametrize(
+    ("weight", "a", "b"),
+    [
+        (_QUERY, np.ones((4, WIDTH), np.int32), np.ones((WIDTH, 4), np.int32)),
+        (_QUERY, np.ones((4, WIDTH)), np.ones((WIDTH, 4))),
+        (_QUERY, np.ones((2, 4, WIDTH), np.float32), np.ones((WIDTH, 4), np.float32)),
+        (_QUERY, np.ones((4, WIDTH), np.float32), np.ones((3, WIDTH, 4), np.float32)),
+        ("token_embd.weight", np.ones((VOCABULARY, 4), np.float32), np.ones((WIDTH, 5), np.float32)),
+    ],
+    ids=["integers", "64 bits", "A in layers", "B in layers", "two ranks"],
+)
+def test_an_adapter_whose_computation_would_end_the_process_is_refused(
+    tiny: Model, tmp_path: Path, weight: str, a: np.ndarray, b: np.ndarray
+) -> None:
+    # Where llama.cpp loads such a file, its first token is a segmentation fault or a failed assertion.
+    path = write_adapter(tmp_path / "hostile.gguf", {weight: LowRank(b, a)})
+    _assert_refused(tiny, path, f"its (tensor|matrices of) {weight}")
+
+
+def test_an_adapter_of_an_input_matrix_that_is_the_output_matrix_too_is_refused(
+    library: Library, tmp_path: Path
+) -> None:
+    tied = {name: weight for name, weight in WEIGHTS.items() if name != "output.weight"}
+    model = Model(library, write_model(tmp_path / "tied.gguf", tied))
+    update = LowRank(random_tensor(WIDTH, 4), random_tensor(VOCABULARY, 4, seed=1))
+    _assert_refused(
+        model, write_adapter(tmp_path / "embedding.gguf", {"token_embd.weight": update}), "is the output matrix"
+    )
+    model.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_an_adapter_with_which_a_model_computes_no_numbers_is_refused(
+    backend: LlamaBackend, tmp_path: Path, value: float
+) -> None:
+    before = _logits(backend, SHORT)
+    update = LowRank(np.full((WIDTH, 4), value, np.float32), np.full((4, WIDTH), value, np.float32))
+    path = write_adapter(tmp_path / "endless.gguf", {_QUERY: update})
+    with pytest.raises(ModelError, match=r"endless\.gguf cannot be used .* no numbers"):
+        backend.load_adapter(path, 1.0)
+    assert np.array_equal(_logits(backend, SHORT), before)
 
 
 def _assert_refused(model: Model, path: Path, reason: str) -> None:

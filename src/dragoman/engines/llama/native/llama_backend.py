@@ -11,6 +11,7 @@ from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, 
 from dragoman.engines.llama.native.context import EMPTY_STATE, LlamaContext
 from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS, ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
+from dragoman.engines.llama.native.lora_probe import require_numbers
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.native.partitioned_decoder import PartitionedDecoder
 from dragoman.engines.llama.native.resident_memory import available_bytes, new_zeros_released
@@ -66,6 +67,7 @@ class SingleContextBackend:
         """The id that holds forgotten cells, so that they are not used again where that matters."""
         self._contexts = [self._main_context]
         self._model = model
+        self._threads = options.threads
         self._adapters: dict[int, LoraAdapter] = {}
         self._last_adapter_number = NO_ADAPTER
 
@@ -107,6 +109,11 @@ class SingleContextBackend:
 
     def load_adapter(self, path: Path, scale: float) -> int:
         loaded = LoraAdapter(self._model, path, scale)
+        try:
+            require_numbers(self._model, loaded, path.name, self._threads)
+        except ModelError:
+            loaded.close()
+            raise
         self._last_adapter_number += 1
         self._adapters[self._last_adapter_number] = loaded
         return self._last_adapter_number
