@@ -52,6 +52,22 @@ def test_images_keep_their_places_in_the_rendered_text() -> None:
     ]
 
 
+@pytest.mark.parametrize("transparency", [None, 5])
+def test_an_image_with_16_bits_for_each_pixel_keeps_its_shades(transparency: int | None) -> None:
+    shades = Image.frombytes("I;16", (4, 1), b"\x00\x00\xff\x40\xff\x80\xff\xff")
+    if transparency is not None:
+        shades.info["transparency"] = transparency
+    [placed] = place(encoded(png(shades)), TextPart("b")).images
+    assert placed.image.pixels == bytes(shade for shade in (0, 0x40, 0x80, 0xFF) for _ in range(3))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_an_image_whose_metadata_are_damaged_is_decoded(kind: str) -> None:
+    image = Image.new("RGB", (30, 10))
+    [placed] = place(encoded(png(image, kind, exif=b"Exif\0\0damaged.")), TextPart("b")).images
+    assert (placed.image.width, placed.image.height) == (30, 10)
+
+
 def test_literal_offsets_move_with_the_text() -> None:
     prompt = ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)),)),))
     images = prepare_images(prompt, LIMITS, DecodedImages())

@@ -8,7 +8,7 @@ import re
 import secrets
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt, PlacedImage
 from dragoman.engines.llama.wire.options import ImageLimits
 from dragoman.prompt.template import RenderedPrompt
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is decoded; of an animation the first picture."""
@@ -145,13 +148,13 @@ def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
     """Decode an image. Raises BadRequest."""
     encoded = _encoded(part, limits)
     # Only for images: the import takes a while.
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # The limits below are checked instead, before the pixels are read.
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
             _check_size(*opened.size, limits)
-            image = ImageOps.exif_transpose(opened)
+            image = _with_8_bits(_upright(opened))
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             decoded = image.convert("RGB")
@@ -160,6 +163,25 @@ def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
     except Exception as error:
         raise BadRequest("An image cannot be decoded; PNG, JPEG, WebP, GIF and BMP can be", "messages") from error
     return RawImage(*decoded.size, decoded.tobytes())
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Turn a photograph as its metadata say. Damaged ones are ignored, as browsers do."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - of many kinds; damaged pixels are found when they are read
+        return image
+
+
+def _with_8_bits(image: "Image.Image") -> "Image.Image":
+    """Return an image without pixels of 16 bits: Pillow would make all of them white that are not nearly black."""
+    if not image.mode.startswith("I"):
+        return image
+    shades = image.convert("I").point(lambda shade: shade * (1 / 256)).convert("L")
+    shades.info.pop("transparency", None)
+    return shades
 
 
 def _encoded(part: ImagePart, limits: ImageLimits) -> bytes:
