@@ -137,6 +137,13 @@ def test_a_truncated_text_keeps_its_special_tokens(shallow: EmbeddingModel, side
     np.testing.assert_array_equal(truncated, expected)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_truncation_to_fewer_tokens_than_the_special_ones_keeps_those_only(shallow: EmbeddingModel, side: str) -> None:
+    truncation = PromptTruncation(1, side="left" if side == "left" else "right")
+    [tokens] = shallow.preprocessor.tokenize_inputs([TextPrompt("one two three four", truncation)], "input")
+    assert len(tokens) == 2
+
+
 def test_truncation_to_the_models_length_keeps_what_fits(shallow: EmbeddingModel) -> None:
     text, tokens = "word " * 600, TokenPrompt((7592,) * 600, PromptTruncation())
     sizes = map(len, shallow.preprocessor.tokenize_inputs([TextPrompt(text, PromptTruncation()), tokens], "input"))

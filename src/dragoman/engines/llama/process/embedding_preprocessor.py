@@ -104,11 +104,11 @@ class EmbeddingPreprocessor(PromptTokenizer):
         return min(self.context_length, truncation.tokens or self.context_length)
 
     def _truncated(self, tokens: Sequence[int], truncation: PromptTruncation | None, framing: int) -> Sequence[int]:
-        """Return those of the tokens that fit beside `framing` others."""
+        """Return those of the tokens that fit beside `framing` others: none if those take all the room."""
         if truncation is None:
             return tokens
-        dropped = max(0, len(tokens) + framing - self._limit(truncation))
-        return tokens[dropped:] if truncation.side == "left" else tokens[: len(tokens) - dropped]
+        kept = max(0, self._limit(truncation) - framing)
+        return tokens[max(0, len(tokens) - kept) :] if truncation.side == "left" else tokens[:kept]
 
     def _vector_format(self, command: EmbedCommand) -> VectorFormat:
         dimensions = command.dimensions
