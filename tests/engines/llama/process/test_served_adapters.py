@@ -145,3 +145,24 @@ def test_an_adapter_of_the_settings_that_cannot_be_loaded_stops_the_start(tmp_pa
     (tmp_path / "pirate.gguf").unlink()
     with pytest.raises(ModelError, match="the adapter pirate cannot be served: "):
         AdapterManager(registry, max_adapters=8).restore(SimulatedBackend(64))
+
+
+async def test_a_registry_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    backend, folder = SimulatedBackend(64), tmp_path / "runtime"
+    folder.mkdir()
+    registry = folder / "registry.json"
+    served = AdapterManager(registry, max_adapters=4)
+    async with stepping(backend) as stepper:
+        await served.add(record(tmp_path, "pirate"), stepper)
+        (folder / "registry.new").mkdir()  # where the new content is written first
+        for change in (served.add(record(tmp_path, "poet"), stepper), served.remove("pirate", stepper)):
+            with pytest.raises(OSError, match="Is a directory"):
+                await change
+        with pytest.raises(ModelNotFound):
+            served.number_of("poet")
+        (folder / "registry.new").rmdir()
+        poet = await served.add(record(tmp_path, "poet"), stepper)
+        assert [each.adapter.name for each in read_registry(registry)] == ["pirate", "poet"]
+        assert (await served.remove("pirate", stepper)).adapter.name == "pirate"
+        assert read_registry(registry) == [poet]
+    assert backend.adapters == {served.number_of("poet")}

@@ -49,7 +49,7 @@ class AdapterManager:
                     raise ModelError(f"the adapter {record.adapter.name} cannot be served: {error}") from error
                 _log.warning("adapter_gone", adapter=record.adapter.name, reason=str(error))
                 continue
-            self._register(record, digest, number)
+            self._register(_with_digest(record, digest), number)
         self.write_registry()
 
     def number_of(self, name: str | None) -> int:
@@ -84,19 +84,25 @@ class AdapterManager:
                 raise BadRequest(str(error), "model_name") from error
             except OSError as error:
                 raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "model_name") from error
-            record = self._register(wanted, digest, number)
-            self.write_registry()
+            record = _with_digest(wanted, digest)
+            try:
+                write_registry(self._registry, [*self._records.values(), record])
+            except OSError:
+                stepper.unload_adapter(number)
+                raise
+            self._register(record, number)
             return record
 
     async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
         """Stop serving an adapter; its requests continue. Raises ModelNotFound, or OSError for the registry."""
         async with self._lock:
             number = self.number_of(name)
+            # First, since workers list what the registry has: the adapter must not be gone for the process alone.
+            write_registry(self._registry, [each for key, each in self._records.items() if key != name])
             record = self._records.pop(name)
             del self._numbers[name]
             self._contents.pop(number, None)
             stepper.unload_adapter(number)
-            self.write_registry()
             return record
 
     def _check_room(self, owner: str) -> None:
@@ -115,16 +121,19 @@ class AdapterManager:
                 return record
         return None
 
-    def _register(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
-        adapter = msgspec.structs.replace(record.adapter, digest=digest)
-        registered = self._records[adapter.qualified_name] = AdapterRecord(adapter, record.path)
+    def _register(self, record: AdapterRecord, number: int) -> None:
+        adapter = record.adapter
+        self._records[adapter.qualified_name] = record
         self._numbers[adapter.qualified_name] = number
-        self._contents[number] = f"{digest} {adapter.scale}"
-        return registered
+        self._contents[number] = f"{adapter.digest} {adapter.scale}"
 
     def write_registry(self) -> None:
         """Write the registry. Raises OSError."""
         write_registry(self._registry, list(self._records.values()))
+
+
+def _with_digest(record: AdapterRecord, digest: str) -> AdapterRecord:
+    return AdapterRecord(msgspec.structs.replace(record.adapter, digest=digest), record.path)
 
 
 async def _load_adapter(stepper: Stepper, path: Path, scale: float) -> int:
