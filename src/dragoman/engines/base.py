@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,13 @@ class AdapterFile(msgspec.Struct, frozen=True):
 
 class AdapterStore(Protocol):
     """Finds the adapters that clients ask for."""
+
+    def registering(self, owner: str) -> AbstractAsyncContextManager[None]:
+        """Hold the owner's downloads from before its registered adapters are listed until the new one is registered.
+
+        Otherwise a download would be deleted for the next one. Raises Overloaded.
+        """
+        ...
 
     async def find(
         self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()

@@ -1,7 +1,9 @@
 """Adapters that clients register, with engines that only record them."""
 
+import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,19 @@ class FakeAdapterStore:
     def __init__(self) -> None:
         self.tokens: list[str | None] = []
         self.registered: list[tuple[str, set[AdapterSource]]] = []
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def registering(self, owner: str) -> AsyncIterator[None]:
+        async with self._lock:
+            yield
 
     async def find(
         self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()
     ) -> AdapterFile:
         self.tokens.append(token)
         self.registered.append((owner, set(registered)))
+        await asyncio.sleep(0)
         match source.name:
             case "absent":
                 raise AdapterMissing("Model 'absent' is not in the adapter folder")
@@ -122,6 +131,15 @@ async def test_an_owner_with_enough_adapters_makes_the_server_search_and_downloa
         await register("c", None)
     await register("c", "first", owner="account 2")
     assert harness.store.registered == [("account 1", set()), ("account 1", {PIRATE}), ("account 2", set())]
+
+
+async def test_adapters_that_one_owner_registers_together_know_of_each_other() -> None:
+    harness = AdapterHarness("llama")
+    specs = [AdapterSpec("pirate", PIRATE), AdapterSpec("poet", POET)]
+    await asyncio.gather(
+        *(harness.registrar.register(spec, token=None, creator="", owner="account 1") for spec in specs)
+    )
+    assert harness.store.registered == [("account 1", set()), ("account 1", {PIRATE})], "or its file would be deleted"
 
 
 async def test_an_owner_may_register_so_many_adapters_in_a_minute() -> None:

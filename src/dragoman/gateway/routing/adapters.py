@@ -4,6 +4,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter, too_many_adapters
 from dragoman.core.bounded_dicts import put_last
@@ -26,6 +27,9 @@ _MAX_OWNERS = 10_000
 
 class NoAdapterStore:
     """Implements engines.base.AdapterStore without any adapters."""
+
+    def registering(self, owner: str) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+        return nullcontext()
 
     async def find(
         self,
@@ -95,16 +99,18 @@ class AdapterRegistrar:
     ) -> RegisteredAdapter:
         """Serve the adapter to its owner unless it is served already.
 
-        Raises ModelNameTaken, AdapterMissing, BadRequest or Limited.
+        Raises ModelNameTaken, AdapterMissing, BadRequest, Limited or Overloaded.
         """
         if (existing := self._find_existing(spec, owner)) is not None:
             return existing
         self._rules.count(owner, [_count_owned(host, owner) for entry, host in self._hosts() if _fits(entry, spec)])
-        registered = self._catalog.unfiltered.adapter_sources(owner)
-        file = await self._store.find(spec.source, token, owner=owner, registered=registered)
-        base, host = self._select_base(file, spec)
-        adapter = Adapter(name=spec.name, source=spec.source, created_at=int(time.time()), creator=creator, owner=owner)
-        return RegisteredAdapter(await host.add(adapter, file.path), base.name)
+        async with self._store.registering(owner):
+            registered = self._catalog.unfiltered.adapter_sources(owner)
+            file = await self._store.find(spec.source, token, owner=owner, registered=registered)
+            base, host = self._select_base(file, spec)
+            created_at = int(time.time())
+            adapter = Adapter(name=spec.name, source=spec.source, created_at=created_at, creator=creator, owner=owner)
+            return RegisteredAdapter(await host.add(adapter, file.path), base.name)
 
     async def unregister(self, name: str, owner: str = "") -> RegisteredAdapter:
         """Stop serving an adapter of the owner. Raises ModelNotFound, and Forbidden for one of the operator's."""

@@ -1,5 +1,6 @@
 """Adapters are found in the allowed places, and nowhere else."""
 
+import asyncio
 import json
 import re
 import struct
@@ -329,6 +330,24 @@ def test_a_clients_download_is_bounded_and_its_own_and_deleted_after_use(tmp_pat
     assert again == ("", [size, size])
     assert third == ("", [size]), "what no registered adapter is made from is deleted"
     assert PublicHub.sent == ["acme/longer", "acme/private", "acme/small", "acme/other"]
+
+
+async def test_two_workers_register_one_owners_adapters_one_after_the_other(tmp_path: Path) -> None:
+    # Each worker has a store of its own.
+    first, second = (LocalAdapterStore(None, downloads=True, download_dir=tmp_path / "downloads") for _ in range(2))
+    async with first.registering("account 1"):
+        async with asyncio.timeout(5), second.registering("account 2"):
+            pass
+        waiting = asyncio.create_task(_enter(second, "account 1"))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def _enter(store: LocalAdapterStore, owner: str) -> None:
+    async with store.registering(owner):
+        pass
 
 
 async def test_an_adapter_that_is_too_large_is_refused_from_the_folder_too(folder: Path) -> None:

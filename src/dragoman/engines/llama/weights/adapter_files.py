@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
 
 from dragoman.core.adapters import AdapterSource
-from dragoman.core.errors import AdapterMissing, BadRequest
+from dragoman.core.errors import AdapterMissing, BadRequest, Overloaded
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.weights.gguf_files import (
     ModelSourceError,
@@ -28,6 +30,8 @@ _HUB_URL = "https://huggingface.co/"
 
 _MAX_CONCURRENT_DOWNLOADS = 2
 """Downloads of all owners together. Each holds a thread."""
+
+_LOCK_RETRY_SECONDS = 0.1
 
 
 def read_adapter(path: Path) -> AdapterFile:
@@ -89,12 +93,22 @@ class LocalAdapterStore:
         """Locks of the owners. No owner waits for another's download."""
         self._download_slots = asyncio.Semaphore(_MAX_CONCURRENT_DOWNLOADS)
 
+    @contextlib.asynccontextmanager
+    async def registering(self, owner: str) -> AsyncIterator[None]:
+        async with self._locks.setdefault(owner, asyncio.Lock()), contextlib.AsyncExitStack() as stack:
+            if owner and self._downloads and self._download_dir is not None:
+                try:
+                    await stack.enter_async_context(_locked(self._download_dir / _folder_name(owner)))
+                except OSError as error:
+                    raise Overloaded(f"adapters cannot be stored: {error.strerror}", 60) from error
+            yield
+
     async def find(
         self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()
     ) -> AdapterFile:
         may_download = self._downloads and source.kind == "hub"
         slot: AbstractAsyncContextManager[None] = self._download_slots if may_download else contextlib.nullcontext()
-        async with self._locks.setdefault(owner, asyncio.Lock()), slot:
+        async with slot:
             try:
                 return await asyncio.to_thread(self._find, source, token, owner, registered)
             except ModelSourceError as error:
@@ -181,6 +195,28 @@ class LocalAdapterStore:
         if not files:
             raise AdapterMissing(f"Model '{source.name}' is not in the local store and downloads are disabled")
         return files[choose_model_file(repository, files, wanted)]
+
+
+@contextlib.asynccontextmanager
+async def _locked(folder: Path) -> AsyncIterator[None]:
+    """Make a folder, and hold its lock between processes. Raises OSError."""
+    descriptor = _open_folder(folder)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_RETRY_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_folder(folder: Path) -> int:
+    """Make a folder if there is none, and return its descriptor. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _parse_reference(source: AdapterSource) -> tuple[str, str | None]:
