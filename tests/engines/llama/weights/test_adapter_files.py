@@ -369,6 +369,18 @@ def test_metadata_that_claims_more_than_a_file_can_hold_is_refused(tmp_path: Pat
         read_adapter(path)
 
 
+@pytest.mark.parametrize("part", ["tensors", "entries", "texts"])
+def test_an_adapter_with_very_many_parts_is_refused(tmp_path: Path, part: str) -> None:
+    # llama.cpp compares the name of each with those of all before it, between two steps: 100,000 take half a minute.
+    path, count = tmp_path / "many.gguf", 2**22 + 1 if part == "texts" else 20_000
+    tensors, entries = count if part == "tensors" else 0, count if part == "entries" else 1
+    texts = struct.pack("<QcIIQ", 1, b"a", 9, 8, count)
+    numbers = b"".join(struct.pack("<Q5sIB", 5, b"%05d" % number, 0, 1) for number in range(20_000))
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, entries) + (texts if part == "texts" else numbers))
+    with pytest.raises(ModelSourceError, match=r"^many\.gguf has more than (16384|4194304) tensors, entries or texts"):
+        read_adapter(path)
+
+
 def test_metadata_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     key, text = b"general.name", bytes(2**20)
     entry = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(text)) + text

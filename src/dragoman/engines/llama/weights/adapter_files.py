@@ -31,6 +31,12 @@ _HUB_URL = "https://huggingface.co/"
 _MAX_CONCURRENT_DOWNLOADS = 2
 """Downloads of all owners together. Each holds a thread."""
 
+_MAX_ADAPTER_PARTS = 2**14
+"""Tensors, and entries of the metadata; usual adapters have some hundred.
+
+llama.cpp compares the name of each with those of all before it: this many take a second.
+"""
+
 _LOCK_RETRY_SECONDS = 0.1
 
 
@@ -38,7 +44,7 @@ def read_adapter(path: Path) -> AdapterFile:
     """Read the metadata of an adapter file. Raises ModelSourceError when it is not an adapter."""
     if path.suffix == ".safetensors":
         reject_peft(path.name, [path.name, "adapter_model.safetensors"])
-    metadata = dict(read_text_metadata(path))
+    metadata = dict(read_text_metadata(path, max_parts=_MAX_ADAPTER_PARTS))
     kind = metadata.get("general.type")
     if kind != "adapter" or metadata.get("adapter.type") != "lora":
         raise ModelSourceError(f"{path.name} is no LoRA adapter: its general.type is {kind!r}")

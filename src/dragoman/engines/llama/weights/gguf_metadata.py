@@ -1,6 +1,7 @@
 """The entries in the metadata of a GGUF file, without its arrays."""
 
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,27 +15,32 @@ _MAX_TEXT_BYTES = 2**20
 _MAX_TOTAL_TEXT_BYTES = 32 * 2**20
 """Of all text entries of a file, which a client may have made: they are held in memory together."""
 
+_MAX_ARRAY_TEXTS = 2**22
+"""Of all arrays of a file, which take a second. The largest vocabularies have an eighth, with their merges."""
+
 
 _LAYOUTS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """Value type → its layout, for all types of numbers and truth values."""
 
 
-def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the key and the value of each text entry in a GGUF file's metadata. Raises ModelSourceError."""
-    return ((key, value) for key, value in read_metadata(path) if isinstance(value, str))
+def read_text_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each text entry, like `read_metadata`. Raises ModelSourceError."""
+    return ((key, value) for key, value in read_metadata(path, max_parts=max_parts) if isinstance(value, str))
 
 
-def read_metadata(path: Path) -> Iterator[tuple[str, str | float]]:
+def read_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple[str, str | float]]:
     """Yield the key and the value of each entry of a GGUF file's metadata, without arrays. Raises ModelSourceError.
 
+    A file with more than `max_parts` tensors or entries is refused.
     The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
     """
     try:
         with path.open("rb") as file:
-            magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
+            magic, version, tensors, entries = HEAD.unpack(file.read(HEAD.size))
             if magic != MAGIC or version not in VERSIONS:
                 raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
-            total = 0
+            total = texts = 0
+            _check_parts(path, max(tensors, entries), max_parts)
             for _ in range(entries):
                 key = _read_text(file)
                 [kind] = _read_struct(file, "<I")
@@ -45,7 +51,10 @@ def read_metadata(path: Path) -> Iterator[tuple[str, str | float]]:
                         raise ModelSourceError(f"{path.name} has more than {_MAX_TOTAL_TEXT_BYTES} bytes of metadata")
                     yield key, text
                 elif kind == ARRAY:
-                    _skip_array(file)
+                    kind, count = _read_struct(file, "<IQ")
+                    texts += count if kind == STRING else 0
+                    _check_parts(path, texts, _MAX_ARRAY_TEXTS)
+                    _skip_values(file, kind, count)
                 elif kind in _LAYOUTS:
                     yield key, _read_struct(file, _LAYOUTS[kind])[0]
                 else:
@@ -84,8 +93,7 @@ def _read_text(file: BinaryIO) -> str:
     return file.read(length).decode(errors="replace")
 
 
-def _skip_array(file: BinaryIO) -> None:
-    kind, count = _read_struct(file, "<IQ")
+def _skip_values(file: BinaryIO, kind: int, count: int) -> None:
     if kind == STRING:
         for _ in range(count):
             _read_text(file)
@@ -93,3 +101,8 @@ def _skip_array(file: BinaryIO) -> None:
         file.seek(count * VALUE_SIZES[kind], 1)
     else:
         raise struct.error
+
+
+def _check_parts(path: Path, parts: int, max_parts: int) -> None:
+    if parts > max_parts:
+        raise ModelSourceError(f"{path.name} has more than {max_parts} tensors, entries or texts")
