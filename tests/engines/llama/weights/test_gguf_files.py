@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from dragoman.engines.llama.weights.gguf_files import (
     model_size,
     part_names,
 )
+from dragoman.engines.llama.weights.gguf_header import MAGIC
 
 SPLIT = [f"big-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
@@ -33,6 +36,26 @@ def test_models_are_complete_gguf_files_that_generate_text() -> None:
     names = ["README.md", "mmproj-model-f16.gguf", "imatrix.gguf", "b.GGUF", "sub/a.gguf", *SPLIT[:2]]
     assert find_models(names) == ["b.GGUF", "sub/a.gguf"]
     assert find_models(SPLIT) == [SPLIT[0]]
+
+
+def test_a_name_that_counts_no_parts_is_a_models_own() -> None:
+    name = "m-00001-of-00000.gguf"
+    assert part_names(name) == [name]
+    assert choose_model_file("acme/m", [name], name) == name
+
+
+def test_names_of_many_absent_parts_take_no_time() -> None:
+    names = [f"m{number}-00001-of-99999.gguf" for number in range(1000)]
+    started = time.process_time()
+    assert find_models([*names, "whole.gguf"]) == ["whole.gguf"]
+    assert time.process_time() - started < 1, "listing the parts of each takes a minute and a half"
+
+
+def test_a_file_whose_name_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"m\xff.gguf")
+    path.write_bytes(MAGIC)
+    with pytest.raises(ModelSourceError, match=r"^the name of m\ufffd\.gguf or of its folder is not in UTF-8"):
+        check_model_file(path)
 
 
 def test_the_only_model_needs_no_name() -> None:

@@ -19,6 +19,7 @@ from dragoman.engines.llama.weights.gguf_files import (
     choose_model_file,
     find_models,
     reject_peft,
+    reject_undecodable,
     too_large,
 )
 from dragoman.engines.llama.weights.gguf_metadata import read_text_metadata
@@ -42,6 +43,7 @@ _LOCK_RETRY_SECONDS = 0.1
 
 def read_adapter(path: Path) -> AdapterFile:
     """Read the metadata of an adapter file. Raises ModelSourceError when it is not an adapter."""
+    reject_undecodable(path)
     if path.suffix == ".safetensors":
         reject_peft(path.name, [path.name, "adapter_model.safetensors"])
     metadata = dict(read_text_metadata(path, max_parts=_MAX_ADAPTER_PARTS))

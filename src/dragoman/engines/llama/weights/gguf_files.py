@@ -1,5 +1,6 @@
 """The names of GGUF files: the parts of a split model, and the choice of a file in a repository."""
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
@@ -25,21 +26,28 @@ class ModelSourceError(Exception):
 def part_names(name: str) -> list[str]:
     """Return the names of all files of the model that `name` belongs to, in order; often `name` alone."""
     match = _PART.fullmatch(name)
-    if match is None:
+    if match is None or int(match["count"]) == 0:
         return [name]
     stem, count = match["stem"], int(match["count"])
     return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
+def _part_count(name: str) -> int:
+    match = _PART.fullmatch(name)
+    return 1 if match is None else int(match["count"])
+
+
 def find_models(names: Collection[str]) -> list[str]:
     """Return the models in `names`; split ones by their first part, and only if no part is missing."""
+    known = frozenset(names)
     return sorted(
         name
         for name in names
         if name.lower().endswith(".gguf")
         and not _COMPANION.search(PurePosixPath(name).name)
+        and _part_count(name) <= len(known)
         and part_names(name)[0] == name
-        and all(part in names for part in part_names(name))
+        and known.issuperset(part_names(name))
     )
 
 
@@ -73,6 +81,7 @@ def check_model_file(path: Path) -> Path:
 
     Raises ModelSourceError unless every part exists and begins like a GGUF file.
     """
+    reject_undecodable(path)
     files = [path.with_name(name) for name in part_names(path.name)]
     for file in files:
         try:
@@ -85,6 +94,13 @@ def check_model_file(path: Path) -> Path:
         if magic != MAGIC:
             raise ModelSourceError(f"{file} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     return files[0]
+
+
+def reject_undecodable(path: Path) -> None:
+    """Raise ModelSourceError if the path is not in UTF-8: it could not be passed on between processes."""
+    shown = os.fsencode(path).decode(errors="replace")
+    if shown != str(path):
+        raise ModelSourceError(f"the name of {PurePosixPath(shown).name} or of its folder is not in UTF-8; rename it")
 
 
 def reject_peft(name: str, files: Collection[str]) -> None:
