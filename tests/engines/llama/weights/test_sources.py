@@ -158,6 +158,17 @@ def test_a_directory_is_answered_with_the_models_in_it(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("owner/one", "the hub cannot be reached"), ("", r"cannot be read: it is no directory")],
+)
+def test_a_cache_that_cannot_be_read_is_explained(tmp_path: Path, model: str, reason: str) -> None:
+    no_directory = tmp_path / "file"
+    no_directory.touch()
+    found = resolve_in_process(UNREACHABLE, tmp_path / "hf", model, HF_HUB_CACHE=str(no_directory))
+    assert re.search(reason, found.error_message)
+
+
 def test_a_reference_that_is_neither_file_nor_repository_is_explained() -> None:
     with pytest.raises(ModelSourceError, match=r"^there is no model 'llama'; give the path of a \.gguf file"):
         resolve("llama")

@@ -82,12 +82,15 @@ def cached_files(revision: str | None = None, cache_dir: Path | None = None) -> 
     """Return the files in the cache: repository → name in it → path.
 
     `revision` is a branch, tag or commit. None means all of them, and of several versions of a file that of the main
-    branch. A `cache_dir` of None is the cache that all tools share.
+    branch. A `cache_dir` of None is the cache that all tools share. Raises ModelSourceError if it cannot be read.
     """
     try:
         cache = scan_cache_dir(cache_dir)
     except CacheNotFound:
         return {}
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no directory"
+        raise ModelSourceError(f"the Hugging Face cache (HF_HUB_CACHE) cannot be read: {reason}") from error
     files: dict[str, dict[str, Path]] = {}
     for repository in cache.repos:
         if repository.repo_type != "model":
@@ -103,8 +106,8 @@ def cached_files(revision: str | None = None, cache_dir: Path | None = None) -> 
 
 
 def _find_cached(repository: str, wanted: str | None, revision: str | None) -> Path | None:
-    files = cached_files(revision).get(repository, {})
     try:
+        files = cached_files(revision).get(repository, {})
         return files[choose_model_file(repository, files, wanted)]
     except ModelSourceError:
         return None
