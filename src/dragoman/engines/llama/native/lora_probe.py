@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dragoman.engines.llama.native.backend import Chunk
+from dragoman.engines.llama.native.backend import Chunk, DecodeError
 from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.lora import LoraAdapter
@@ -22,7 +22,10 @@ def require_numbers(model: Model, adapter: LoraAdapter, name: str, threads: int)
     context = LlamaContext(model, ContextOptions(_PROBE_CELLS, _PROBE_TOKENS, threads, sequence_ids=1))
     try:
         context.set_adapter(adapter)
-        logits = context.decode([Chunk(0, 0, tokens, _PROBE_TOKENS)])
+        try:
+            logits = context.decode([Chunk(0, 0, tokens, _PROBE_TOKENS)])
+        except DecodeError as error:
+            raise ModelError(f"{name} cannot be used as an adapter: {error}") from error
         if not np.isfinite(logits).all():
             raise ModelError(f"{name} cannot be used as an adapter: with it the model computes what are no numbers")
     finally:

@@ -41,6 +41,8 @@ def _check_pair(weight: str, a: Tensor, b: Tensor, base: dict[str, _Shape]) -> N
     rank = a.shape[:1] if is_embedding else a.shape[1:_MATRIX_DIMENSIONS]
     if rank != b.shape[:1] or not (_beyond_matrix(a.shape) == _beyond_matrix(b.shape) == experts):
         raise ModelSourceError(f"its matrices of {weight} have the shapes {a.shape} and {b.shape}, which do not fit")
+    if max(rank, default=0) > max(base[weight]):  # Each token takes so many values in each matrix.
+        raise ModelSourceError(f"its rank of {rank[0]} is larger than {weight} itself")
 
 
 def _beyond_matrix(shape: _Shape) -> list[int]:
