@@ -18,7 +18,11 @@ STOPS_ITSELF = "print('ready', flush=True); import os, signal; os.kill(os.getpid
 
 
 def _child(
-    script: str, report: Callable[[StartFailure | None], None] | None = None, *, on_demand: bool = False
+    script: str,
+    report: Callable[[StartFailure | None], None] | None = None,
+    *,
+    on_demand: bool = False,
+    wake_seconds: float = 30.0,
 ) -> Child:
     command = ChildCommand(
         name="test",
@@ -27,6 +31,7 @@ def _child(
         on_demand=on_demand,
         heartbeat_timeout_seconds=0.2 if script == STOPS_ITSELF else None,
         max_retry_seconds=0.01,
+        wake_seconds=wake_seconds,
     )
     return Child(command, report)
 
@@ -71,6 +76,27 @@ async def test_a_child_that_cannot_start_is_tried_again_with_pauses_and_only_on_
             assert reports.empty(), "nobody asks for it"
             child.wake()
             assert await reports.get() == StartFailure("the model is upside down", attempt, None), "it is tried again"
+    await child.stop()
+
+
+@pytest.mark.parametrize(("wake_seconds", "is_restarted"), [(0.01, False), (30.0, True)])
+async def test_only_a_wake_shortly_before_the_exit_of_an_idle_child_starts_it_again(
+    wake_seconds: float, is_restarted: bool
+) -> None:
+    ends_when_told = "print('ready', flush=True); import sys; sys.stdin.readline()"
+    child = _child(ends_when_told, on_demand=True, wake_seconds=wake_seconds)
+    await child.start()
+    first = child.process_id
+    assert first is not None
+    child.wake()  # from a worker that is not connected yet
+    await asyncio.sleep(0.05)
+    child.send(b"unload\n")
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        if not is_restarted:
+            await asyncio.sleep(1)
+            assert (child.process_id, child.is_running) == (first, False)
+            child.wake()
+        assert await _other_process(child, first) != first
     await child.stop()
 
 

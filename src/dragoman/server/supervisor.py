@@ -50,6 +50,8 @@ class ChildCommand(NamedTuple):
     """Time without output after which the child is killed. None: it sends no heartbeats."""
     max_retry_seconds: float = 300.0
     """The longest pause between two starts that fail."""
+    wake_seconds: float = 30.0
+    """Time before the exit of a child from which a `wake` starts it again. An older one was for its last start."""
     group_arguments: Sequence[str] = ()
     """The command that starts several such children at once (server/child_group.py). Empty: there is none."""
 
@@ -109,6 +111,8 @@ class Child:
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
         self._wake_requested = asyncio.Event()
+        self._woken_at = 0.0
+        """When the last wake was requested, on the monotonic clock."""
         self._reply: asyncio.Future[str] | None = None
         """Waits for the next line that is no heartbeat, after those of `_late_replies`."""
         self._late_replies = 0
@@ -141,6 +145,7 @@ class Child:
 
     def wake(self) -> None:
         """Start a child that is down. A running one is left alone."""
+        self._woken_at = time.monotonic()
         self._wake_requested.set()
 
     @property
@@ -222,6 +227,8 @@ class Child:
                 return
             if status == 0 and self._command.on_demand:
                 _log.info("child_idle", name=self._command.name)
+                if time.monotonic() - self._woken_at > self._command.wake_seconds:
+                    self._wake_requested.clear()
                 await self._wake_requested.wait()
                 await self._restart()
                 continue
