@@ -18,6 +18,8 @@ from tests.support.accounting import open_ledger_harness
 
 Run = Callable[..., Result]
 
+NO_YEAR = "is not within the years 1 to 9999 in UTC"
+
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -180,6 +182,16 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
         (["accounts", "create", "12"], 1, "An account may not be called '12': a name is not empty and not a number"),
         (["keys", "show", "7"], 1, "There is no key 7"),
         (["keys", "create", "acme", "--expires-at", "soon"], 2, "Invalid isoformat string: 'soon'"),
+        (
+            ["keys", "create", "acme", "--expires-at", "9999-12-31T23:59-05:00"],
+            2,
+            f"9999-12-31T23:59:00-05:00 {NO_YEAR}",
+        ),
+        (
+            ["keys", "create", "acme", "--expires-at", "0001-01-01T00:00+05:00"],
+            2,
+            f"0001-01-01T00:00:00+05:00 {NO_YEAR}",
+        ),
         (["usage", "--since", "2026-02-30"], 2, "day is out of range for month"),
         (
             ["prices", "set", "owl", "--prompt", "0.0001", "--completion", "1"],

@@ -14,8 +14,11 @@ def to_datetime(milliseconds: int) -> datetime:
 
 
 def to_milliseconds(at: datetime) -> int:
-    """Convert a time with an offset to milliseconds since 1970."""
-    return (at - _EPOCH) // timedelta(milliseconds=1)
+    """Convert a time with an offset to milliseconds since 1970. Raises ValueError for one that no day in UTC has."""
+    try:
+        return (at.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
+    except OverflowError:
+        raise ValueError(f"{at.isoformat()} is not within the years 1 to 9999 in UTC") from None
 
 
 def to_day_number(day: date) -> int:

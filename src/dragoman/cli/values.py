@@ -30,8 +30,11 @@ def read_time(text: str) -> int:
     """Parse a date or time, in UTC unless it has an offset. Return milliseconds since 1970."""
     from dragoman.accounts.times import to_milliseconds
 
-    at = _parse_or_exit(datetime.fromisoformat, text)
-    return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
+    def parse(text: str) -> int:
+        at = datetime.fromisoformat(text)
+        return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
+
+    return _parse_or_exit(parse, text)
 
 
 def read_day(text: str) -> int:

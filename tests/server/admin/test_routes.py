@@ -226,6 +226,8 @@ async def test_every_change_is_audited_under_the_name_of_its_admin_key(ada: Admi
         ("POST", "keys", {"account": 1, "dialects": ["klingon"]}, 400, "Invalid enum value 'klingon'"),
         ("POST", "keys", {"account": 1, "expires_at": "2030-01-01T00:00:00"}, 400, "timezone"),
         ("POST", "keys", {"account": 1, "expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at is 2020-01-01T00"),
+        ("POST", "keys", {"account": 1, "expires_at": "9999-12-31T23:59:59-05:00"}, 400, "the years 1 to 9999"),
+        ("POST", "keys", {"account": 1, "expires_at": "0001-01-01T00:00:00+05:00"}, 400, "the years 1 to 9999"),
         ("POST", "prices", {"model": "m", "prompt": "0.0001", "completion": "1"}, 400, "three digits after the point"),
         ("POST", "prices", {"model": "m", "prompt": "1", "cached": "2", "completion": "1"}, 400, "may not cost more"),
         ("POST", "prices", {"model": "m", "prompt": "1e40", "completion": "1"}, 400, "the ledger can hold"),
