@@ -70,6 +70,20 @@ async def test_settings_that_are_wrong_alone_or_together_change_nothing() -> Non
     assert apply.taken == []
 
 
+async def test_a_reload_that_fails_unexpectedly_is_refused_and_the_next_one_is_made() -> None:
+    read = iter([RuntimeError("Could not determine home directory."), Settings(access_log=True)])
+
+    def read_or_fail() -> Settings:
+        if isinstance(found := next(read), Exception):
+            raise found
+        return found
+
+    reloader = Reloader(Settings(), read_or_fail, AppliedSettings())
+    with pytest.raises(ReloadRefused, match="Could not determine home directory"):
+        await reloader.reload()
+    assert (await reloader.reload()).changed == ("access_log",)
+
+
 async def test_workers_that_do_not_follow_are_reported() -> None:
     with pytest.raises(ReloadRefused, match="a worker does not answer"):
         await Reloader(Settings(), Settings, AppliedSettings("a worker does not answer")).reload()

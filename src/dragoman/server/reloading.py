@@ -69,6 +69,9 @@ class Reloader:
             except ReloadRefused as error:
                 _log.error("reload_refused", reason=str(error), generation=self._generation)
                 raise
+            except Exception as error:  # Whoever reloads would end with it, and no later reload would be answered.
+                _log.exception("reload_failed_unexpectedly", generation=self._generation)
+                raise ReloadRefused(f"internal error, which the server has logged: {error!r}") from error
         _log.info("settings_reloaded", **msgspec.structs.asdict(result))
         return result
 
