@@ -123,6 +123,8 @@ FILE_ONLY = frozenset(
         "allowed_hosts",
         "allowed_origins",
         "trusted_proxies",
+        "console.hosts",
+        "console.keep_bodies_except",
     }
 )
 """Settings that are arrays or tables. Only the file can hold them."""
@@ -335,6 +337,10 @@ def _describe_type(kind: msgspec.inspect.Type) -> str:
     match kind:
         case msgspec.inspect.BoolType():
             return "true or false"
+        case msgspec.inspect.StrType(pattern=str(pattern)):
+            return f"text of the form {pattern}"
+        case msgspec.inspect.StrType(min_length=int(low)) if low > 1:
+            return f"text of at least {low} characters"
         case msgspec.inspect.StrType():
             return "text that is not empty"
         case msgspec.inspect.LiteralType(values=values):
