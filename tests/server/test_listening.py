@@ -81,3 +81,12 @@ def test_the_settings_get_the_address_of_an_activated_socket(tmp_path: Path) -> 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         assert with_address_of(listener, Settings()).uds == str(tmp_path / "s")
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+def test_a_name_that_no_host_can_have_is_refused_in_one_line(host: str) -> None:
+    with (
+        pytest.raises(StartupError, match=f"cannot listen on {host}:0: the host's name has an empty or too long part"),
+        listen(Settings(host=host, port=0)),
+    ):
+        pass

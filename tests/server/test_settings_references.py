@@ -49,6 +49,8 @@ def test_other_texts_are_themselves(tmp_path: Path, text: str) -> None:
 def test_a_reference_to_nothing_is_named(tmp_path: Path) -> None:
     message = error_message(tmp_path, 'host = "env:NOWHERE"')
     assert message == "/settings.toml: host: the environment variable NOWHERE is not set"
+    message = error_message(tmp_path, 'host = "file:~no-such-user/host"')
+    assert message == "/settings.toml: host: ~no-such-user/host cannot be read: No such file or directory"
     message = error_message(tmp_path, f'[[keys]]\nname = "ann"\nkey = "file:{tmp_path}/absent"\n')
     assert message == "/settings.toml: keys: /absent cannot be read: No such file or directory"
 

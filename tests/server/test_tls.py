@@ -103,3 +103,8 @@ def test_settings_that_cannot_be_served_stop_the_start_with_the_reason(tmp_path:
     ):
         with pytest.raises(StartupError, match=reason):
             check_settings(settings)
+
+
+def test_a_certificate_below_the_home_of_nobody_is_no_such_file() -> None:
+    with pytest.raises(CertificateError, match=r"^ssl_certfile: ~no-such-user/cert.pem: No such file or directory$"):
+        server_context(Settings(ssl_certfile="~no-such-user/cert.pem"))

@@ -17,7 +17,7 @@ from dragoman.core.context import key_digest
 from dragoman.core.process_options import options_environment
 from dragoman.engines.llama.wire.options import EngineOptions, SavedPrefixOptions
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
-from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation, data_folder
+from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation, AccountsUnavailable, data_folder
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
@@ -205,7 +205,10 @@ def _saved_prefix_options(
 def saved_prefix_folder(engine: EngineSettings) -> Path:
     """Return the directory of saved prefixes. Raises AccountsUnavailable if there is no data directory."""
     folder = data_folder() / "prefixes" if engine.saved_prefix_dir is None else Path(engine.saved_prefix_dir)
-    return folder.expanduser().absolute()
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise AccountsUnavailable(f"engine.saved_prefix_dir: {error}") from None
 
 
 def _lasting_owners(settings: Settings, numbers: KeyNumbers) -> dict[str, str]:

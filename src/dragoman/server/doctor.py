@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew, migration_status, require_current
+from dragoman.core.user_paths import user_path
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID, HUB_REFERENCE, bundled
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location, default_location
@@ -204,7 +205,7 @@ def _model(model: str | None) -> str:
         return "needs no file"
     if model is None or model in (BUNDLED_ID, *BUNDLED_ALIASES):
         return str(bundled().path)
-    path = Path(model).expanduser()
+    path = user_path(model)
     reference = HUB_REFERENCE.fullmatch(model)
     if path.exists() or reference is None:
         return str(check_model_file(path))

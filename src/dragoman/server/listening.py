@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from dragoman.core.user_paths import user_path
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError
 
@@ -53,7 +54,7 @@ def listen(settings: Settings, is_handed_over: Callable[[], bool] = lambda: Fals
     At its end the Unix socket is removed, unless it `is_handed_over` to another server.
     """
     if settings.uds is not None:
-        with _listen_on_path(Path(settings.uds).expanduser(), is_handed_over) as listener:
+        with _listen_on_path(user_path(settings.uds), is_handed_over) as listener:
             yield listener
         return
     with _listen_on_port(settings.host, settings.port) as listener:
@@ -67,10 +68,9 @@ def _listen_on_port(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except OSError as error:
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host or --port"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the host's name has an empty or too long part"
+        raise StartupError(f"cannot listen on {host}:{port}: {reason}; choose another with --host or --port") from error
     return listener
 
 

@@ -4,8 +4,8 @@ import contextlib
 import http.client
 import socket
 import ssl
-from pathlib import Path
 
+from dragoman.core.user_paths import user_path
 from dragoman.server.settings import Settings
 
 _TIMEOUT_SECONDS = 5.0
@@ -33,7 +33,7 @@ def _connect(settings: Settings) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(_TIMEOUT_SECONDS)
     try:
-        connection.connect(str(Path(settings.uds).expanduser()))
+        connection.connect(str(user_path(settings.uds)))
     except OSError:
         connection.close()
         raise
@@ -46,5 +46,6 @@ def _encrypted(connection: socket.socket, settings: Settings) -> ssl.SSLSocket:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if settings.ssl_certfile is not None and settings.ssl_ca_certs is not None:
-        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+        keyfile = None if settings.ssl_keyfile is None else user_path(settings.ssl_keyfile)
+        context.load_cert_chain(user_path(settings.ssl_certfile), keyfile)
     return context.wrap_socket(connection, server_hostname="localhost")

@@ -9,6 +9,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.embedding import ModelKind
+from dragoman.core.user_paths import user_path
 from dragoman.dialects.registry import DialectName
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.native.libraries.builds import PACKAGED_BUILDS
@@ -248,7 +249,7 @@ def _plan_upstream(upstream: UpstreamSettings, deployment: str, kind: ModelKind)
     except ValueError as error:
         raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
     if upstream.tokenizer is not None:
-        _check_tokenizer(Path(upstream.tokenizer).expanduser(), deployment)
+        _check_tokenizer(user_path(upstream.tokenizer), deployment)
     return UpstreamPlan(upstream=upstream, model=upstream.model or deployment, kind=kind)
 
 
@@ -302,7 +303,7 @@ def _check_saved_prefixes(engine: EngineSettings, deployment: str) -> None:
 def _mmproj(engine: EngineSettings, deployment: str) -> Path | None:
     if engine.mmproj is None:
         return None
-    path = Path(engine.mmproj).expanduser()
+    path = user_path(engine.mmproj)
     if not path.is_file():
         raise DeploymentError(f"mmproj of {deployment} is no file: {path}")
     return path
@@ -330,7 +331,7 @@ def _text_or_file(entry: str) -> str:
     """Return the text, or without its last line break that of the file whose path follows an `@`."""
     if not entry.startswith("@"):
         return entry
-    return Path(entry[1:]).expanduser().read_text(encoding="utf-8").removesuffix("\n")
+    return user_path(entry[1:]).read_text(encoding="utf-8").removesuffix("\n")
 
 
 def _kind(model: ModelFile, engine: EngineSettings) -> ModelKind:

@@ -9,6 +9,7 @@ import msgspec
 
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.embedding import ModelKind
+from dragoman.core.user_paths import user_path
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
@@ -137,6 +138,6 @@ def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_ki
         if upstream.tokenizer is not None:
             from dragoman.engines.upstream.local_tokenizer import shared_tokenizer  # It needs the extra `tokenizers`.
 
-            tokenizer = shared_tokenizer(Path(upstream.tokenizer).expanduser())
+            tokenizer = shared_tokenizer(user_path(upstream.tokenizer))
         return UpstreamEngine(name, client, model=model, kind=upstream.kind, tokenizer=tokenizer, deployment=deployment)
     return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=upstream.kind)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dragoman.core.user_paths import user_path
+
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<path>[/~].*)")
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -47,7 +49,7 @@ def resolve_references(value: object, environment: Mapping[str, str]) -> Resolve
 def read_reference(path: Path) -> str:
     """Return the text of a file without its last line break. Raises ReferenceUnresolved."""
     try:
-        with path.expanduser().open("rb") as file:
+        with user_path(path).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ReferenceUnresolved(f"{path} has more than {MAX_FILE_BYTES} bytes")

@@ -1,8 +1,8 @@
 """TLS with the certificate and key of the settings."""
 
 import ssl
-from pathlib import Path
 
+from dragoman.core.user_paths import user_path
 from dragoman.server.settings import Settings
 
 _HANDSHAKE_TURNS = 4
@@ -54,7 +54,7 @@ def load_certificate(context: ssl.SSLContext, certfile: str, keyfile: str | None
 
 def _existing(path: str) -> str:
     """Return the path without `~`. Raises OSError: OpenSSL's own error does not name the file."""
-    expanded = Path(path).expanduser()
+    expanded = user_path(path)
     expanded.open("rb").close()
     return str(expanded)
 

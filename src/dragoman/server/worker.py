@@ -24,6 +24,7 @@ from dragoman.core import logs
 from dragoman.core.addresses import NO_ADDRESSES, AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
 from dragoman.core.process_options import read_options
+from dragoman.core.user_paths import user_path
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
@@ -74,7 +75,7 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     catalog = Catalog([build_deployment(deployment, options) for deployment in options.deployments])
     accounts = _accounts_options(options)
-    folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
+    folder = user_path(settings.adapter_dir) if settings.adapter_dir else None
     tracing = Tracing.exporting() if exports_traces(os.environ) else None
     services = AppServices(
         catalog,

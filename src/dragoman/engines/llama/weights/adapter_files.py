@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from dragoman.core.adapters import AdapterSource
 from dragoman.core.errors import AdapterMissing, BadRequest, Overloaded
+from dragoman.core.user_paths import user_path
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.weights.gguf_files import (
     ModelSourceError,
@@ -58,7 +59,7 @@ def read_adapter(path: Path) -> AdapterFile:
 
 def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, AdapterFile]:
     """Find an adapter of the settings: a file, or `owner/name[:FILE]` of the hub. Raises ModelSourceError."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     hub_reference = HUB_REFERENCE.fullmatch(reference)
     if path.exists() or hub_reference is None or path.suffix in (".gguf", ".safetensors"):
         if path.is_dir():

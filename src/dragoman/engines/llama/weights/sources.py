@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from dragoman.core.user_paths import user_path
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file, find_models
 from dragoman.prompt.chatml import CHATML
 
@@ -57,7 +58,7 @@ def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
     """
     if model is None or model in (BUNDLED_ID, *BUNDLED_ALIASES):
         return bundled()
-    path = Path(model).expanduser()
+    path = user_path(model)
     reference = HUB_REFERENCE.fullmatch(model)
     if path.exists() or reference is None or (reference["wanted"] is None and path.suffix.lower() == ".gguf"):
         return _from_file(path)
