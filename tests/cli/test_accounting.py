@@ -18,6 +18,7 @@ from tests.support.accounting import open_ledger_harness
 
 Run = Callable[..., Result]
 
+HUGE = str(2**63)
 NO_YEAR = "is not within the years 1 to 9999 in UTC"
 
 
@@ -168,6 +169,18 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
     database.close()
     assert [change.action for change in changes] == ["deposit", "create account"]
     assert all(change.actor.startswith("command line (") for change in changes)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["accounts", "list", "--after", HUGE], ["accounts", "list", "--limit", HUGE]),
+        *(["accounts", "list", "--limit", "-1"], ["keys", "list", "--limit", "-1"], ["keys", "show", HUGE]),
+        *(["usage", "--key", HUGE], ["usage", "--limit", HUGE], ["jobs", "list", "--before", HUGE]),
+    ],
+)
+def test_numbers_that_no_database_has_are_refused(run: Run, arguments: list[str]) -> None:
+    assert "Input should be" in run(*arguments, status=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import typer
 
 from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator, open_database
 from dragoman.cli.tables import print_fields, print_table
-from dragoman.cli.values import format_time
+from dragoman.cli.values import MAX_NUMBER, format_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.administration.accounts import Account
@@ -28,8 +28,8 @@ def create(
 
 @app.command("list")
 def list_all(
-    after: Annotated[int, typer.Option(help="Only accounts with higher numbers.")] = 0,
-    limit: Annotated[int, typer.Option(help="Number of accounts at most.")] = 1000,
+    after: Annotated[int, typer.Option(help="Only accounts with higher numbers.", min=0, max=MAX_NUMBER)] = 0,
+    limit: Annotated[int, typer.Option(help="Number of accounts at most.", min=1, max=MAX_NUMBER)] = 1000,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -17,7 +17,7 @@ from dragoman.cli.database_access import (
     open_database_of,
 )
 from dragoman.cli.tables import print_fields, print_table
-from dragoman.cli.values import format_time
+from dragoman.cli.values import MAX_NUMBER, format_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.database.connections import Database
@@ -45,8 +45,10 @@ def list_all(
     state: Annotated[JobStateFilter | None, typer.Option(help="Only jobs in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     account: Annotated[str | None, typer.Option(help="Only jobs of this account, by its name or number.")] = None,
-    before: Annotated[int | None, typer.Option(help="Only jobs older than the one with this number.")] = None,
-    limit: Annotated[int, typer.Option(help="Number of jobs at most.", min=1)] = 100,
+    before: Annotated[
+        int | None, typer.Option(help="Only jobs older than the one with this number.", max=MAX_NUMBER)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of jobs at most.", min=1, max=MAX_NUMBER)] = 100,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:

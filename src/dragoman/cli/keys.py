@@ -7,14 +7,14 @@ import typer
 from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator, open_database
 from dragoman.cli.renamed_options import command_class
 from dragoman.cli.tables import print_fields, print_table
-from dragoman.cli.values import format_time, read_amount, read_time
+from dragoman.cli.values import MAX_NUMBER, format_time, read_amount, read_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.administration.keys import Key
 
 app = typer.Typer(no_args_is_help=True, help="Create, show and revoke API keys.")
 
-KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="The key's number.")]
+KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="The key's number.", max=MAX_NUMBER)]
 
 
 @app.command(cls=command_class({"--expires": "--expires-at"}))
@@ -60,8 +60,8 @@ def create(
 @app.command("list")
 def list_all(
     account: Annotated[str | None, typer.Option(help="Only keys that may use this account.")] = None,
-    after: Annotated[int, typer.Option(help="Only keys with higher numbers.")] = 0,
-    limit: Annotated[int, typer.Option(help="Number of keys at most.")] = 1000,
+    after: Annotated[int, typer.Option(help="Only keys with higher numbers.", min=0, max=MAX_NUMBER)] = 0,
+    limit: Annotated[int, typer.Option(help="Number of keys at most.", min=1, max=MAX_NUMBER)] = 1000,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_database
 from dragoman.cli.tables import print_table
-from dragoman.cli.values import read_day
+from dragoman.cli.values import MAX_NUMBER, read_day
 
 if TYPE_CHECKING:
     from dragoman.accounts.administration.usage import UsageSum
@@ -31,11 +31,11 @@ _COLUMNS: dict[UsageGrouping, Literal["day", "model", "key_id"]] = {
 def usage(
     group_by: Annotated[UsageGrouping, typer.Option(help="One row for each day, model or key.")] = UsageGrouping.DAY,
     account: Annotated[str | None, typer.Option(help="Only usage of this account, by its name or number.")] = None,
-    key: Annotated[int | None, typer.Option(help="Only usage of this key, by its number.")] = None,
+    key: Annotated[int | None, typer.Option(help="Only usage of this key, by its number.", max=MAX_NUMBER)] = None,
     model: Annotated[str | None, typer.Option(help="Only usage of this model.")] = None,
     since: Annotated[str | None, typer.Option(help="First day in UTC, such as 2026-01-31.")] = None,
     until: Annotated[str | None, typer.Option(help="Last day.")] = None,
-    limit: Annotated[int, typer.Option(help="Number of rows at most.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="Number of rows at most.", min=1, max=MAX_NUMBER)] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an array of objects.")] = False,
     database: DatabaseOption = None,
     config: ConfigOption = None,

@@ -11,6 +11,9 @@ Value = TypeVar("Value")
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """With these, a client whose texts are shown could change what the terminal shows of others, or its title."""
 
+MAX_NUMBER = 2**63 - 1
+"""Of an account, a key or a job, and of rows: what databases hold."""
+
 
 def read_amount(text: str) -> int:
     """Parse an amount in units. Return nano-units."""
