@@ -1,4 +1,4 @@
-"""What is said of settings that stand in the wrong place or have the wrong form."""
+"""What is said of settings that stand in the wrong place, have the wrong form, or are gone."""
 
 from pathlib import Path
 
@@ -40,3 +40,19 @@ def test_a_text_that_is_too_short_or_of_another_form_is_described(tmp_path: Path
     assert message == "/settings.toml: api_key must be text of at least 16 characters"
     message = error_message(tmp_path, '[console]\nbase_path = "admin"\n')
     assert message.endswith("console.base_path must be text of the form ^(/[A-Za-z0-9._~-]+)+$, got 'admin'")
+
+
+def test_a_file_that_is_gone_is_missed_by_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dragoman.toml").write_text('api_key = "correct-horse-battery-staple"\n')
+    loaded = read_settings(None, {}, {})
+    (tmp_path / "dragoman.toml").unlink()
+    with pytest.raises(SettingsError, match=r"^dragoman.toml: there is no such settings file$"):
+        loaded.read_again()
+
+
+def test_a_file_that_came_after_the_start_is_read_by_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = read_settings(None, {}, {})
+    (tmp_path / "dragoman.toml").write_text("access_log = true\n")
+    assert loaded.read_again().access_log

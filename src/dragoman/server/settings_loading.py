@@ -71,6 +71,8 @@ def read_settings(path: Path | None, environment: Mapping[str, str], overrides: 
     settings_references.py. Raises SettingsError.
     """
     variables = dict(environment)
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE  # Without it, a later reload would drop all that it sets, keys among them.
     deprecated: dict[str, str] = {}
     values = {
         **_file_values(path, environment, deprecated),
@@ -147,9 +149,7 @@ _RENAMED_VARIABLES = {
 
 def _file_values(path: Path | None, environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, SetValue]:
     if path is None:
-        if not DEFAULT_FILE.exists():
-            return {}
-        path = DEFAULT_FILE
+        return {}
     present = dict(_flatten(path, _read_toml(path)))
     values = {}
     for spelling, value in present.items():
