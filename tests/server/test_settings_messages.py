@@ -14,6 +14,8 @@ from dragoman.server.settings_loading import (
 )
 from dragoman.server.settings_report import report_values
 
+NO_REFERENCE = "a secret begins with env: or file: and is neither env:NAME nor file:/path"
+
 
 def error_message(folder: Path, toml: str) -> str:
     path = folder / "settings.toml"
@@ -56,3 +58,16 @@ def test_a_file_that_came_after_the_start_is_read_by_a_reload(tmp_path: Path, mo
     loaded = read_settings(None, {}, {})
     (tmp_path / "dragoman.toml").write_text("access_log = true\n")
     assert loaded.read_again().access_log
+
+
+@pytest.mark.parametrize("text", ["file:secrets/api-key.txt", "file:./secrets/api-key", "env:DRAGOMAN-KEY-OF-ANN"])
+def test_a_secret_that_looks_like_a_reference_and_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    message = error_message(tmp_path, f'api_key = "{text}"')
+    assert message == f"/settings.toml: api_key: {NO_REFERENCE}"
+    message = error_message(tmp_path, f'[[keys]]\nname = "ann"\nkey = "{text}"\n')
+    assert message == f"/settings.toml: keys: {NO_REFERENCE}"
+    upstream = f'[[deployments.upstreams]]\nurl = "http://127.0.0.1:1"\nkey = "{text}"\n'
+    message = error_message(tmp_path, f'[[deployments]]\nname = "a"\n{upstream}')
+    assert message == f"/settings.toml: deployments: {NO_REFERENCE}"
+    with pytest.raises(SettingsError, match=f"^environment: DRAGOMAN_API_KEY: {NO_REFERENCE}$"):
+        load_settings(None, {"DRAGOMAN_API_KEY": text}, {})

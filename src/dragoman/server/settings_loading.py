@@ -298,7 +298,22 @@ def _validated(key: str, where: str, value: object, *, shown: object = None, str
         raise SettingsError(f"{where} must be {_describe_allowed(annotation)}{wrong}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
+    if _has_misspelt_reference(converted, annotation):
+        raise SettingsError(f"{where}: a secret begins with env: or file: and is neither env:NAME nor file:/path")
     return converted
+
+
+def _has_misspelt_reference(value: object, annotation: object) -> bool:
+    """Return whether a secret looks like a reference and was none: `file:relative/path` would be the secret itself."""
+    match value:
+        case str():
+            return value.startswith(("env:", "file:")) and is_secret(annotation)
+        case tuple():
+            return any(_has_misspelt_reference(each, annotation) for each in value)
+        case msgspec.Struct():
+            fields = msgspec.structs.fields(value)
+            return any(_has_misspelt_reference(getattr(value, each.name), each.type) for each in fields)
+    return False
 
 
 def is_secret(kind: object) -> bool:
