@@ -1,5 +1,7 @@
 """The `dragoman` program: its commands and the options before them."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -59,6 +61,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # A name that the locale lacks is no reason to fail.
     app(prog_name="dragoman")
 
 
