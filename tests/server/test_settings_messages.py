@@ -71,3 +71,17 @@ def test_a_secret_that_looks_like_a_reference_and_is_none_is_refused(tmp_path: P
     assert message == f"/settings.toml: deployments: {NO_REFERENCE}"
     with pytest.raises(SettingsError, match=f"^environment: DRAGOMAN_API_KEY: {NO_REFERENCE}$"):
         load_settings(None, {"DRAGOMAN_API_KEY": text}, {})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "wait_seconds = inf",
+        "unload_idle_seconds = inf",
+        "engine = { step_timeout_seconds = inf }",
+        '[[deployments.upstreams]]\nurl = "http://127.0.0.1:1"\ntimeouts = { connect = inf }',
+    ],
+)
+def test_seconds_in_tables_are_finite_too(tmp_path: Path, setting: str) -> None:
+    message = error_message(tmp_path, f'[[deployments]]\nname = "a"\nmodel = "echo"\n{setting}\n')
+    assert message == "/settings.toml: deployments: numbers must be finite"

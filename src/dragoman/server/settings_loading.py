@@ -298,9 +298,23 @@ def _validated(key: str, where: str, value: object, *, shown: object = None, str
         raise SettingsError(f"{where} must be {_describe_allowed(annotation)}{wrong}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
+    if key in FILE_ONLY and _has_infinity(value):
+        raise SettingsError(f"{where}: numbers must be finite")
     if _has_misspelt_reference(converted, annotation):
         raise SettingsError(f"{where}: a secret begins with env: or file: and is neither env:NAME nor file:/path")
     return converted
+
+
+def _has_infinity(value: object) -> bool:
+    """Return whether a number of a table in TOML, at any depth, is infinite or none."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case list():
+            return any(map(_has_infinity, value))
+        case dict():
+            return any(map(_has_infinity, value.values()))
+    return False
 
 
 def _has_misspelt_reference(value: object, annotation: object) -> bool:
