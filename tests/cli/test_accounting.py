@@ -193,6 +193,21 @@ def test_numbers_that_no_database_has_are_refused(run: Run, arguments: list[str]
         (["deposit", "acme", "-1"], 1, "The balance of 0.00 does not cover 1.00"),
         (["accounts", "create", "acme"], 1, "There is an account called 'acme' already"),
         (["accounts", "create", "12"], 1, "An account may not be called '12': a name is not empty and not a number"),
+        (["accounts", "create", "a\nb"], 1, r"The name 'a\nb' has control characters or bytes that are no UTF-8"),
+        (["accounts", "create", "\udcff"], 1, r"The name '\udcff' has control characters or bytes that are no UTF-8"),
+        (["accounts", "create", "a" * 256], 1, "The name has 256 characters; it may have 255"),
+        (
+            ["accounts", "create", "b", "--currency", "€"],
+            1,
+            r"The currency '\u20ac' has not three capital letters, as USD has",
+        ),
+        (
+            ["keys", "create", "acme", "--label", "\x1b[2J"],
+            1,
+            r"The label '\x1b[2J' has control characters or bytes that are no UTF-8",
+        ),
+        (["keys", "create", "acme", "--model", ""], 1, "A model's name is not empty"),
+        (["prices", "set", "", "--prompt", "1", "--completion", "1"], 1, "A model's name is not empty"),
         (["keys", "show", "7"], 1, "There is no key 7"),
         (["keys", "create", "acme", "--expires-at", "soon"], 2, "Invalid isoformat string: 'soon'"),
         (
@@ -260,3 +275,10 @@ def test_the_books_are_backed_up_and_verified(run: Run, url: str, tmp_path: Path
     database.close()
     wrong = run("db", "verify", status=1).stdout.splitlines()
     assert "balance by movements, id 1: 5000000001 is stored, 5000000000 computed" in wrong
+
+
+def test_a_dialect_that_does_not_exist_is_refused_with_those_that_do(run: Run) -> None:
+    run("accounts", "create", "acme")
+    refused = run("keys", "create", "acme", "--dialect", "opanai", status=2)
+    assert refused.stderr.startswith("dragoman: there is no dialect 'opanai'; there are infermatic, openai, ")
+    assert rows(run("keys", "list").stdout) == []

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.database_access import (
+    USAGE_ERROR,
+    ConfigOption,
+    DatabaseOption,
+    error_exit,
+    open_administrator,
+    open_database,
+)
 from dragoman.cli.renamed_options import command_class
 from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import MAX_NUMBER, format_time, read_amount, read_time
@@ -39,7 +46,11 @@ def create(
     """Create a key and print it, once: it is not stored. Limits that are not given do not apply."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.administration.keys import KeyRules
+    from dragoman.dialects.registry import REGISTERED_DIALECTS
 
+    unknown = sorted(set(dialect or ()) - set(REGISTERED_DIALECTS))
+    if unknown:
+        raise error_exit(f"there is no dialect {unknown[0]!r}; there are {', '.join(REGISTERED_DIALECTS)}", USAGE_ERROR)
     rules = KeyRules(
         expires_at=None if expires_at is None else read_time(expires_at),
         models=tuple(model) if model else None,

@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from dragoman.accounts.administration.names import check_currency, check_name
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import accounts, movements
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
@@ -55,7 +56,9 @@ class DepositRefused(ValueError):
 
 
 def create_account(database: Database, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
-    """Create an account. Raises AccountNameTaken, and ValueError for an empty name or one that could be a number."""
+    """Create an account. Raises AccountNameTaken, and ValueError for a name that is none or that could be a number."""
+    check_name("The name", name)
+    check_currency(currency)
     if not name.strip() or name.isdecimal():
         raise ValueError(f"An account may not be called {name!r}: a name is not empty and not a number")
     try:

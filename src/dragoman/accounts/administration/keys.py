@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from dragoman.accounts.administration.accounts import get_account
+from dragoman.accounts.administration.names import check_model, check_name
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import key_accounts, keys
 from dragoman.accounts.identifiers import new_api_key
@@ -71,7 +72,8 @@ def create_key(
     rules: KeyRules | None = None,
     other_accounts: Iterable[int] = (),
 ) -> CreatedKey:
-    """Create a key for an account. Raises AccountNotFound, and ValueError for limits that are out of range."""
+    """Create a key for an account. Raises AccountNotFound, and ValueError for wrong names and limits."""
+    check_name("The label", label)
     rules = rules or KeyRules()
     _validate(rules)
     secret = new_api_key()
@@ -102,6 +104,7 @@ def change_key(
     other_accounts: Iterable[int] | None = None,
 ) -> Key:
     """Change the given fields, from the next request on. Raises KeyNotFound, AccountNotFound, ValueError."""
+    check_name("The label", label or "")
     if rules is not None:
         _validate(rules)
     with database.write() as connection:
@@ -157,6 +160,8 @@ def _set_disabled(database: Database, key_id: int, *, disabled: bool) -> Key:
 
 
 def _validate(rules: KeyRules) -> None:
+    for model in rules.models or ():
+        check_model(model)
     limits = {
         "budget": rules.budget,
         "requests_per_minute": rules.requests_per_minute,

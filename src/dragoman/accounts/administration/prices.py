@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, insert, select
 
+from dragoman.accounts.administration.names import check_model
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import prices
 from dragoman.core.money import InvalidAmount, check_amount
@@ -30,8 +31,10 @@ def set_price(
     """Add a price. `cached=None` is the prompt's price; a `valid_from` in the past means now.
 
     Earlier charges do not change: a request is charged at the price of its admission. Raises InvalidAmount for a price
-    that is negative or too large, or a cached token that costs more than a computed one: a hold would not cover it.
+    that is negative or too large, or a cached token that costs more than a computed one: a hold would not cover it; and
+    ValueError for an empty name.
     """
+    check_model(model)
     cached = prompt if cached is None else cached
     if not 0 <= cached <= check_amount(prompt) or check_amount(completion) < 0:
         raise InvalidAmount(
