@@ -5,7 +5,8 @@ import pytest
 
 from dragoman.core.adapters import AdapterSource
 from dragoman.engines.llama.weights.sources import BUNDLED_ID
-from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_adapters
+from dragoman.server.deployment_checks import DeploymentError
+from dragoman.server.planning import DeploymentPlan, plan_deployments, with_adapters
 from dragoman.server.settings import AdapterSettings, DeploymentSettings, Settings
 from dragoman.server.settings_loading import SettingsError, load_settings
 from tests.support.tiny_llama import random_weights, write_adapter, write_model

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID
+from dragoman.server.deployment_checks import DeploymentError
 from dragoman.server.engine_plans import EchoPlan, LlamaPlan, UpstreamPlan
-from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
+from dragoman.server.planning import DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
 from dragoman.server.upstream_settings import UpstreamSettings

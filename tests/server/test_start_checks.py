@@ -3,6 +3,7 @@ import pytest
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.settings import DeploymentSettings, KeySettings, Settings
 from dragoman.server.start_checks import StartupError, check_settings
+from dragoman.server.upstream_settings import UpstreamSettings
 
 
 @pytest.mark.parametrize("proxy", ["10.0.0.1/8", "nginx", "*", "10.0.0.1:80"])
@@ -45,3 +46,23 @@ def test_a_root_path_that_is_none_or_hides_routes_is_refused(path: str) -> None:
     with pytest.raises(StartupError, match=r"^root_path"):
         check_settings(Settings(root_path=path, deployments=deployments))
     check_settings(Settings(root_path="/llm/x", deployments=deployments))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(model="echo", deployments=(DeploymentSettings(name="a"),)), "a model and .* are both set"),
+        (Settings(deployments=(DeploymentSettings(name="a"),) * 2), "the deployments a and a are both called a"),
+        (Settings(deployments=(DeploymentSettings(name="a", fallbacks=("b",)),)), "the deployment a falls back to b"),
+        (Settings(deployments=(DeploymentSettings(name="v1"),)), "a deployment called v1 would stand in the way"),
+        (
+            Settings(deployments=(DeploymentSettings(name="a", upstreams=(UpstreamSettings(url="http://a:99999"),)),)),
+            "an upstream of a cannot be used",
+        ),
+    ],
+)
+def test_deployments_that_contradict_each_other_are_refused_without_their_models(
+    settings: Settings, message: str
+) -> None:
+    with pytest.raises(StartupError, match=f"^{message}"):
+        check_settings(settings)

@@ -37,9 +37,10 @@ from dragoman.server.control import (
     request_retirement,
     server_process,
 )
+from dragoman.server.deployment_checks import DeploymentError
 from dragoman.server.first_process import end_at_sigterm
 from dragoman.server.listening import listen, take_activated_socket, with_address_of
-from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
+from dragoman.server.planning import DeploymentPlan, plan_server
 from dragoman.server.reloading import Reloader, ReloadRefused
 from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError, folders_in_use
 from dragoman.server.server_processes import ServerProcesses

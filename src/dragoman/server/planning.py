@@ -21,11 +21,10 @@ from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import ImageLimits
-from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.gateway.routing.router_options import RouterOptions
+from dragoman.server.deployment_checks import DeploymentError, check_deployments, check_names
 from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, UpstreamPlan
 from dragoman.server.image_settings import ImageSettings
-from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import (
     AdapterSettings,
     DeploymentSettings,
@@ -46,10 +45,6 @@ MAX_ENGINES = 256
 MAX_SHARED_PREFIX_BYTES = 32 * 1024
 """Of one deployment. They are a part of its process's options, a variable of the environment that Linux limits to
 128 KiB."""
-
-
-class DeploymentError(Exception):
-    """The deployments cannot be served as they are set. The message is one line for people."""
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,26 +103,12 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
     """
     if not settings.deployments:
         return _plan_single_model(settings, progress=progress)
-    if settings.model is not None:
-        raise DeploymentError("a model and [[deployments]] are both set; set the model in one place")
+    check_deployments(settings)
     plans = [_plan_deployment(deployment, settings, progress=progress) for deployment in settings.deployments]
     if sum(len(plan.engines) for plan in plans) > MAX_ENGINES:
         raise DeploymentError(f"the deployments have more than {MAX_ENGINES} replicas together")
-    taken: dict[str, str] = {}
-    for plan in plans:
-        for name in plan.names:
-            if name in taken:
-                raise DeploymentError(f"the deployments {taken[name]} and {plan.name} are both called {name}")
-            taken[name] = plan.name
-    for plan in plans:
-        _check_fallbacks(plan, {each.name for each in plans})
+    check_names((plan.name, plan.names) for plan in plans)
     return plans
-
-
-def _check_fallbacks(plan: DeploymentPlan, names: set[str]) -> None:
-    for name in (*plan.fallbacks, *plan.context_fallbacks):
-        if name == plan.name or name not in names:
-            raise DeploymentError(f"the deployment {plan.name} falls back to {name}, which is no other deployment")
 
 
 def with_adapters(plans: list[DeploymentPlan], settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
@@ -203,12 +184,6 @@ def _plan_server(url: str) -> list[DeploymentPlan]:
 
 
 def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, progress: bool) -> DeploymentPlan:
-    served_in_float16 = deployment.dialects is None or "float16" in deployment.dialects
-    if served_in_float16 and deployment.name.lower() in RESERVED_NAMES:
-        raise DeploymentError(
-            f"a deployment called {deployment.name} would stand in the way of the path /{deployment.name.lower()}; "
-            "choose another name, or leave float16 out of its dialects"
-        )
     model, own_engines = _plan_own_engines(deployment, settings, progress=progress)
     kind = next((each.kind for each in own_engines if isinstance(each, LlamaPlan)), deployment.purpose or "generation")
     model_names = (model.id, *model.aliases) if model else ()
@@ -244,10 +219,6 @@ def _plan_own_engines(
 
 
 def _plan_upstream(upstream: UpstreamSettings, deployment: str, kind: ModelKind) -> UpstreamPlan:
-    try:
-        UpstreamAddress.parse(upstream.url)
-    except ValueError as error:
-        raise DeploymentError(f"an upstream of {deployment} cannot be used: {error}") from None
     if upstream.tokenizer is not None:
         _check_tokenizer(user_path(upstream.tokenizer), deployment)
     return UpstreamPlan(upstream=upstream, model=upstream.model or deployment, kind=kind)

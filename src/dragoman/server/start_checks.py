@@ -12,6 +12,7 @@ from dragoman.server.accounts_location import (
     accounts_location,
     default_location,
 )
+from dragoman.server.deployment_checks import DeploymentError, check_deployments
 from dragoman.server.origins import ANY_ORIGIN, InvalidOrigin, is_loopback_host, parse_host_name, parse_origin
 from dragoman.server.queue_options import webhook_options
 from dragoman.server.reserved_names import RESERVED_NAMES
@@ -33,6 +34,7 @@ def has_keys(settings: Settings) -> bool:
 
 def check_settings(settings: Settings) -> None:
     """Check settings that are valid alone and wrong together. Raises StartupError."""
+    _check_deployments(settings)
     _require_keys_unless_loopback(settings)
     _check_webhook_secret(settings)
     _check_addresses(settings)
@@ -67,6 +69,13 @@ def usage_records_location(settings: Settings) -> AccountsLocation | None:
     except AccountsUnavailable as error:
         _log.warning("usage_recording_disabled_without_folder", reason=str(error))
         return None
+
+
+def _check_deployments(settings: Settings) -> None:
+    try:
+        check_deployments(settings)
+    except DeploymentError as error:
+        raise StartupError(str(error)) from None
 
 
 def _require_keys_unless_loopback(settings: Settings) -> None:
