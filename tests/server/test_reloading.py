@@ -71,12 +71,12 @@ async def test_settings_that_are_wrong_alone_or_together_change_nothing() -> Non
 
 
 async def test_a_reload_that_fails_unexpectedly_is_refused_and_the_next_one_is_made() -> None:
-    read = iter([RuntimeError("Could not determine home directory."), Settings(access_log=True)])
+    failures = [RuntimeError("Could not determine home directory.")]
 
     def read_or_fail() -> Settings:
-        if isinstance(found := next(read), Exception):
-            raise found
-        return found
+        if failures:
+            raise failures.pop()
+        return Settings(access_log=True)
 
     reloader = Reloader(Settings(), read_or_fail, AppliedSettings())
     with pytest.raises(ReloadRefused, match="Could not determine home directory"):
