@@ -104,8 +104,7 @@ async def test_without_a_database_the_header_is_rejected_and_not_ignored(dialect
 async def test_a_duplicate_of_a_running_request_waits_in_any_worker(
     dialect: DialectClient, account_fixture: AccountFixture, secret: str, journals: Path, stream: bool
 ) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with (
         worker(engine, account_fixture, journals) as app,
         worker(engine, account_fixture, journals) as other,
@@ -229,8 +228,7 @@ async def test_equal_paths_of_two_dialects_are_not_equal_requests(
 async def test_a_replayed_response_is_not_admitted_and_costs_nothing(
     dialect: DialectClient, account_fixture: AccountFixture, journals: Path, stream: bool
 ) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     secret = account_fixture.new_key(KeyRules(requests_per_minute=1, concurrent_requests=1))
     before = len(account_fixture.usage)
     async with worker(engine, account_fixture, journals) as app, client_of(app, key=secret) as client:

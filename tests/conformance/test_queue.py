@@ -124,8 +124,7 @@ async def test_an_invalid_last_event_id_is_rejected(number: str) -> None:
 
 
 async def test_two_readers_follow_one_job_while_it_runs(dialect: DialectClient) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_client(engine) as client:
         url = await submit(client, dialect, stream=True)
         readers = [asyncio.create_task(client.get(url, headers=ACCEPT_STREAM)) for _ in range(2)]
@@ -180,8 +179,7 @@ async def test_a_job_that_another_account_pays_for_is_found_with_that_account(qu
 
 
 async def test_a_cancelled_job_is_reported_as_cancelled_everywhere(dialect: DialectClient) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_client(engine) as client:
         url = await submit(client, dialect, stream=True)
         reading = asyncio.create_task(client.get(url, headers=ACCEPT_STREAM))
@@ -219,8 +217,7 @@ async def test_a_job_that_failed_has_its_dialects_error_and_no_terminator(dialec
 
 
 async def test_a_stream_resumes_after_a_server_restart(dialect: DialectClient, queue_harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_harness.server(engine) as server:
         url = await submit(server.client, dialect, stream=True)
         reader = AsgiConnection(b"")

@@ -195,8 +195,7 @@ async def test_a_prompt_that_is_too_long_for_the_upstream_is_refused_as_such(dia
 
 
 async def test_a_dragoman_reports_the_requests_of_others() -> None:
-    busy = GatedEcho()
-    busy.gate.clear()
+    busy = GatedEcho(is_open=False)
     async with serving(echo_app(engine=busy, keys=[KEY])) as url, httpx.AsyncClient(base_url=url) as other:
         client = UpstreamClient(UpstreamAddress.parse(url), key=SecretText(KEY))
         engine = UpstreamEngine("echo/0", client, model="echo", kind="dragoman")
@@ -214,8 +213,7 @@ async def test_a_dragoman_reports_the_requests_of_others() -> None:
 
 
 async def test_a_client_that_leaves_ends_the_work_at_the_upstream(dialect: DialectClient) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with serving(echo_app(engine=engine)) as url, in_front_of(url) as client:
         for stream in (True, False):
             request = client.post(dialect.path("echo"), json=dialect.body("echo", "Hello", stream=stream))

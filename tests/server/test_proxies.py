@@ -50,8 +50,7 @@ async def client_through(
 
 @both
 async def test_tokens_pass_a_proxy_as_they_come_and_a_client_that_leaves_is_noticed(name: str, tmp_path: Path) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with client_through(name, tmp_path, echo_app(engine=engine)) as client:
         async with client.stream("POST", "/v1/chat/completions", json=CHAT) as response:
             assert response.status_code == 200

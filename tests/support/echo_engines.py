@@ -20,12 +20,13 @@ INCOMPATIBLE_FILE = "unfit.gguf"
 class GatedEcho(EchoEngine):
     """Sends the first token without waiting, unless it is withheld, and the rest when the gate is open."""
 
-    def __init__(self, *failures: DragomanError, withhold_first_token: bool = False) -> None:
+    def __init__(self, *failures: DragomanError, withhold_first_token: bool = False, is_open: bool = True) -> None:
         """Let the first runs fail with these errors: after the first token, or before it if it is withheld."""
         super().__init__()
         self._withholds_first_token = withhold_first_token
         self.gate = asyncio.Event()
-        self.gate.set()
+        if is_open:
+            self.gate.set()
         self.generation_started = asyncio.Event()
         self.runs = 0
         self.cancelled = 0

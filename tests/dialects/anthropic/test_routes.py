@@ -193,8 +193,7 @@ def test_clients_are_told_whether_to_try_again() -> None:
 async def test_a_silent_stream_gets_comments_before_its_first_event_and_pings_after_it(
     withhold: bool, expected: bytes
 ) -> None:
-    engine = GatedEcho(withhold_first_token=withhold)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=withhold, is_open=False)
     app = echo_app(engine=engine, keep_alive_seconds=0.01)
     connection = AsgiConnection(json.dumps(HI | {"stream": True}).encode())
     scope = {

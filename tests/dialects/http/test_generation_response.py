@@ -84,8 +84,7 @@ async def test_the_frames_of_fast_tokens_share_writes_and_keep_their_order() -> 
 
 
 async def test_a_token_does_not_wait_for_the_next_one() -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     client = AsgiConnection(body(stream=True))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(exchange(client, engine, keep_alive_seconds=TEST_TIMEOUT_SECONDS))
@@ -105,8 +104,7 @@ async def test_an_error_right_behind_a_token_follows_it_in_the_stream() -> None:
 
 
 async def test_a_server_that_reports_disconnects_stops_the_generation() -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     app = app_over(engine)
     client = AsgiConnection(body())
     answer = asyncio.create_task(app({**SCOPE, ON_DISCONNECT: client.reports.append}, client.receive, client.send))
@@ -127,8 +125,7 @@ class BrokenConnection(AsgiConnection):
 
 
 async def test_a_client_that_cannot_be_written_to_ends_the_generation() -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     with pytest.raises(ConnectionError, match="broken"):
         await exchange(BrokenConnection(body(stream=True)), engine, keep_alive_seconds=TEST_TIMEOUT_SECONDS)
     assert engine.cancelled == 1

@@ -103,8 +103,7 @@ def test_only_equal_requests_have_equal_fingerprints(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_disconnected_client_gets_the_response_on_retry(tmp_path: Path, secret: str, stream: bool) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with worker(engine, tmp_path) as app:
         lost, returned = AsgiConnection(body(stream=stream)), AsgiConnection(body(stream=stream))
         first = exchange(app, lost, secret)
@@ -136,8 +135,7 @@ async def test_a_response_too_large_to_replay_is_cancelled_on_disconnect(tmp_pat
 
 
 async def test_a_waiting_duplicate_stream_gets_keep_alives_then_the_response(tmp_path: Path, secret: str) -> None:
-    engine = GatedEcho(withhold_first_token=True)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=True, is_open=False)
     async with worker(engine, tmp_path) as app:
         running, waiting = AsgiConnection(body(stream=True)), AsgiConnection(body(stream=True))
         first = exchange(app, running, secret)
@@ -172,8 +170,7 @@ async def test_a_waiting_duplicate_stream_reports_a_refusal_in_the_stream(tmp_pa
 
 
 async def test_a_waiting_duplicate_that_disconnects_leaves_no_state(tmp_path: Path, secret: str) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with worker(engine, tmp_path) as app:
         running, leaving = AsgiConnection(body()), AsgiConnection(body())
         first = exchange(app, running, secret)
@@ -188,8 +185,7 @@ async def test_a_waiting_duplicate_that_disconnects_leaves_no_state(tmp_path: Pa
 
 
 async def test_a_cancelled_request_releases_its_claim(tmp_path: Path, secret: str) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with worker(engine, tmp_path) as app:
         cancelled = exchange(app, AsgiConnection(body()), secret)
         await engine.generation_started.wait()

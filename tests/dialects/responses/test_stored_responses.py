@@ -214,6 +214,12 @@ async def test_a_response_in_the_background_is_continued_without_having_been_ret
             assert events[-1].response.output_text == "two"
 
 
+async def queue_hello(client: httpx.AsyncClient) -> str:
+    """Request a response in the background, and return its id."""
+    body = {"model": "echo", "input": "Hello", "background": True}
+    return str((await client.post("/v1/responses", json=body)).json()["id"])
+
+
 async def stream_of(client: httpx.AsyncClient, response_id: str, starting_after: int | None = None) -> str:
     query = "" if starting_after is None else f"&starting_after={starting_after}"
     return (await client.get(f"/v1/responses/{response_id}?stream=true{query}")).text
@@ -240,8 +246,7 @@ async def test_openais_client_resumes_a_stream(client: AsyncOpenAI) -> None:
 
 
 async def test_a_response_in_the_background_is_cancelled(harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with harness.server(engine) as server:
         async for client in sdk_of(server, harness.secret):
             queued = await client.responses.create(model="echo", input="Hello", background=True)
@@ -264,51 +269,45 @@ async def test_a_response_in_the_background_is_cancelled(harness: HttpQueueHarne
 async def test_nothing_of_a_deleted_response_in_the_background_is_kept(
     harness: HttpQueueHarness, has_ended: bool
 ) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with harness.server(engine) as server:
-        body = {"model": "echo", "input": "Hello", "background": True}
-        queued = (await server.client.post("/v1/responses", json=body)).json()
+        queued_id = await queue_hello(server.client)
         if has_ended:
             engine.gate.set()
-            await stream_of(server.client, queued["id"])
-        deleted = await server.client.delete(f"/v1/responses/{queued['id']}")
+            await stream_of(server.client, queued_id)
+        deleted = await server.client.delete(f"/v1/responses/{queued_id}")
         assert deleted.json()["deleted"] is True
-        job_id = queued["id"].replace("resp_", "job_")
+        job_id = queued_id.replace("resp_", "job_")
         assert (await server.client.get(f"/queue/response/{job_id}")).status_code == 404
-        assert (await server.client.get(f"/v1/responses/{queued['id']}")).status_code == 404
+        assert (await server.client.get(f"/v1/responses/{queued_id}")).status_code == 404
     assert harness.job_ids() == []
     harness.customer.assert_settled()
 
 
 async def test_a_response_can_be_continued_by_the_same_request_once_it_has_ended(harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with harness.server(engine) as server:
-        body = {"model": "echo", "input": "Hello", "background": True}
-        queued = (await server.client.post("/v1/responses", json=body)).json()
-        following = {"model": "echo", "input": "Go on", "previous_response_id": queued["id"]}
+        queued_id = await queue_hello(server.client)
+        following = {"model": "echo", "input": "Go on", "previous_response_id": queued_id}
         headers = {"idempotency-key": "following"}
         early = await server.client.post("/v1/responses", json=following, headers=headers)
         assert early.status_code == 400
         engine.gate.set()
-        await stream_of(server.client, queued["id"])
+        await stream_of(server.client, queued_id)
         late = await server.client.post("/v1/responses", json=following, headers=headers)
         assert late.status_code == 200, late.text
 
 
 async def test_a_response_in_the_background_survives_a_restart_with_equal_bytes(harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with harness.server(engine) as server:
-        body = {"model": "echo", "input": "Hello", "background": True}
-        queued = (await server.client.post("/v1/responses", json=body)).json()
+        queued_id = await queue_hello(server.client)
         server.app.drain()
     async with harness.server() as server:
-        whole = await stream_of(server.client, queued["id"])
+        whole = await stream_of(server.client, queued_id)
         assert read_events(parse_stream(whole))["output"][0]["content"][0]["text"] == "Hello"
     async with harness.server() as server:
-        assert await stream_of(server.client, queued["id"]) == whole
+        assert await stream_of(server.client, queued_id) == whole
     harness.customer.assert_settled()
 
 

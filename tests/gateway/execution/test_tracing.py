@@ -121,8 +121,7 @@ async def test_a_settlement_that_fails_is_marked(exported: Exported) -> None:
 
 
 async def test_the_wait_for_a_place_at_an_upstream_is_a_span_between_admission_and_prefill(exported: Exported) -> None:
-    engine = GatedEcho(withhold_first_token=True)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=True, is_open=False)
     deployment = Deployment(name=MODEL, replicas=(Replica("echo/0", engine, is_upstream=True, concurrency=1),))
     leases = deployment.require_router().leases
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS), traced_client(exported, deployment) as client:

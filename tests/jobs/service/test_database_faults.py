@@ -45,8 +45,7 @@ async def read_when_available(server: QueueServer, job_id: str) -> list[Event]:
 async def test_a_job_that_ends_during_an_outage_is_stored_paid_and_reported_afterwards(
     harness: QueueHarness, journals: Path, fault: Fault
 ) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with (
         running_receiver(WebhookReceiver()) as receiver,
         queue_server(harness, journals, engine=engine, webhooks=WEBHOOKS) as server,

@@ -14,32 +14,17 @@ from sqlalchemy import ColumnElement, select
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.statements import Statement
 from dragoman.accounts.database.tables import jobs
-from dragoman.accounts.ledger.operations import Admission
-from dragoman.core.context import new_request_id
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
-from tests.support.jobs.queue_harness import draft
+from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue
+from tests.support.jobs.queue_harness import unmetered_submission
 from tests.support.jobs.reference_queue import ReferenceQueue
 from tests.support.ledger_harness import clear_tables
 
 MODEL = "echo"
 owners = st.sampled_from("abc")
-
-
-def submission(owner: str, priority: int) -> Submission:
-    request_id = new_request_id()
-    admission = Admission(
-        request_id=request_id,
-        key_digest=None,
-        model=MODEL,
-        dialect="infermatic",
-        prompt_tokens=0,
-        max_completion_tokens=0,
-    )
-    return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
 
 
 class FairQueueMachine(RuleBasedStateMachine):
@@ -57,7 +42,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     @rule(wanted=st.lists(st.tuples(owners, st.integers(0, 2)), min_size=1, max_size=4))
     def submit(self, wanted: list[tuple[str, int]]) -> None:
-        accepted = self.store.accept([submission(*each) for each in wanted])
+        accepted = self.store.accept([unmetered_submission(*each) for each in wanted])
         for (owner, priority), job in zip(wanted, accepted, strict=True):
             assert isinstance(job, AcceptedJob)
             row = self.row(job.job_id)
@@ -182,7 +167,7 @@ def test_an_owner_that_cancels_its_jobs_does_not_wait_for_the_turns_that_they_wo
 
 def _accepted(store: JobStore, owner: str, count: int) -> list[str]:
     """Submit jobs one after the other and return their ids."""
-    accepted = [store.accept([submission(owner, 128)])[0] for _ in range(count)]
+    accepted = [store.accept([unmetered_submission(owner)])[0] for _ in range(count)]
     return [job.job_id for job in accepted if isinstance(job, AcceptedJob)]
 
 

@@ -33,8 +33,7 @@ def polls() -> Iterator[list[float]]:
 async def test_an_empty_queue_is_polled_once_a_second_and_more_often_while_a_job_runs(
     harness: QueueHarness, journals: Path, polls: list[float]
 ) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_server(harness, journals, engine=engine) as server:
         await wait_until(lambda: len(polls) > 2)
         assert _shortest_pause(polls) > 0.9 * IDLE_POLL_SECONDS

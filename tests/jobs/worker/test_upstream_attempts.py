@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.errors import EngineFailed, ReplicaFailed, ShuttingDown
+from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
 from dragoman.gateway.routing.router_options import RouterOptions
@@ -19,7 +20,7 @@ DIED = EngineFailed("The upstream failed while it was answering")
 REFUSED = ReplicaFailed("The upstream cannot be reached", "refused")
 
 
-def upstreams(*engines: BreakingEcho) -> Deployment:
+def upstreams(*engines: EchoEngine) -> Deployment:
     for engine in engines:
         engine.fingerprint = None
     replicas = tuple(Replica(f"{MODEL}/{number}", each, is_upstream=True) for number, each in enumerate(engines))
@@ -83,11 +84,8 @@ async def test_a_job_whose_upstream_dies_fails_once_somebody_may_have_read_a_par
 async def test_a_draining_server_ends_the_answers_that_no_other_can_go_on_with(
     harness: QueueHarness, journals: Path
 ) -> None:
-    engine = GatedEcho()
-    engine.fingerprint = None
-    engine.gate.clear()
-    deployment = Deployment(name=MODEL, replicas=(Replica(f"{MODEL}/0", engine, is_upstream=True),))
-    async with queue_server(harness, journals, engine=deployment) as server:
+    engine = GatedEcho(is_open=False)
+    async with queue_server(harness, journals, engine=upstreams(engine)) as server:
         job = await server.submit(TEXT)
         async with server.open_stream(job.id) as events:
             await anext(events)
@@ -104,11 +102,8 @@ async def test_a_draining_server_ends_the_answers_that_no_other_can_go_on_with(
 async def test_a_retired_server_ends_the_answers_that_no_other_can_go_on_with(
     harness: QueueHarness, journals: Path
 ) -> None:
-    engine = GatedEcho()
-    engine.fingerprint = None
-    engine.gate.clear()
-    deployment = Deployment(name=MODEL, replicas=(Replica(f"{MODEL}/0", engine, is_upstream=True),))
-    async with queue_server(harness, journals, engine=deployment) as old:
+    engine = GatedEcho(is_open=False)
+    async with queue_server(harness, journals, engine=upstreams(engine)) as old:
         job = await old.submit(TEXT)
         async with old.open_stream(job.id) as events:
             received = [await anext(events)]

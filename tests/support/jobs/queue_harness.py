@@ -14,6 +14,7 @@ from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import job_events, jobs
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger.operations import Admission
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.context import Caller, new_request_id
@@ -33,6 +34,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.rows import Submission
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import AMPLE_BALANCE, MODEL, AccountFixture
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -73,6 +75,20 @@ def draft(
         idempotent_request=idempotent_request,
         webhook=webhook,
     )
+
+
+def unmetered_submission(owner: str = "", priority: int = 128) -> Submission:
+    """Return a submission of an owner without a key, whose answer is one letter."""
+    request_id = new_request_id()
+    admission = Admission(
+        request_id=request_id,
+        key_digest=None,
+        model=MODEL,
+        dialect="infermatic",
+        prompt_tokens=0,
+        max_completion_tokens=0,
+    )
+    return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
 
 
 def text_of(events: Sequence[Event], index: int = 0) -> str:

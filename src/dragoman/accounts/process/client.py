@@ -201,7 +201,9 @@ class LedgerClient:
             future.set_exception(error)
             return future
         deadline = self._loop.time() + self._timeout_seconds
-        self._queued.append(PendingOperation(operation, future, deadline, expires, lingers))
+        self._queued.append(
+            PendingOperation(operation=operation, future=future, deadline=deadline, expires=expires, lingers=lingers)
+        )
         if self._is_lingering and not lingers:
             self._stop_timer()
         self.pending_count += 1

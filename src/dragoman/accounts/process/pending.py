@@ -9,7 +9,7 @@ import msgspec
 from dragoman.accounts.ledger.operations import LedgerOperation
 
 
-class PendingOperation(msgspec.Struct, eq=False):
+class PendingOperation(msgspec.Struct, eq=False, kw_only=True):
     """An operation and the future of its caller."""
 
     operation: LedgerOperation

@@ -17,7 +17,7 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.dialects.http.codec import ErrorResponse
-from dragoman.dialects.http.errors import ErrorRow, ErrorRule, ErrorTable, error_headers
+from dragoman.dialects.http.errors import NOT_AGAIN, ErrorRow, ErrorRule, ErrorTable, error_headers
 from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.http.validation import (
     InvalidValue,
@@ -166,7 +166,7 @@ class OpenAIErrors:
         rule = self._table.rule(error)
         headers = error_headers(error)
         if isinstance(error, InsufficientBalance):
-            headers["x-should-retry"] = "false"
+            headers |= NOT_AGAIN
         return ErrorResponse(rule.status, _encode(wire.ErrorBody(_detail(rule))), headers)
 
     def render_event(self, error: DragomanError) -> SseEvent:

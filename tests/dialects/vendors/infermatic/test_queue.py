@@ -105,8 +105,7 @@ async def test_an_invalid_priority_is_rejected(client: httpx.AsyncClient, sent: 
 
 
 async def test_a_queued_job_reports_its_position_and_a_running_one_its_eta() -> None:
-    engine = GatedEcho(withhold_first_token=True)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=True, is_open=False)
     async with queue_client(engine, options=QueueOptions(concurrency=1)) as client:
         first, second = [(await client.post(REQUEST, json=HELLO)).json()["url"] for _ in range(2)]
         await engine.generation_started.wait()
@@ -121,8 +120,7 @@ async def test_a_queued_job_reports_its_position_and_a_running_one_its_eta() -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_job_that_waits_too_long_times_out(stream: bool) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_client(engine, options=QueueOptions(concurrency=1, client_wait_seconds=0.05)) as client:
         before = (await client.post(REQUEST, json=HELLO)).json()["url"]
         await engine.generation_started.wait()
@@ -145,8 +143,7 @@ async def test_a_job_that_waits_too_long_times_out(stream: bool) -> None:
 async def test_cancelling_a_job_reports_it_to_the_waiting_client(
     queue_harness: HttpQueueHarness, stream: bool, silent: bool
 ) -> None:
-    engine = GatedEcho(withhold_first_token=silent)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=silent, is_open=False)
     async with queue_harness.server(engine) as server:
         client = server.client
         holding = asyncio.create_task(client.post(HELD, json=HELLO | {"stream": stream}))
@@ -164,8 +161,7 @@ async def test_cancelling_a_job_reports_it_to_the_waiting_client(
 
 
 async def test_a_disconnect_does_not_cancel_the_job(queue_harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_harness.server(engine) as server:
         client = server.client
         leaving = DisconnectingClient(HELD, STREAMED, queue_harness.secret, disconnect_after=2)
@@ -178,8 +174,7 @@ async def test_a_disconnect_does_not_cancel_the_job(queue_harness: HttpQueueHarn
 
 
 async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event(queue_harness: HttpQueueHarness) -> None:
-    engine = GatedEcho()
-    engine.gate.clear()
+    engine = GatedEcho(is_open=False)
     async with queue_harness.server(engine, keep_alive_seconds=0.01) as server:
         client = DisconnectingClient(HELD, STREAMED, queue_harness.secret, disconnect_after=5)
         await client.send_to(server.app)
@@ -228,8 +223,7 @@ async def test_an_invalid_job_id_is_not_found(client: httpx.AsyncClient, method:
 async def test_a_request_whose_job_goes_on_is_not_to_be_sent_again_without_a_key(
     queue_harness: HttpQueueHarness, stream: bool, has_key: bool
 ) -> None:
-    engine = GatedEcho(withhold_first_token=True)
-    engine.gate.clear()
+    engine = GatedEcho(withhold_first_token=True, is_open=False)
     headers = {"idempotency-key": "order 1"} if has_key else {}
     async with queue_harness.server(engine) as server:
         waiting = asyncio.create_task(server.client.post(HELD, json=HELLO | {"stream": stream}, headers=headers))

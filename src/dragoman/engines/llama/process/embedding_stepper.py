@@ -1,12 +1,12 @@
 """The stepper of a model for embeddings."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batching.batcher import RequestOutput
 from dragoman.engines.llama.embedding.batcher import EmbeddingBatcher, EmbeddingJob
+from dragoman.engines.llama.process.displacement import displaceable
 from dragoman.engines.llama.process.stepper import CommandThread
 
 
@@ -45,9 +45,5 @@ def job_to_displace(jobs: Sequence[EmbeddingJob], new: EmbeddingJob) -> Embeddin
 
     It is the youngest of the owner with the most, of those that are no more urgent than the new one.
     """
-    by_owner: defaultdict[str, list[EmbeddingJob]] = defaultdict(list)
-    for job in jobs:
-        if job.priority >= new.priority:
-            by_owner[job.owner].append(job)
-    most = max(by_owner.values(), key=len, default=[])
-    return most[-1] if len(most) >= len(by_owner.get(new.owner, ())) + 2 else None
+    candidates = displaceable((job for job in jobs if job.priority >= new.priority), new.owner)
+    return candidates[-1] if candidates else None

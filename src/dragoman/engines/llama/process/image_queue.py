@@ -4,13 +4,13 @@ import asyncio
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from dragoman.core.errors import Overloaded
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
+from dragoman.engines.llama.process.displacement import displaceable
 from dragoman.engines.llama.wire import messages
 
 Result = TypeVar("Result")
@@ -112,12 +112,9 @@ class ImageQueue:
 
         Jobs displace jobs only.
         """
-        equals = [task for task in self._waiting if task.is_queued == new.is_queued]
-        counts = Counter(task.owner for task in equals)
-        owner, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
-        if most < counts[new.owner] + 2:
-            return None
-        return next(task for task in reversed(equals) if task.owner == owner)
+        equals = (task for task in self._waiting if task.is_queued == new.is_queued)
+        candidates = displaceable(equals, new.owner)
+        return candidates[-1] if candidates else None
 
 
 def image_task(

@@ -5,7 +5,6 @@ import math
 import queue
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.native.resident_memory import resident_bytes
+from dragoman.engines.llama.process.displacement import displaceable
 from dragoman.engines.llama.saved.prefix_budget import SavedPrefixStatistics
 
 MAX_QUEUED_COMMANDS = 4096
@@ -257,13 +257,7 @@ def request_to_displace(waiting: Sequence[list[ChoiceSequence]], request: Engine
     It is the youngest one of the owner with the most, of those that have given no output. Queued requests displace
     queued ones only.
     """
-    by_owner: defaultdict[str, list[ChoiceSequence]] = defaultdict(list)
-    for choices in waiting:
-        if choices[0].is_queued == request.is_queued:
-            by_owner[choices[0].owner].append(choices[0])
-    most = max(by_owner.values(), key=len, default=[])
-    if len(most) < len(by_owner.get(request.owner, ())) + 2:
-        return None
+    equals = [choices[0] for choices in waiting if choices[0].is_queued == request.is_queued]
     begun = {choice.request.key for choices in waiting for choice in choices if choice.generated}
-    candidates = [first for first in most if first.request.key not in begun]
+    candidates = [first for first in displaceable(equals, request.owner) if first.request.key not in begun]
     return max(candidates, key=lambda first: first.arrival).request if candidates else None

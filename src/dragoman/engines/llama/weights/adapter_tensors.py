@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
 from dragoman.engines.llama.weights.gguf_header import HeaderError, Tensor, read_header
 
 _A, _B = ".lora_a", ".lora_b"
@@ -57,7 +57,7 @@ def _beyond_matrix(shape: _Shape) -> list[int]:
 def _shapes(model: Path) -> dict[str, _Shape]:
     """Return the shapes of a model's tensors, of all parts of its file. Raises ModelSourceError or OSError."""
     try:
-        headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
+        headers = read_headers(model)
     except HeaderError as error:
         raise ModelSourceError("the header of the model's file cannot be read") from error
     return {tensor.name.decode(errors="replace"): tensor.shape for header in headers for tensor in header.tensors}

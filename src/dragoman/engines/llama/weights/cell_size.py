@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
-from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
+from dragoman.engines.llama.weights.gguf_header import HeaderError
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 
 _FLOAT16_BYTES = 2
@@ -30,7 +30,7 @@ def read_cell_size(path: Path) -> CellSize | None:
     """Read the size from a model's file, or all its parts. None if its layers differ, or the file does not say."""
     try:
         prefix = architecture(path)
-        headers = [read_header(path.with_name(name)) for name in part_names(path.name)]
+        headers = read_headers(path)
     except (HeaderError, ModelSourceError, OSError):
         return None
     numbers = {key.removeprefix(f"{prefix}."): headers[0].uint32(key) or 0 for key in headers[0].uint32_offsets}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from dragoman.engines.llama.weights.gguf_header import MAGIC
+from dragoman.engines.llama.weights.gguf_header import MAGIC, Header, read_header
 
 PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
 """Tried in this order if a repository has several files and none is named."""
@@ -115,6 +115,11 @@ def reject_peft(name: str, files: Collection[str]) -> None:
 def too_large(name: str, size: int, max_bytes: int) -> ModelSourceError:
     """Return the error of an adapter that has at least `size` bytes."""
     return ModelSourceError(f"{name} has at least {size} bytes, and adapters may have {max_bytes} (max_adapter_bytes)")
+
+
+def read_headers(path: Path) -> list[Header]:
+    """Read the header of a model's file, or those of all its parts. Raises HeaderError, ModelSourceError or OSError."""
+    return [read_header(path.with_name(name)) for name in part_names(path.name)]
 
 
 def model_size(path: Path) -> int:

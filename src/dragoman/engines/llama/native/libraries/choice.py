@@ -8,8 +8,8 @@ from dragoman.engines.llama.native.libraries.binding import Library, package_fol
 from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
-from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
+from dragoman.engines.llama.weights.gguf_header import HeaderError
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 
 _REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
@@ -100,7 +100,7 @@ def _consists_of(model: Path, architectures: Container[str], formats: Container[
     """Whether the model has one of the architectures, and matrices of these formats only."""
     try:
         kind = architecture(model)
-        headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
+        headers = read_headers(model)
     except (HeaderError, ModelSourceError, OSError):
         return False  # llama.cpp will report what is wrong with it.
     matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
