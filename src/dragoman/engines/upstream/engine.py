@@ -262,9 +262,8 @@ class UpstreamEngine(Probed):
         if self.context_length is None:
             return UNBOUNDED_ANSWER_TOKENS
         prompt_tokens = estimate_tokens(request.prompt)
-        if (
-            prompt_tokens + UNBOUNDED_ANSWER_TOKENS > self.context_length
-        ):  # An estimate is too much rather than too little.
+        if prompt_tokens + UNBOUNDED_ANSWER_TOKENS > self.context_length:
+            # The estimate is too much rather than too little, and would cut the answer.
             prompt_tokens = await self.count_tokens(request.prompt)
         return max(1, min(UNBOUNDED_ANSWER_TOKENS, self.context_length - prompt_tokens))
 
