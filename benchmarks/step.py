@@ -21,6 +21,7 @@ from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.loading import load_model
@@ -132,8 +133,9 @@ def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Opt
     source = random.Random("step")
     prompts = [model.vocabulary.tokenize(text(source, PROMPT_WORDS)) for _ in range(options.sequences)]
     prefill_steps = sum(map(len, prompts))  # An upper bound: every step computes at least one token.
+    most_tokens = (prefill_steps + options.steps) * (1 + MAX_DRAFT_TOKENS)
     for number, prompt in enumerate(prompts):
-        batcher.add(EngineRequest((0, number), prompt, sampling, prefill_steps + options.steps), 1, number)
+        batcher.add(EngineRequest((0, number), prompt, sampling, most_tokens), 1, number)
     for _ in range(prefill_steps):
         batcher.step()
         if sum(sequence.pending == 1 for sequence in batcher.scheduler.running) == options.sequences:

@@ -161,6 +161,7 @@ class Draftable(NamedTuple):
 
     drafter: Drafter
     max_draft_tokens: int
+    length: int = 100
 
     def draft(self, count: int) -> list[int]:
         return self.drafter.draft(count)
@@ -176,11 +177,50 @@ def copying() -> Draftable:
     return Draftable(drafter, 50)
 
 
+def observe_steps(planner: DraftPlanner, length: int, costs: tuple[float, float], batches: Iterable[int]) -> None:
+    """Let a planner observe steps of a fixed cost and one for each token, behind a text of this length."""
+    fixed, token = costs
+    for tokens in batches:
+        planner.draft([copying()._replace(length=length)], 1, 1)
+        planner.observe(tokens, fixed + token * tokens)
+
+
 def drafted(token_cost: float, sequences: list[Draftable], room: int = 60) -> list[int]:
     planner = DraftPlanner(15)
-    planner.costs.token_cost = token_cost
+    observe_steps(planner, sequences[0].length, (1.0, token_cost), [1, 8, 4, 2, 16] * 10)
     drafts = planner.draft(sequences, len(sequences), room)
     return [len(drafts.get(sequence, ())) for sequence in sequences]
+
+
+@pytest.mark.parametrize("lengths", [(1_000, 17_000), (17_000, 1_000)])
+def test_steps_behind_texts_of_another_length_do_not_change_the_drafts(lengths: tuple[int, int]) -> None:
+    planner = DraftPlanner(15)
+    known, other = lengths
+    costs = {1_000: (1.0, 0.3), 17_000: (14.0, 4.0)}
+    observe_steps(planner, known, costs[known], [1, 8, 4, 2, 16] * 10)
+    sequence = copying()._replace(length=known)
+    before = planner.draft([sequence], 1, 60)
+    observe_steps(planner, other, costs[other], [1] * 60)
+    assert before
+    assert planner.draft([sequence], 1, 60) == before
+
+
+def test_the_cost_of_a_token_behind_a_length_not_met_before_is_that_behind_the_nearest() -> None:
+    planner = DraftPlanner(15)
+    observe_steps(planner, 1_000, (1.0, 50.0), [1, 8, 4, 2, 16] * 10)
+    observe_steps(planner, 17_000, (1.0, 0.1), [1, 8, 4, 2, 16] * 10)
+    assert not planner.draft([copying()._replace(length=1_600)], 1, 60)
+    assert planner.draft([copying()._replace(length=12_000)], 1, 60)
+
+
+def test_steps_without_room_for_drafts_are_not_observed() -> None:
+    planner = DraftPlanner(15)
+    sequence = copying()
+    before = planner.draft([sequence], 1, 60)
+    for tokens in [1, 8, 4, 2, 16] * 10:
+        assert not planner.draft([sequence], tokens, 0)
+        planner.observe(tokens, 1.0 + 50.0 * tokens)
+    assert planner.draft([sequence], 1, 60) == before
 
 
 def test_drafts_are_long_where_tokens_are_cheap_and_none_where_they_are_dear() -> None:

@@ -131,8 +131,8 @@ class Scheduler:
 
     def note_duration(self, tokens: int, seconds: float) -> None:
         """Take what the scheduled step took. Decode steps show what another token costs one."""
-        if self._is_decode_step and self.planner.max_draft_tokens:
-            self.planner.costs.observe(tokens, seconds)
+        if self._is_decode_step:
+            self.planner.observe(tokens, seconds)
 
     def _adapters_in_turn(self) -> list[tuple[int, str]]:
         """List the adapters with work, each with the owner whose turn it is: the one whose last turn is longest ago.
@@ -166,12 +166,11 @@ class Scheduler:
             if chunk is not None:
                 scheduled.append(chunk)
                 spare -= chunk.length - 1
-        room = min(spare, self._cache.draft_cells)
-        return self._with_drafts(scheduled, room) if room > 0 else scheduled
+        return self._with_drafts(scheduled, min(spare, self._cache.draft_cells))
 
     def _with_drafts(self, scheduled: list[ScheduledChunk], room: int) -> list[ScheduledChunk]:
         """Add up to `room` drafted tokens, where computing them in the same step is expected to pay."""
-        complete = [chunk.sequence for chunk in scheduled if chunk.reaches_end]
+        complete = [chunk.sequence for chunk in scheduled if chunk.reaches_end] if room > 0 else []
         drafts = self.planner.draft(complete, sum(chunk.length for chunk in scheduled), room)
         for sequence, draft in drafts.items():
             self._cache.extend(sequence, len(draft))

@@ -52,6 +52,9 @@ _COST_RIDGE = 20.0
 _COST_DRIFT = 0.003
 """The part of the way back to the prior that the last estimate goes in a step, so that no wrong one lasts."""
 
+_LENGTH_CLASSES = 2
+"""Of sequences, from one length to its double: steps of each are observed apart."""
+
 _MAX_OUTLIER = 3.0
 """A step counts at most as this many times the expected duration: another process may have had the processor."""
 
@@ -229,10 +232,11 @@ class StepCosts:
     """What another token costs a decode step, by the durations of the last ones.
 
     A step takes a fixed time and a time for each token: the least squares of recent steps, drawn to the last estimate.
+    Both grow with the length of the texts, so that steps behind long and behind short ones must not be mixed.
     """
 
-    def __init__(self) -> None:
-        self.token_cost = _PRIOR_TOKEN_COST
+    def __init__(self, token_cost: float = _PRIOR_TOKEN_COST) -> None:
+        self.token_cost = token_cost
         """The time of a token, in the fixed time of a step."""
         self._weight = self._tokens = self._squares = self._seconds = self._products = 0.0
 
@@ -265,6 +269,11 @@ class Draftable(Protocol):
     """A sequence that may get a draft."""
 
     @property
+    def length(self) -> int:
+        """The number of its tokens."""
+        ...
+
+    @property
     def drafter(self) -> Drafter:
         """What knows its tokens."""
         ...
@@ -292,17 +301,40 @@ class DraftPlanner:
     def __init__(self, max_draft_tokens: int) -> None:
         """`max_draft_tokens`: of one sequence in one step. 0 turns speculation off."""
         self.max_draft_tokens = max_draft_tokens
-        self.costs = StepCosts()
+        self._costs: dict[int, StepCosts] = {}
+        """Class of lengths → what steps cost whose sequences are of such lengths."""
+        self._step_costs: StepCosts | None = None
+        """Those of the step that was planned last. None: it had no room for drafts."""
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Take the duration of the step that was planned last, with the number of its tokens."""
+        if self._step_costs is not None:
+            self._step_costs.observe(tokens, seconds)
 
     def draft(self, sequences: Sequence[DraftedSequence], tokens: int, room: int) -> dict[DraftedSequence, list[int]]:
         """Draft up to `room` tokens beside `tokens` that are computed anyway, where that pays."""
-        lengths = self._lengths(sequences, tokens, room) if room > 0 and self.max_draft_tokens else []
+        self._step_costs = None
+        if room <= 0 or not self.max_draft_tokens or not sequences:
+            return {}
+        self._step_costs = costs = self._costs_of(sequences)
+        lengths = self._lengths(sequences, tokens, room, costs)
         if not lengths:
             return {}
         drafts = {one: one.draft(length) for one, length in zip(sequences, lengths, strict=False) if length}
         return {one: draft for one, draft in drafts.items() if draft}
 
-    def _lengths(self, sequences: Sequence[Draftable], tokens: int, room: int) -> list[int]:
+    def _costs_of(self, sequences: Sequence[Draftable]) -> StepCosts:
+        """Return what is known of steps behind texts of such a length. At first it is what holds for the nearest."""
+        mean_length = sum(sequence.length for sequence in sequences) / len(sequences)
+        length_class = round(_LENGTH_CLASSES * math.log2(1 + mean_length))
+        costs = self._costs.get(length_class)
+        if costs is None:
+            nearest = min(self._costs, key=lambda known: abs(known - length_class), default=None)
+            costs = StepCosts() if nearest is None else StepCosts(self._costs[nearest].token_cost)
+            self._costs[length_class] = costs
+        return costs
+
+    def _lengths(self, sequences: Sequence[Draftable], tokens: int, room: int, costs: StepCosts) -> list[int]:
         gains: list[tuple[float, int]] = []
         for number, sequence in enumerate(sequences):
             limit = min(sequence.max_draft_tokens, self.max_draft_tokens, room)
@@ -318,7 +350,7 @@ class DraftPlanner:
         chosen = 0
         for count, (gain, _) in enumerate(gains[:room], 1):
             total += gain
-            net = total - _SAFETY_FACTOR * len(sequences) * self.costs.log_ratio(tokens, count)
+            net = total - _SAFETY_FACTOR * len(sequences) * costs.log_ratio(tokens, count)
             if net > best:
                 best, chosen = net, count
         lengths = [0] * len(sequences)
