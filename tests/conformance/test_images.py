@@ -104,6 +104,20 @@ def test_an_image_is_answered_and_counted(server: RunningServer, dialect: Dialec
     assert [after - before for before, after in itertools.pairwise(counts)] == [IMAGE_TOKENS] * 2
 
 
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_model_sees_the_images_of_system_messages(server: RunningServer, name: str) -> None:
+    dialect, counts = DIALECTS[name], []
+    for parts in ((TEXT, TEXT), (TEXT, IMAGE, TEXT)):
+        body = dialect.body(*parts)
+        field = "input" if name == "responses" else "messages"
+        [asked] = body[field]
+        body[field] = [{**asked, "role": "system"}, {"role": "user", "content": TEXT}]
+        response = httpx.post(f"{server.url}{dialect.path}", json=body, timeout=TEST_TIMEOUT_SECONDS)
+        assert response.status_code == 200, response.text
+        counts.append(dialect.prompt_tokens(response.json()))
+    assert counts[1] - counts[0] == IMAGE_TOKENS
+
+
 def _tool_image(name: str, *images: str) -> dict[str, Any]:
     """Return a request in which a tool returns images."""
     call = {"id": "1", "name": "look", "call_id": "1"}

@@ -181,6 +181,15 @@ def test_images_keep_their_place_between_texts() -> None:
     assert converted(user(PNG), user(text("a"), text("b"))) == [("user", (image, TextPart("ab")))]
 
 
+def test_images_and_documents_of_system_messages_keep_their_place() -> None:
+    shown = (TextPart("Our logo: "), ImagePart("data:image/png;base64,AAAA"))
+    document = {"type": "document", "source": {"type": "text", "data": "Rules"}}
+    sent = [text("Our logo: "), PNG]
+    assert converted(ASKED, system=sent)[0] == ("system", shown)
+    assert converted(ASKED, {"role": "system", "content": sent}, ASKED)[1] == ("system", shown)
+    assert converted(ASKED, system=[text(BILLING), document])[0] == ("system", "Rules")
+
+
 @pytest.mark.parametrize("last", ["It is", [text("It "), text("is")]])
 def test_a_last_message_of_the_assistant_is_continued(last: Any) -> None:
     begun = prompt(ASKED, {"role": "assistant", "content": last})
@@ -205,6 +214,12 @@ def test_what_cannot_be_converted_is_refused_at_its_place(block: Any, place: str
     with pytest.raises(BadRequest) as raised:
         prompt(user(block))
     assert place in raised.value.message
+
+
+@pytest.mark.parametrize("block", [PNG, PDF])
+def test_an_assistants_image_or_document_is_refused_at_its_place(block: Any) -> None:
+    with pytest.raises(BadRequest, match=r"messages\[1\]\.content\[1\]\.type"):
+        prompt(ASKED, {"role": "assistant", "content": [text("Here: "), block]})
 
 
 @pytest.mark.parametrize(

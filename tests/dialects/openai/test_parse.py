@@ -79,9 +79,10 @@ def test_a_tool_answers_a_call() -> None:
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}}
 
 
-def test_images_are_parts_of_messages_to_models_that_take_them() -> None:
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+def test_images_are_parts_of_messages_to_models_that_take_them(role: str) -> None:
     content = [{"type": "text", "text": "What is it?"}, IMAGE]
-    sent = msgspec.convert([{"role": "user", "content": content}], list[ChatMessage])
+    sent = msgspec.convert([{"role": role, "content": content}], list[ChatMessage])
     violations: list[Violation] = []
     [message] = parse_messages(sent, violations, image_schemes=DATA_SCHEMES)
     assert not violations
@@ -107,7 +108,11 @@ def test_an_image_may_have_any_detail_of_openais(sent: str | None, detail: str |
             {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}},
             "messages[0].content[0].image_url.url: Images are taken as data: URLs only, since this server fetches none",
         ),
-        ("system", IMAGE, "messages[0].content[0].type: This model takes text only, got type 'image_url'"),
+        (
+            "assistant",
+            IMAGE,
+            "messages[0].content[0].type: An assistant's message takes text only, got type 'image_url'",
+        ),
     ],
 )
 def test_an_image_that_cannot_be_taken_is_named(role: str, part: dict[str, Any], reason: str) -> None:

@@ -88,6 +88,18 @@ def test_an_image_is_a_part_of_its_message() -> None:
     assert message.content == (TextPart("What is it?"), ImagePart("data:image/png;base64,AA", "low"))
 
 
+def test_images_of_the_first_system_messages_are_kept_in_the_one_that_they_become() -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA"}
+    shown = ImagePart("data:image/png;base64,AA")
+    [message, _] = messages_of(
+        {"role": "system", "content": [image]},
+        {"role": "developer", "content": [{"type": "input_text", "text": "It is our logo"}, image]},
+        instructions="You are Bo",
+    )
+    assert message.role == "system"
+    assert message.content == (TextPart("You are Bo\n\n"), shown, TextPart("\n\nIt is our logo"), shown)
+
+
 def test_tools_of_all_kinds_are_functions_and_hosted_ones_are_skipped() -> None:
     decoded = decode(
         tools=[
@@ -178,6 +190,10 @@ def test_the_input_of_a_custom_tool_is_bound_as_it_says(sent: dict[str, Any], ex
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x.example/a.png"}]}]},
             "data: URLs",
+        ),
+        (
+            {"input": [{"role": "assistant", "content": [{"type": "input_image", "image_url": "data:image/png;,"}]}]},
+            r"input\[0\]\.content\[0\]: an assistant's message takes no images",
         ),
         ({"input": [{"role": "robot", "content": "Hi"}]}, r"input\[0\]\.role"),
         ({"input": [{"type": "function_call", "name": "f"}]}, r"input\[0\]\.call_id"),

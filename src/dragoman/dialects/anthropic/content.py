@@ -53,15 +53,15 @@ def parse_conversation(
     """
     options = _ImageOptions(fetches_images, omits_tool_images)
     converted: list[Message] = []
-    if system is not None and (text := _system_text(_places(system, ("system",)))):
-        converted.append(Message(role="system", content=text))
+    if system is not None:
+        converted += _system_messages([_places(system, ("system",))], violations, options)
     open_calls: tuple[ToolCall, ...] = ()
     numbered = enumerate(messages)
     for role, turn in itertools.groupby(numbered, lambda entry: _ROLES[entry[1].role]):
         contents = [_places(message.content, ("messages", index, "content")) for index, message in turn]
         match role:
             case "system":
-                converted += [Message(role="system", content=text) for text in map(_system_text, contents) if text]
+                converted += _system_messages(contents, violations, options)
             case "assistant":
                 if open_calls:
                     converted += _missing_results(open_calls)
@@ -84,8 +84,18 @@ def _places(content: Content, path: FieldPath) -> list[Place]:
     return [(block, (*path, index)) for index, block in enumerate(content)]
 
 
-def _system_text(places: Iterable[Place]) -> str:
-    return "".join(_ATTRIBUTION.sub("", _text(block)) for block, _ in places)
+def _system_messages(
+    contents: Iterable[Sequence[Place]], violations: list[Violation], images: _ImageOptions
+) -> Iterator[Message]:
+    """Yield a message for each content that has anything to show."""
+    for content in contents:
+        places = [(_without_attribution(block), path) for block, path in content]
+        if shown := _joined_parts([_parts(places, violations, fetches_images=images.fetches)]):
+            yield Message(role="system", content=shown)
+
+
+def _without_attribution(block: ContentBlock) -> ContentBlock:
+    return msgspec.structs.replace(block, text=_ATTRIBUTION.sub("", block.text)) if block.text else block
 
 
 def _join(texts: Iterable[str]) -> str:
@@ -95,6 +105,10 @@ def _join(texts: Iterable[str]) -> str:
 
 def _assistant_message(contents: Sequence[Sequence[Place]], violations: list[Violation]) -> Message:
     blocks = [place for content in contents for place in content]
+    for block, path in blocks:
+        if block.type in _OMITTED:
+            problem = InvalidValue(f"A message of the assistant takes no {block.type}")
+            violations.append(Violation((*path, "type"), problem))
     return Message(
         role="assistant",
         content=_join("".join(_text(block) for block, _ in content) for content in contents),
@@ -160,7 +174,7 @@ def _content(parts: Sequence[Part]) -> str | tuple[Part, ...]:
 
 
 def _parts(places: Iterable[Place], violations: list[Violation], *, fetches_images: bool) -> list[Part]:
-    """Return what a user's message shows besides results of tools."""
+    """Return what a message of the user or system shows besides results of tools."""
     parts: list[Part] = []
     for block, path in places:
         if block.type == "image":

@@ -122,8 +122,8 @@ def _parse_message(
         path = ("messages", index, "content")
         if message.content is None and not calls:
             violations.append(Violation(path, MissingField()))
-        schemes = image_schemes if message.role in ("user", "tool") else ()
-        content = _parse_parts(message.content or (), path, violations, schemes, takes_refusals=is_assistant)
+        schemes = () if is_assistant else image_schemes
+        content = _parse_parts(message.content or (), path, violations, schemes, is_assistants=is_assistant)
     return Message(
         role="system" if message.role == "developer" else message.role,
         content=content,
@@ -140,16 +140,17 @@ def _parse_parts(
     violations: list[Violation],
     image_schemes: Sequence[str],
     *,
-    takes_refusals: bool,
+    is_assistants: bool,
 ) -> str | tuple[Part, ...]:
     for index, part in enumerate(parts):
         if part.type == "image_url" and image_schemes:
             _check_image(part, (*path, index), violations, image_schemes)
-        elif part.type == "refusal" and takes_refusals:
+        elif part.type == "refusal" and is_assistants:
             if part.refusal is None:
                 violations.append(Violation((*path, index, "refusal"), MissingField()))
         elif part.type != "text":
-            problem = InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
+            taker = "An assistant's message" if is_assistants else "This model"
+            problem = InvalidValue(f"{taker} takes text only, got type '{part.type[:40]}'")
             violations.append(Violation((*path, index, "type"), problem))
         elif part.text is None:
             violations.append(Violation((*path, index, "text"), MissingField()))

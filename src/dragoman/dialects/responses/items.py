@@ -144,7 +144,7 @@ class Conversation:
     def _add_sent_message(self, sent: SentMessage, path: FieldPath) -> None:
         content = self._content(sent.content, (*path, "content"))
         if sent.role == "assistant":
-            self._texts.append(Message(role="assistant", content=content).text)
+            self._texts.append(_text_only(content, (*path, "content")))
         else:
             role: Literal["user", "system"] = "user" if sent.role == "user" else "system"
             self._add_message(Message(role=role, content=content))
@@ -154,7 +154,7 @@ class Conversation:
         self._end_assistant_message()
         first = self._messages[0] if len(self._messages) == 1 else None
         if message.role == "system" and first is not None and first.role == "system":
-            self._messages = [Message(role="system", content=f"{first.text}\n\n{message.text}")]
+            self._messages = [Message(role="system", content=_joined(first.content, message.content))]
         else:
             self._messages.append(message)
 
@@ -201,7 +201,7 @@ class Conversation:
             case {"type": "input_image", "image_url": str(url)} if url.startswith(self._image_schemes):
                 return ImagePart(url, image_detail(sent.get("detail")))
             case {"type": "input_image" | "input_file" as kind}:
-                place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+                place = _written(path)
                 if kind == "input_image" and REMOTE_SCHEMES[0] in self._image_schemes:
                     raise BadRequest(f"{place}: images are taken as data: and http(s) URLs", "input")
                 taken = "; images are taken as data: URLs" if kind == "input_image" else ""
@@ -210,3 +210,33 @@ class Conversation:
                 self.skipped.append(str(kind)[:40])
                 return None
         raise BadRequest("A part of a content needs a type and its text", "input")
+
+
+def _written(path: FieldPath) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+
+
+def _text_only(content: str | Sequence[Part], path: FieldPath) -> str:
+    """Return the text of an assistant's message. Raises BadRequest for an image in it."""
+    if isinstance(content, str):
+        return content
+    index = next(index for index, part in enumerate(content) if isinstance(part, ImagePart))
+    raise BadRequest(f"{_written((*path, index))}: an assistant's message takes no images", "input")
+
+
+def _joined(first: str | tuple[Part, ...], second: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
+    """Return two contents as one, with an empty line between them."""
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    parts: list[Part] = []
+    for part in (*_parts_of(first), TextPart("\n\n"), *_parts_of(second)):
+        before = parts[-1] if parts else None
+        if isinstance(part, TextPart) and isinstance(before, TextPart):
+            parts[-1] = TextPart(before.text + part.text)
+        else:
+            parts.append(part)
+    return tuple(parts)
+
+
+def _parts_of(content: str | tuple[Part, ...]) -> tuple[Part, ...]:
+    return (TextPart(content),) if isinstance(content, str) else content
