@@ -55,8 +55,10 @@ def test_a_context_overflow_names_the_prompts_field(parameter: str) -> None:
     reply = InfermaticErrors("/completions", parameter).render(ContextOverflow(9000, 8192, "Shorten it."))
     detail = json.loads(reply.body)["error"]
     assert (reply.status, detail["type"], detail["param"]) == (400, "bad_request_error", parameter)
+    # LiteLLM's and LangChain's libraries recognise the error by words of both sentences.
     assert detail["message"].startswith(
-        "litellm.ContextWindowExceededError: The prompt has 9000 tokens; the model's context length is 8192 tokens"
+        "litellm.ContextWindowExceededError: This model's maximum context length is 8192 tokens. "
+        "The prompt has 9000 tokens"
     )
 
 

@@ -162,7 +162,9 @@ class InfermaticErrors:
         """`route` is named in one message; `prompt_parameter` is the field of a prompt that is too long."""
 
         def context_overflow(error: ContextOverflow) -> ErrorRule:
-            message = f"litellm.ContextWindowExceededError: {error.message}"
+            # LiteLLM's client recognises OpenAI's sentence, not the name of its own exception.
+            limit = f"This model's maximum context length is {error.context_length} tokens."
+            message = f"litellm.ContextWindowExceededError: {limit} {error.message}"
             return ErrorRule(status=400, message=message, kind="bad_request_error", parameter=prompt_parameter)
 
         def model_not_found(error: ModelNotFound) -> ErrorRule:
