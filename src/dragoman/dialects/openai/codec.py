@@ -1,6 +1,7 @@
 """Decodes chat and text completions of OpenAI's own API."""
 
 import msgspec
+from starlette.datastructures import Headers
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.jobs import DEFAULT_PRIORITY
@@ -38,8 +39,6 @@ from dragoman.dialects.openai.response_builder import (
 )
 from dragoman.dialects.openai.wire import NamedTool
 
-read_key = bearer_key
-
 TIER_PRIORITIES = {"priority": 64, "fast": 64, "ultrafast": 64, "flex": 192}
 """Priorities of the tiers that differ from the default."""
 
@@ -68,6 +67,11 @@ class ReasoningChatBuilder(OpenAIChatResponseBuilder):
     """Builds chat completions in which reasoning has a member of its own."""
 
     shows_reasoning = True
+
+
+def read_key(headers: Headers) -> str | None:
+    """Return the key of `Authorization: Bearer`, or else of Azure's `api-key`. Raises Unauthenticated."""
+    return bearer_key(headers) or headers.get("api-key", "").strip() or None
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:

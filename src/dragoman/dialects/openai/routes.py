@@ -20,10 +20,13 @@ from dragoman.dialects.openai.embeddings import EmbeddingsRequest, EmbeddingsRes
 PREFIX = "/openai/v1"
 VENDOR_PREFIX = "/v1"
 
+AZURE_PREFIX = "/openai"
+"""Azure's. Its deployments are among infermatic's paths, since LiteLLM serves them."""
+
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Return the dialect's routes beside those of others."""
-    return _routes_under(PREFIX, service, options)
+    return [*_routes_under(PREFIX, service, options), *_model_routes(AZURE_PREFIX, service, options)]
 
 
 def v1_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
@@ -39,11 +42,22 @@ def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute
 
 def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
-    started = int(time.time())  # Models of the settings are served from the start.
 
     chat = partial(respond, route=route, codec=_CHAT)
     text = partial(respond, route=route, codec=_TEXT)
     embeddings = partial(respond, route=route, codec=_EMBEDDINGS)
+
+    return [
+        Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+        Route(f"{prefix}/completions", text, methods=["POST"]),
+        Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
+        *_model_routes(prefix, service, options),
+    ]
+
+
+def _model_routes(prefix: str, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    route = RouteContext(service=service, read_key=codec.read_key, options=options)
+    started = int(time.time())  # Models of the settings are served from the start.
 
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
@@ -61,9 +75,6 @@ def _routes_under(prefix: str, service: QueueService, options: HttpOptions) -> l
         return await authenticated(request, route, handler, _ERRORS)
 
     return [
-        Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
-        Route(f"{prefix}/completions", text, methods=["POST"]),
-        Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
         Route(f"{prefix}/models", models, methods=["GET"]),
         Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]),
     ]
@@ -116,6 +127,12 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
             request=EmbeddingsRequest,
             is_queueable=True,
         ),
+        *_model_operations(prefix),
+    )
+
+
+def _model_operations(prefix: str) -> tuple[Operation, ...]:
+    return (
         Operation(
             method="GET",
             path=f"{prefix}/models",
@@ -135,7 +152,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
     )
 
 
-OPERATIONS = _operations(PREFIX)
+OPERATIONS = (*_operations(PREFIX), *_model_operations(AZURE_PREFIX))
 """The routes in the OpenAPI document."""
 
 V1_OPERATIONS = _operations(VENDOR_PREFIX)

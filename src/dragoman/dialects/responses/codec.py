@@ -14,7 +14,6 @@ from dragoman.core.request import (
     JsonSchemaFormat,
 )
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
-from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import (
     FieldPath,
     InvalidFields,
@@ -39,8 +38,6 @@ from dragoman.dialects.responses.items import Conversation, Item, declared_tools
 from dragoman.dialects.responses.reasoning import ReasoningCipher
 from dragoman.dialects.responses.response_builder import ResponsesBuilder
 from dragoman.dialects.responses.tools import SentTools, parse_tools, tool_options
-
-read_key = bearer_key
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
 INCLUDE_REASONING = "reasoning.encrypted_content"

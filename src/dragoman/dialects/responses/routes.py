@@ -16,13 +16,15 @@ from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.openai import wire as openai_wire
+from dragoman.dialects.openai.codec import read_key
 from dragoman.dialects.responses import codec, errors, wire
 from dragoman.dialects.responses.background import BackgroundResponder
 from dragoman.dialects.responses.preparation import Preparation
 from dragoman.dialects.responses.stored import StoredResponses
 from dragoman.dialects.responses.stored_routes import stored_operations, stored_routes
 
-PREFIXES = ("/v1", "/openai/v1")
+PREFIXES = ("/v1", "/openai/v1", "/openai")
+"""The last one is Azure's."""
 
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
@@ -32,7 +34,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
 def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Return the dialect's routes on a host of its own."""
-    jobs = job_routes(RouteContext(service=service, read_key=codec.read_key, options=options), _ERRORS)
+    jobs = job_routes(RouteContext(service=service, read_key=read_key, options=options), _ERRORS)
     return [*jobs, *host_routes(service, options)]
 
 
@@ -42,7 +44,7 @@ def host_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
 
 def _routes_under(prefixes: Sequence[str], service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    route = RouteContext(service=service, read_key=codec.read_key, options=options)
+    route = RouteContext(service=service, read_key=read_key, options=options)
     stored = StoredResponses(route)
     preparation = Preparation(service, stored)
 
