@@ -118,11 +118,6 @@ WITHOUT_EFFECT: dict[str, str] = {
 }
 """Fields that do not change an answer → why."""
 
-_IN_STRUCT_BUT_NOT_HONOURED: dict[tuple[str, str], tuple[Literal["refused", "without effect"], str]] = {
-    ("text", "suffix"): ("refused", "not planned"),
-    ("chat", "add_special_tokens"): ("without effect", "the prompt has its template's special tokens"),
-}
-
 
 class FieldStatus(NamedTuple):
     """What the route does with a field."""
@@ -131,6 +126,17 @@ class FieldStatus(NamedTuple):
     remark: str = ""
     accepted: tuple[object, ...] = ()
     """Of a refused field: values that are accepted, besides null."""
+
+
+_IN_STRUCT_BUT_NOT_HONOURED = {
+    ("text", "suffix"): FieldStatus("refused", "not planned"),
+    ("chat", "add_special_tokens"): FieldStatus("without effect", "the prompt has its template's special tokens"),
+    ("chat", "verbosity"): FieldStatus(
+        "refused",
+        "upstreams of the kind `openai` have such a control, and get it; ask others in a message",
+        ("medium",),
+    ),
+}
 
 
 class Route(NamedTuple):
@@ -153,7 +159,7 @@ class Route(NamedTuple):
     def status(self, field: str) -> FieldStatus:
         """Return what the route does with a field. Raises KeyError for one that nobody thought of."""
         if (exception := _IN_STRUCT_BUT_NOT_HONOURED.get((self.name, field))) is not None:
-            return FieldStatus(*exception)
+            return exception
         if field in struct_fields(self.struct):
             return FieldStatus("honoured")
         if (unsupported := self.unsupported.get(field)) is not None:

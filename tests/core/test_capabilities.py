@@ -49,6 +49,7 @@ NEEDS: list[tuple[GenerationRequest, Capability]] = [
     (chat(tools=ToolOptions(TOOLS, allowed=("now",))), "allowed_tools"),
     (chat(tools=ToolOptions(TOOLS, parallel=False)), "single_tool_call"),
     (chat(reasoning_effort="low"), "reasoning_effort"),
+    (chat(verbosity="low"), "verbosity"),
     (chat(template="{{ messages }}"), "chat_template"),
     (chat(template_arguments={"x": 1}), "template_arguments"),
     (chat(documents=({"text": "a"},)), "documents"),
@@ -94,9 +95,10 @@ def test_a_request_needs_what_it_asks_for(needing: GenerationRequest, capability
     assert missing is not None
     assert missing.capability == capability
     assert missing_need(needing, ALL_CAPABILITIES) is None
-    needs_more = needs_more_than(ALL_CAPABILITIES - {capability})
-    assert needs_more is not None
-    assert needs_more(needing)
+    for lacked in ({capability}, {capability, "images"}, {capability, "images", "verbosity"}):
+        needs_more = needs_more_than(ALL_CAPABILITIES - lacked)
+        assert needs_more is not None
+        assert needs_more(needing)
     assert needs_more_than(ALL_CAPABILITIES) is None
 
 
@@ -105,8 +107,12 @@ def test_every_capability_is_needed_by_some_request() -> None:
 
 
 def test_plain_text_of_a_conversation_needs_nothing() -> None:
-    needs_more = needs_more_than(NO_CAPABILITIES)
+    needs_more, needs_few_more = (
+        needs_more_than(NO_CAPABILITIES),
+        needs_more_than(ALL_CAPABILITIES - {"images", "tools"}),
+    )
     assert needs_more is not None
+    assert needs_few_more is not None
     for plain in (
         chat(),
         sampling(top_k=40, defaults=("top_k",)),
@@ -114,3 +120,4 @@ def test_plain_text_of_a_conversation_needs_nothing() -> None:
     ):
         assert missing_need(plain, NO_CAPABILITIES) is None
         assert not needs_more(plain)
+        assert not needs_few_more(plain)

@@ -36,6 +36,7 @@ Capability = Literal[
     "allowed_tools",
     "single_tool_call",
     "reasoning_effort",
+    "verbosity",
     "chat_template",
     "template_arguments",
     "documents",
@@ -150,6 +151,10 @@ _NEEDS: tuple[tuple[Need, NeedTest], ...] = (
         _of_chat(lambda prompt: prompt.reasoning_effort is not None),
     ),
     (
+        Need("verbosity", "verbosity", "a verbosity; ask for it in a message"),
+        _of_chat(lambda prompt: prompt.verbosity is not None),
+    ),
+    (
         Need("chat_template", "chat_template", "another chat template"),
         _of_chat(lambda prompt: prompt.template is not None),
     ),
@@ -213,7 +218,7 @@ _PLAIN_REQUEST_FIELDS = (
     "cache_salt",
 )
 _plain_of_chat = attrgetter(
-    *("tools", "reasoning_effort", "template", "template_arguments", "truncation", "documents"),
+    *("tools", "reasoning_effort", "verbosity", "template", "template_arguments", "truncation", "documents"),
     *("add_generation_prompt", "continue_final_message"),
 )
 _PLAIN_CHAT = ChatPrompt(messages=())
@@ -230,6 +235,9 @@ def needs_more_than(capabilities: frozenset[Capability]) -> NeedTest | None:
     needs = needs_beyond(capabilities)
     if len(needs) <= 1:
         return needs[0][1] if needs else None
+    if len(needs) == 2:  # So many a model of this machine lacks.
+        (_, first), (_, second) = needs
+        return lambda request: first(request) or second(request)
     sampling = [f"sampling.{need.parameter}" for need, _ in needs if need.parameter in SamplingParams.__struct_fields__]
     values = attrgetter(*_PLAIN_REQUEST_FIELDS, *sampling)
     takes_images = "images" in capabilities

@@ -19,6 +19,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a whole vector; None until the engine has reported it, and for other models."""
     takes_images: bool = False
     """Whether its messages may hold images."""
+    takes_verbosity: bool = False
+    """Whether it may be told how much to write."""
     supports_reasoning: bool = False
     """Whether the model can reason before it answers."""
     tool_format: str | None = None

@@ -128,6 +128,9 @@ class ToolOptions(msgspec.Struct, frozen=True):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
+Verbosity = Literal["low", "high"]
+
+
 class PromptTruncation(msgspec.Struct, frozen=True):
     """Shorten a prompt that has more tokens than this."""
 
@@ -146,6 +149,8 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={
     tools: ToolOptions | None = None
     reasoning_effort: ReasoningEffort | None = None
     """How much a reasoning model may reason; None: the default of its template."""
+    verbosity: Verbosity | None = None
+    """How much a model with such a control should write; None: its default."""
     template: str | None = None
     """Jinja source to use instead of the model's own."""
     template_arguments: dict[str, Any] = {}

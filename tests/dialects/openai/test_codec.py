@@ -101,6 +101,28 @@ def test_efforts_above_high_count_as_high(sent: str | None, effort: str | None) 
 
 
 @pytest.mark.parametrize("decode", [decode_chat, infermatic_decode_chat])
+@pytest.mark.parametrize(("sent", "passed_on"), [("low", "low"), ("high", "high"), ("medium", None), (None, None)])
+def test_a_verbosity_other_than_the_default_is_passed_on(
+    decode: Callable[[bytes, DecodeContext], DecodedRequest], sent: str | None, passed_on: str | None
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "verbosity": sent}
+    prompt = decode(json.dumps(body).encode(), decode_context([])).requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.verbosity == passed_on
+
+
+@pytest.mark.parametrize(("takes_verbosity", "passed_on"), [(True, "low"), (False, None)])
+def test_drop_params_drops_a_verbosity_that_the_model_does_not_take(
+    takes_verbosity: bool, passed_on: str | None
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "verbosity": "low", "drop_params": True}
+    served = ServedModel(id="m", aliases=(), context_length=None, takes_verbosity=takes_verbosity)
+    prompt = infermatic_decode_chat(json.dumps(body).encode(), decode_context([served])).requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.verbosity == passed_on
+
+
+@pytest.mark.parametrize("decode", [decode_chat, infermatic_decode_chat])
 def test_a_chat_takes_images_for_models_that_do(decode: Callable[[bytes, DecodeContext], DecodedRequest]) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [image]}]}).encode()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, GrammarFormat, ImagePart, Message, RegexFormat, TextPart, ToolCall
 from dragoman.dialects.responses.codec import DecodedResponse, decode_response
 from dragoman.dialects.responses.truncation import UnitTruncationPlan
@@ -172,6 +173,18 @@ def test_the_input_of_a_custom_tool_is_bound_as_it_says(sent: dict[str, Any], ex
     tools = prompt_of(tools=[{"type": "custom", "name": "patch", "format": sent}]).tools
     assert tools is not None
     assert tools.tools[0].text_format == expected
+
+
+@pytest.mark.parametrize(("takes_verbosity", "passed_on"), [(True, "low"), (False, None)])
+def test_a_verbosity_is_passed_on_to_models_that_take_it(takes_verbosity: bool, passed_on: str | None) -> None:
+    body = json.dumps({"model": "m", "input": "Hi", "text": {"verbosity": "low"}}).encode()
+    served = ServedModel(id="m", aliases=(), context_length=None, takes_verbosity=takes_verbosity)
+    decoded = decode_response(body, decode_context([served]))
+    restored = decode_response(body, decode_context(None, **decoded.extra_arguments))
+    for each in (decoded, restored):
+        prompt = each.requests[0].prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert prompt.verbosity == passed_on
 
 
 @pytest.mark.parametrize(

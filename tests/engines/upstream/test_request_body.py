@@ -185,6 +185,13 @@ def test_a_message_is_continued_in_the_words_of_the_kind() -> None:
     assert sent["messages"][-1] == {"role": "assistant", "content": "1, 2,"}
 
 
+def test_a_verbosity_is_sent_to_openai() -> None:
+    assert body("openai", prompt=ChatPrompt(messages=(HELLO,), verbosity="low"))["verbosity"] == "low"
+    asking = GenerationRequest(model="m", prompt=ChatPrompt(messages=(HELLO,), verbosity="low"))
+    able = {name for name, kind in KINDS.items() if missing_need(asking, kind.capabilities) is None}
+    assert able == {"openai"}
+
+
 def test_a_salt_is_sent_only_where_there_is_a_field_for_it() -> None:
     assert body("vllm", salt="abc")["cache_salt"] == "abc"
     assert "abc" not in body("openai", salt="abc").values()

@@ -7,7 +7,14 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import check_sampling
 from dragoman.core.models import ServedModel
-from dragoman.core.request import ChatPrompt, GenerationRequest, ReasoningEffort, SamplingParams, ToolOptions
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    ReasoningEffort,
+    SamplingParams,
+    ToolOptions,
+    Verbosity,
+)
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import (
@@ -52,7 +59,6 @@ _UNSUPPORTED_IN_CHATS = UnsupportedFields(
         "prediction": UnsupportedField("answers are not predicted"),
         "web_search_options": UnsupportedField("nothing is searched for"),
         "moderation": UnsupportedField("nothing is moderated"),
-        "verbosity": UnsupportedField("the models have no such control; ask for it in a message", ("medium",)),
         "functions": UnsupportedField(_NEWER_NAME, ([],)),
         "function_call": UnsupportedField(_NEWER_NAME, ("none", "auto")),
     }
@@ -84,6 +90,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         messages=parse_messages(sent.messages, violations, image_schemes=image_schemes(served, context)),
         tools=_tools(sent, violations),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
+        verbosity=verbosity(sent.verbosity),
         template_arguments=sent.chat_template_kwargs,
     )
     if sent.chat_template_kwargs:
@@ -145,6 +152,11 @@ def reasoning_effort(sent: str | None) -> ReasoningEffort | None:
         case None:
             return None
     return "high"
+
+
+def verbosity(sent: wire.SentVerbosity | None) -> Verbosity | None:
+    """Convert a verbosity; None: the default, which is `medium`."""
+    return None if sent == "medium" else sent
 
 
 def priority_of(tier: str | None) -> int:

@@ -317,6 +317,9 @@ class AllowedToolChoice(msgspec.Struct, frozen=True):
     """Required for the type of this name."""
 
 
+SentVerbosity = Literal["low", "medium", "high"]
+
+
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenLimit | None = None
@@ -334,6 +337,8 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | Literal["xhigh", "max"] | None = None
     """None: the model's own. Only reasoning models use it. `xhigh` and `max` count as `high`."""
+    verbosity: SentVerbosity | None = None
+    """Passed on to upstreams of the kind `openai`; other models take `medium` only."""
     chat_template_kwargs: TemplateArguments = msgspec.field(default_factory=dict)
     """Further variables for the chat template."""
 

@@ -12,6 +12,7 @@ from dragoman.core.request import (
     GenerationRequest,
     JsonObjectFormat,
     JsonSchemaFormat,
+    Verbosity,
 )
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
@@ -24,7 +25,7 @@ from dragoman.dialects.http.validation import (
     decode_body,
     raise_violations,
 )
-from dragoman.dialects.openai.codec import priority_of, reasoning_effort
+from dragoman.dialects.openai.codec import priority_of, reasoning_effort, verbosity
 from dragoman.dialects.openai.parse import (
     check_chat_template,
     check_schema,
@@ -59,6 +60,7 @@ _UNSUPPORTED = UnsupportedFields(
 )
 
 _STORED = "stored"
+_TAKES_VERBOSITY = "takes_verbosity"
 
 
 class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,7 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether images at http(s) addresses are taken."""
     omits_tool_images: bool = False
     """Whether a text stands for images in results of tools."""
+    verbosity: Verbosity | None = None
 
     def with_items(self, items: list[Item]) -> "PromptParts":
         """Return the same with other items."""
@@ -94,6 +97,7 @@ class PromptParts(msgspec.Struct, frozen=True, kw_only=True):
             messages=conversation.messages(),
             tools=options,
             reasoning_effort=reasoning_effort(None if reasoning is None else reasoning.effort),
+            verbosity=self.verbosity,
             template_arguments=self.sent.chat_template_kwargs,
         )
         return prompt, [*self.tools.skipped, *conversation.skipped]
@@ -119,7 +123,7 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         _UNSUPPORTED.check(body)
     if sent.background and not sent.store:
         raise BadRequest("A response in the background must be stored: background needs store to be true", "background")
-    parts = prompt_parts(sent, context)
+    parts = msgspec.structs.replace(prompt_parts(sent, context), verbosity=_verbosity(sent, context))
     # What only the database has is added before admission.
     own_items = [item for item in parts.items if kind_of(item) != "item_reference"]
     prompt, skipped = parts.with_items(own_items).prompt()
@@ -158,6 +162,7 @@ def decode_response(body: bytes, context: DecodeContext) -> DecodedResponse:
         extra_arguments={
             **({_STORED: "1"} if builder.head.store else {}),
             **omission_arguments(parts.omits_tool_images),
+            **({} if parts.verbosity is None else {_TAKES_VERBOSITY: "1"}),
         },
         priority=request.priority,
         in_background=sent.background,
@@ -192,6 +197,13 @@ def prompt_parts(sent: wire.PromptFields, context: DecodeContext) -> PromptParts
         fetches_images=context.fetches_images,
         omits_tool_images=omits_tool_images(served_model(sent.model, context), context),
     )
+
+
+def _verbosity(sent: wire.ResponseRequest, context: DecodeContext) -> Verbosity | None:
+    """Return how much the model should write; None for one that has no such control."""
+    served = served_model(sent.model, context)
+    is_taken = _TAKES_VERBOSITY in context.arguments if served is None else served.takes_verbosity
+    return verbosity(sent.text.verbosity or None) if is_taken else None
 
 
 def _answer_format(sent: wire.TextFormat) -> AnswerFormat | None:

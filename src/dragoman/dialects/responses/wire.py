@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from dragoman.core.limits import MAX_MESSAGES
 from dragoman.dialects.openai.logprobs import ChatTokenLogprob
 from dragoman.dialects.openai.sampling import Probability, SamplingExtensions
-from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ErrorDetail, Penalty, ServiceTier
+from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ErrorDetail, Penalty, SentVerbosity, ServiceTier
 
 MAX_LISTED_TOOLS = 1024
 MAX_METADATA = 16
@@ -36,8 +36,8 @@ class TextFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
     format: TextFormat = TextFormat(type="text")
-    verbosity: Literal["low", "medium", "high"] | UnsetType | None = UNSET
-    """No effect; repeated in the answer."""
+    verbosity: SentVerbosity | UnsetType | None = UNSET
+    """Passed on to upstreams of the kind `openai`; without effect for other models. Repeated in the answer."""
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,7 +56,7 @@ class ByteVocabulary:
 _MISSING: frozenset[Capability] = frozenset(
     (
         *("json_object", "json_schema", "regex", "grammar"),
-        *("chat_template", "template_arguments", "tool_choice", "allowed_tools", "images"),
+        *("chat_template", "template_arguments", "tool_choice", "allowed_tools", "images", "verbosity"),
     )
 )
 """What repeating cannot do."""

@@ -190,7 +190,7 @@ _KINDS = (
     ),
     UpstreamKind(
         name="openai",
-        capabilities=_OPENAI_CAPABILITIES | {"text_prompt"},
+        capabilities=_OPENAI_CAPABILITIES | {"text_prompt", "verbosity"},
         fields=_OPENAI_FIELDS,
         health_path="/v1/models",
     ),

@@ -101,6 +101,8 @@ def chat_fields(prompt: ChatPrompt, kind: UpstreamKind) -> Body:
         body |= _tool_fields(prompt.tools, kind)
     if prompt.reasoning_effort is not None:
         body["reasoning_effort"] = prompt.reasoning_effort
+    if prompt.verbosity is not None:
+        body["verbosity"] = prompt.verbosity
     if prompt.template is not None:
         body["chat_template"] = prompt.template
     if prompt.template_arguments:

@@ -209,6 +209,7 @@ class Deployment(msgspec.Struct, kw_only=True, eq=False):
             context_length=self.context_length,
             fingerprint=self.fingerprint,
             takes_images=any("images" in engine.capabilities for engine in self.engines),
+            takes_verbosity=any("verbosity" in engine.capabilities for engine in self.engines),
             supports_reasoning=self.supports_reasoning,
             tool_format=self.tool_format,
             kind=self.kind,

@@ -9,10 +9,7 @@ import msgspec
 from msgspec import UNSET
 from starlette.datastructures import Headers
 
-from dragoman.core.errors import (
-    BadRequest,
-    Unauthenticated,
-)
+from dragoman.core.errors import BadRequest, Unauthenticated
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import check_sampling
 from dragoman.core.models import ServedModel
@@ -57,6 +54,7 @@ from dragoman.dialects.vendors.infermatic.parameters import (
     prompt_truncation,
     reasoning_effort,
     sampling_params,
+    verbosity,
 )
 from dragoman.dialects.vendors.infermatic.response_builder import (
     AnswerOptions,
@@ -206,6 +204,7 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
         tools=functions.parse_functions(sent, violations) if has_functions else _tools(sent, violations),
         truncation=prompt_truncation(sent),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
+        verbosity=verbosity(sent, served),
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
         documents=tuple(sent.documents) if sent.documents else (),

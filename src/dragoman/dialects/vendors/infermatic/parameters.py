@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import MAX_SEED
-from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams
+from dragoman.core.models import ServedModel
+from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams, Verbosity
 from dragoman.dialects.http.validation import Violation
 from dragoman.dialects.openai.parse import parse_messages, stop_strings, token_biases
 from dragoman.dialects.vendors.infermatic import functions, wire
@@ -92,6 +93,13 @@ def opens_turn(messages: Sequence[Message], *, add: bool | None, continue_messag
     if messages and messages[-1].tool_calls:
         raise BadRequest("A message with tool calls cannot be continued", "continue_final_message")
     return False
+
+
+def verbosity(sent: wire.ChatRequest, served: ServedModel | None) -> Verbosity | None:
+    """Convert a verbosity; None: the default, which is `medium`, or one that `drop_params` drops."""
+    if sent.verbosity == "medium" or (sent.drop_params and (served is None or not served.takes_verbosity)):
+        return None
+    return sent.verbosity
 
 
 def reasoning_effort(sent: wire.SentEffort | None) -> ReasoningEffort | None:

@@ -70,7 +70,6 @@ CHAT_FIELDS: dict[str, UnsupportedField] = {
     "prediction": UnsupportedField("answers are not predicted"),
     "web_search_options": UnsupportedField("nothing is searched for"),
     "moderation": UnsupportedField("nothing is moderated"),
-    "verbosity": UnsupportedField("the models have no such control; ask for it in a message", ("medium",)),
     # vLLM
     "return_prompt_text": UnsupportedField("return_token_ids returns the prompt's tokens", (False,)),
     # LiteLLM

@@ -24,6 +24,7 @@ from dragoman.dialects.openai.wire import (
     FunctionDefinition,
     NamedFunction,
     ResponseFormat,
+    SentVerbosity,
     StreamOptions,
     Template,
     TemplateArguments,
@@ -163,6 +164,8 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     reasoning_effort: SentEffort | None = None
     """None: the model's own. Only reasoning models use it. `xhigh` and `max` count as `high`."""
+    verbosity: SentVerbosity | None = None
+    """Passed on to upstreams of the kind `openai`; other models take `medium` only."""
     chat_template: Template | None = None
     """None: the model's own."""
     chat_template_kwargs: TemplateArguments = {}

@@ -169,7 +169,7 @@ class LlamaEngine:
 
         `architecture` is that of the model and its adapters, `images` what bounds images. None if it takes none.
         """
-        self.capabilities = ALL_CAPABILITIES - ({"images"} if images is None else set())
+        self.capabilities = ALL_CAPABILITIES - {"verbosity"} - ({"images"} if images is None else set())
         self._image_limits = images
         self._decoded_images = DecodedImages()
         self._timeouts = timeouts
