@@ -15,7 +15,11 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+"""The last one is another server's, which has broken the answer off for its content."""
+
+CUT_OFF: tuple[FinishReason, ...] = ("length", "content_filter")
+"""Reasons of answers that may end in the middle of anything."""
 
 UsageSource = Literal["engine", "upstream", "counted", "partial", "estimated"]
 """Who counted: the engine itself; another server, at the end of its answer; another server, up to where its answer

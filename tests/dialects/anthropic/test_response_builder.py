@@ -6,7 +6,7 @@ The tests import the library: each process of a run collects this module, and on
 import functools
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -90,7 +90,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
             cut = draw(st.integers(0, len(arguments)))
             events += call(calls, kind, arguments[:cut], arguments[cut:])
             calls += 1
-    return [*events, *ending(draw(st.sampled_from(["stop", "length", "tool_calls"])))]
+    return [*events, *ending(draw(st.sampled_from(get_args(FinishReason))))]
 
 
 @settings(max_examples=60)
@@ -155,6 +155,8 @@ def test_the_first_event_has_the_prompts_tokens_and_the_last_one_all_tokens() ->
         (ending("length", tokens=9), "max_tokens", None),
         (ending("length", tokens=8), "model_context_window_exceeded", None),
         ([Finished(0, "length"), Usage(20, 8, 0, source="estimated")], "max_tokens", None),
+        (ending("content_filter"), "refusal", None),
+        ([*call(0, "lazy", "{}"), *ending("content_filter")], "refusal", None),
         ([*call(0, "lazy", "{}"), *ending("tool_calls")], "tool_use", None),
         ([*call(0, "lazy", "{}"), *ending("stop")], "tool_use", None),
     ],
@@ -175,12 +177,13 @@ def test_a_call_is_streamed_in_one_piece_unless_its_tool_asks_for_pieces() -> No
         assert (block["id"], block["name"], block["input"]) == ("toolu_call_0", name, {"a": 1})
 
 
-def test_a_call_that_is_cut_off_is_left_out_streamed_or_not() -> None:
-    events = [Delta(0, "I look."), *call(0, "lazy", '{"a":'), *ending("length", tokens=9)]
+@pytest.mark.parametrize("end", ["length", "content_filter"])
+def test_a_call_that_is_cut_off_is_left_out_streamed_or_not(end: FinishReason) -> None:
+    events = [Delta(0, "I look."), *call(0, "lazy", '{"a":'), *ending(end, tokens=9)]
     whole = build_response(builder(), events)
     assert [block["type"] for block in whole["content"]] == ["text"]
     assert assembled_message(stream_documents(builder(stream=True), events))["content"] == whole["content"]
-    complete = [*call(0, "lazy", '{"a":1}'), *ending("length", tokens=9)]
+    complete = [*call(0, "lazy", '{"a":1}'), *ending(end, tokens=9)]
     assert [block["input"] for block in build_response(builder(), complete)["content"]] == [{"a": 1}]
 
 

@@ -2,13 +2,24 @@
 
 import itertools
 import json
-from typing import Any
+from typing import Any, get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Unenforced, Usage
+from dragoman.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    Unenforced,
+    Usage,
+)
 from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.responses.codec import DecodedResponse, decode_response
 from dragoman.dialects.responses.errors import ResponsesErrors
@@ -56,7 +67,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
             events.append(ToolCallDelta(index=0, call_index=calls, arguments=first, id=call_id, name=name))
             events.append(ToolCallDelta(index=0, call_index=calls, arguments=rest))
             calls += 1
-    return [*events, Finished(0, draw(st.sampled_from(["stop", "length", "tool_calls"]))), Usage(5, 4, 1, 2)]
+    return [*events, Finished(0, draw(st.sampled_from(get_args(FinishReason)))), Usage(5, 4, 1, 2)]
 
 
 def stream(decoded: DecodedResponse, events: list[Event]) -> list[SseEvent]:
@@ -114,10 +125,11 @@ def test_a_queued_response_is_announced_before_it_runs() -> None:
     assert [event.name for event in builder.feed(Started(1, 0))] == ["response.in_progress"]
 
 
-def test_an_answer_that_was_cut_off_is_incomplete_and_so_is_its_last_item() -> None:
-    events: list[Event] = [ReasoningDelta(0, "Hm", [1]), Delta(0, "Hel", [2]), Finished(0, "length"), Usage(1, 2, 0)]
+@pytest.mark.parametrize(("end", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
+def test_an_answer_that_was_cut_off_is_incomplete_and_so_is_its_last_item(end: FinishReason, reason: str) -> None:
+    events: list[Event] = [ReasoningDelta(0, "Hm", [1]), Delta(0, "Hel", [2]), Finished(0, end), Usage(1, 2, 0)]
     response = read_events(stream(decode(), events))
-    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": reason})
     assert response["output"][-1]["status"] == "incomplete"
 
 

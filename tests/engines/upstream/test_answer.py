@@ -150,6 +150,13 @@ def test_every_choice_ends_once() -> None:
     assert answer.is_finished
 
 
+def test_an_answer_that_a_content_filter_cut_off_says_so() -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "now", "arguments": "{"}}
+    for delta in ({"content": "a"}, {"tool_calls": [call]}):
+        received, _ = events(chat(delta), chat({}, finish_reason="content_filter"))
+        assert received[-1] == Finished(0, "content_filter")
+
+
 @pytest.mark.parametrize("chunk", [b"{", b"[]", b'{"error": {"message": "CUDA out of memory"}}', b'{"choices": 1}'])
 def test_what_is_no_chunk_breaks_the_answer(chunk: bytes) -> None:
     answer = UpstreamAnswer(n=1, prompt_tokens=5)

@@ -43,7 +43,7 @@ def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
             )
         )
         calls += [ToolCallDelta(index=index, call_index=number, arguments=piece, token_ids=[7]) for piece in rest]
-    ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
+    ends: list[Any] = ["tool_calls" if calls else "stop", "length", "content_filter"]
     return [*reasoning, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Usage
+from dragoman.core.events import CUT_OFF, Delta, Event, Finished, ReasoningDelta, Started, ToolCallDelta, Usage
 from dragoman.dialects.anthropic import wire
 from dragoman.dialects.anthropic.content import TOOL_USE_PREFIX
 from dragoman.dialects.http.response_builder import around_text, encode_text
@@ -178,7 +178,7 @@ class MessageBuilder:
                 self._blocks[-1].add(event.text)
         elif type(event) is Finished:
             self._finished = event
-            self._send_held_call(is_cut_off=event.reason == "length")
+            self._send_held_call(is_cut_off=event.reason in CUT_OFF)
             self._open = None
         elif type(event) is Usage:
             self._usage = event
@@ -277,6 +277,8 @@ class MessageBuilder:
                 return ("model_context_window_exceeded" if is_full else "max_tokens"), None
             case Finished(reason="stop", stop_reason=str(sequence)):
                 return "stop_sequence", sequence
+            case Finished(reason="content_filter"):
+                return "refusal", None
             case Finished(reason="tool_calls"):
                 return "tool_use", None
         has_call = any(isinstance(block, _CallBlock) for block in self._blocks)

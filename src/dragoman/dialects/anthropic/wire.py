@@ -173,7 +173,7 @@ class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"
 
 AnswerBlock = ThinkingBlock | TextBlock | ToolUseBlock
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal", "model_context_window_exceeded"]
 
 
 class MessageBody(msgspec.Struct, frozen=True, kw_only=True):

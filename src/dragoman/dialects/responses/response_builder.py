@@ -6,7 +6,17 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, PromptTokens, ReasoningDelta, ToolCallDelta, Unenforced, Usage
+from dragoman.core.events import (
+    CUT_OFF,
+    Delta,
+    Event,
+    Finished,
+    PromptTokens,
+    ReasoningDelta,
+    ToolCallDelta,
+    Unenforced,
+    Usage,
+)
 from dragoman.dialects.http.sse import DONE, SseEvent
 from dragoman.dialects.responses import wire
 from dragoman.dialects.responses.output_items import (
@@ -111,11 +121,12 @@ class ResponsesBuilder:
     def finish(self, usage: Usage) -> wire.ResponseBody:
         """Return the complete response. The same every time."""
         if self._final is None:
-            is_complete = self._finish_reason != "length"
+            is_complete = self._finish_reason not in CUT_OFF
+            cut_off_by = "content_filter" if self._finish_reason == "content_filter" else "max_output_tokens"
             self._final = msgspec.structs.replace(
                 self._snapshot("completed" if is_complete else "incomplete"),
                 completed_at=self.completed_at if is_complete else None,
-                incomplete_details=None if is_complete else wire.IncompleteDetails("max_output_tokens"),
+                incomplete_details=None if is_complete else wire.IncompleteDetails(cut_off_by),
                 usage=wire.ResponseUsage(
                     input_tokens=usage.prompt_tokens,
                     input_tokens_details=wire.InputTokensDetails(usage.cached_tokens),
@@ -171,7 +182,7 @@ class ResponsesBuilder:
         self._finish_reason = reason
         if not self._items:
             self._start(MessageState(self._item_id("msg"), 0))
-        self._complete("incomplete" if reason == "length" else "completed")
+        self._complete("incomplete" if reason in CUT_OFF else "completed")
 
     def _start(self, item: OutputItemState) -> None:
         self._complete("completed")

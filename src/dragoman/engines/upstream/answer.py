@@ -34,8 +34,9 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_length": "length",
     "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
 }
-"""All others, such as a content filter's, end the answer as the model's own end does."""
+"""All others end the answer as the model's own end does."""
 
 _GIVEN_UP = ("abort", "error", "insufficient_system_resource")
 """Finish reasons of answers that their server could not complete."""
