@@ -51,7 +51,7 @@ def list_all(database: DatabaseOption = None, config: ConfigOption = None) -> No
 @app.command()
 def add(
     deployment: Annotated[str, typer.Argument(help="The deployment that it is to answer for.")],
-    url: Annotated[str, typer.Argument(help="http://HOST:PORT, https://HOST or unix:///PATH, without /v1.")],
+    url: Annotated[str, typer.Argument(help="http://HOST:PORT, https://HOST or unix:///PATH, with or without /v1.")],
     model: Annotated[str | None, typer.Option(help="What it calls the model. Default: as the deployment.")] = None,
     kind: Annotated[str | None, typer.Option(help="What it is, such as vllm. Default: it is found out.")] = None,
     key_variable: Annotated[

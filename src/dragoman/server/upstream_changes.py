@@ -37,7 +37,7 @@ class AddedUpstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """An upstream that an administrator adds. Stored as JSON, which holds no secret."""
 
     url: Annotated[str, Meta(min_length=1, max_length=255)]
-    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, without `/v1`."""
+    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, with or without `/v1`."""
     kind: UpstreamKindName | None = None
     """Not set: found by its list of models."""
     model: Annotated[str, Meta(min_length=1, max_length=255)] | None = None

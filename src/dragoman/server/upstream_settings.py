@@ -30,7 +30,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Another server that answers for the deployment."""
 
     url: Text
-    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, without `/v1`."""
+    """`http://HOST:PORT`, `https://HOST` or `unix:///PATH`, with or without `/v1`."""
     kind: UpstreamKindName | None = None
     """What it is. Not set: found by its list of models."""
     model: Text | None = None

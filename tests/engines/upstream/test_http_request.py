@@ -31,9 +31,11 @@ def test_a_malformed_url_is_refused_without_being_repeated(url: str) -> None:
     [
         ("http://gpu1:8000", "gpu1:8000", ""),
         ("http://gpu1:80/", "gpu1", ""),
-        ("https://api.example/openai/v1/", "api.example", "/openai/v1"),
+        ("https://api.example/openai/v1/", "api.example", "/openai"),
         ("http://[::1]:8000", "[::1]:8000", ""),
         ("unix:///run/engine.sock", "localhost", ""),
+        ("http://gpu1:8000/v1", "gpu1:8000", ""),
+        ("http://gpu1:8000/llm-v1", "gpu1:8000", "/llm-v1"),
     ],
 )
 def test_urls_are_parsed(url: str, authority: str, root_path: str) -> None:

@@ -36,7 +36,10 @@ class UpstreamAddress(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Parse `http://HOST`, `https://HOST` or `unix:///PATH`. Raises ValueError, which does not repeat the URL."""
+        """Parse `http://HOST`, `https://HOST` or `unix:///PATH`. Raises ValueError, which does not repeat the URL.
+
+        `/v1` at the end is left out, since every path of a request begins with it: clients' base URLs have it.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -47,7 +50,7 @@ class UpstreamAddress(NamedTuple):
             raise ValueError("an upstream's URL has no user, query or fragment; its key is a setting of its own")
         if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
             return cls("unix", "localhost", 0, parts.path)
-        path = parts.path.rstrip("/")
+        path = parts.path.rstrip("/").removesuffix("/v1")
         is_sound = url.isascii() and url.isprintable() and (not path or _PATH.fullmatch(path))
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not is_sound:
             raise ValueError("an upstream's URL is http://HOST, https://HOST or unix:///PATH")
