@@ -82,6 +82,8 @@ class BadRequest(DragomanError):
 
     is_final = True
     """Whether the response may be replayed for an equal request. False: other things than the request may change."""
+    code: str | None = None
+    """An upstream's own name for what is wrong. It is not stored with the error of a job."""
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
         super().__init__(message)
@@ -92,10 +94,8 @@ class ContextOverflow(BadRequest):
     """The prompt leaves no room for one more token. Token counts are exact unless `at_least` is set."""
 
     def __init__(self, prompt_tokens: int, context_length: int, remedy: str, *, at_least: bool = False) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.context_length = context_length
-        self.remedy = remedy
-        self.at_least = at_least
+        self.prompt_tokens, self.context_length = prompt_tokens, context_length
+        self.remedy, self.at_least = remedy, at_least
         count = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
         super().__init__(
             f"The prompt has {count} tokens; the model's context length is {context_length} tokens, "

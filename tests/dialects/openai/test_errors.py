@@ -50,6 +50,13 @@ def test_a_wrong_field_is_named_with_openais_code(
     assert words in error["message"]
 
 
+def test_an_upstreams_refusal_has_its_code() -> None:
+    refusal = BadRequest("It was filtered", "messages")
+    refusal.code = "content_filter"
+    status, detail = rendered(refusal)
+    assert (status, detail["code"], detail["param"]) == (400, "content_filter", "messages")
+
+
 def test_a_body_that_is_no_json_is_refused_in_openais_words() -> None:
     status, error = refused(b"{'model': 1}")
     assert (status, error["code"]) == (400, None)

@@ -93,6 +93,26 @@ async def test_a_refused_request_is_refused_in_the_upstreams_own_words() -> None
 
 
 @pytest.mark.parametrize(
+    ("code", "param", "known_code", "known_param"),
+    [
+        ("content_filter", "prompt", "content_filter", "prompt"),
+        ("unsupported_value", "temperature", "unsupported_value", "temperature"),
+        (400, None, None, None),
+        ("400", ["x"], None, None),
+        ("no code", "x" * 500, None, None),
+    ],
+)
+async def test_an_upstreams_code_and_field_are_those_of_the_refusal(
+    code: object, param: object, known_code: str | None, known_param: str | None
+) -> None:
+    body = json.dumps({"error": {"message": "No", "code": code, "param": param}}).encode()
+    async with engine_of(ModelServer(completions=sending(response(400, body)))) as engine:
+        with pytest.raises(BadRequest) as caught:
+            await collect(engine)
+    assert (caught.value.code, caught.value.parameter) == (known_code, known_param)
+
+
+@pytest.mark.parametrize(
     ("body", "expected"),
     [
         (

@@ -52,7 +52,7 @@ _DECIMAL_FIELDS = {
 def _bad_request(error: BadRequest) -> ErrorRule:
     violation = next(violations_of(error))
     message, code = _worded(violation.field, violation.problem)
-    return ErrorRule(status=400, message=message, parameter=violation.field or None, code=code)
+    return ErrorRule(status=400, message=message, parameter=violation.field or None, code=error.code or code)
 
 
 def _worded(field: str, problem: Problem) -> tuple[str, str | None]:

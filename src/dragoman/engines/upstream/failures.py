@@ -39,6 +39,9 @@ _CONTEXT_LENGTH = re.compile(r"(?:context length(?: is| of)?(?: only)?|configure
 _ENVELOPES = re.compile(r"^(?:litellm\.\w+: )+")
 """What LiteLLM, and a dragoman that speaks as it does, put before a message."""
 
+_FIELD, _CODE = re.compile(r"[\w.\[\]-]{1,200}"), re.compile(r"[A-Za-z]\w{0,63}")
+"""A status as a text is no code."""
+
 _NUMBER = re.compile(r"\b\d{1,15}\b")
 
 
@@ -135,4 +138,8 @@ def _refusal(body: bytes) -> BadRequest:
         largest = max(map(int, _NUMBER.findall(text)))
         return ContextOverflow(max(largest, context_length), context_length, "Shorten the prompt.", at_least=True)
     shown = _ENVELOPES.sub("", " ".join(text.split()))[:MAX_MESSAGE_CHARACTERS]
-    return BadRequest(shown or "The model's server refused the request")
+    parameter = details.param if isinstance(details.param, str) and _FIELD.fullmatch(details.param) else None
+    refusal = BadRequest(shown or "The model's server refused the request", parameter)
+    if isinstance(details.code, str) and _CODE.fullmatch(details.code):
+        refusal.code = details.code
+    return refusal
