@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,6 +96,13 @@ def test_langchain(echo_server: RunningServer) -> None:
     with contextlib.redirect_stdout(output):
         exec(block_of("LangChain", "python", echo_server), {})
     assert output.getvalue().splitlines() == [QUESTION] * 6
+
+
+def test_azure_openai(echo_server: RunningServer) -> None:
+    names: dict[str, Any] = {}
+    exec(block_of("Azure OpenAI", "python", echo_server), names)
+    names["client"].close()
+    assert names["chat"].choices[0].message.content == QUESTION
 
 
 @contextlib.contextmanager
