@@ -44,6 +44,7 @@ class JobStatements:
         self.expired = _expired(dialect)
         self.renew = _update_job(dialect, "lease_until")
         self.add_events = insert(dialect, job_events, ("job", "first", "payload"))
+        self.first_events = _first_events(dialect)
         self.events_bytes = _events_bytes(dialect)
         self.remove_events = _delete_events(dialect)
         self.advance = _update_job(dialect, "attempts", "fingerprint", "completion_tokens", "events", "bytes")
@@ -130,6 +131,11 @@ def _claimable(dialect: Dialect) -> Statement:
     query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
     query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
     return compile_statement(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))
+
+
+def _first_events(dialect: Dialect) -> Statement:
+    query = select(job_events.c.payload).where(job_events.c.job == bindparam("given"), job_events.c.first == ZERO)
+    return compile_statement(query, dialect, ("given",))
 
 
 def _events_bytes(dialect: Dialect) -> Statement:

@@ -1,14 +1,18 @@
 """The parts that several transactions share: ending jobs, putting them back into the queue, deleting their events."""
 
+import zlib
 from collections.abc import Sequence
+
+import msgspec
 
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
 from dragoman.core import logs
+from dragoman.core.events import Started
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import NO_ROUND
 from dragoman.jobs.storage.statements import JobStatements
-from dragoman.jobs.values.payloads import pack_error
+from dragoman.jobs.values.payloads import pack_error, unpack_events
 from dragoman.jobs.values.rows import JobResult, OpenJobRow
 
 _SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {
@@ -31,9 +35,9 @@ class JobFinalizer:
         """End this job with this result. The row holds its final counts."""
         self._ended.append((row, result))
 
-    def settlements(self) -> list[LedgerOperation]:
+    def settlements(self, session: Session) -> list[LedgerOperation]:
         """Return the ledger operations that settle the jobs."""
-        return [settlement_of(row, result) for row, result in self._ended]
+        return [self._settlement(session, row, result) for row, result in self._ended]
 
     def write(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
         """Write the end of each job. `outcomes` are those of `settlements`, in the same order."""
@@ -52,28 +56,39 @@ class JobFinalizer:
             }
             session.write(self._statements.end, *map(values.get, self._statements.end.parameters[:-1]), row.number)
 
+    def _settlement(self, session: Session, row: OpenJobRow, result: JobResult) -> Settlement:
+        """Return what a job is charged that ends with this result.
 
-def settlement_of(row: OpenJobRow, result: JobResult) -> Settlement:
-    """Return what a job is charged that ends with this result.
+        A cancelled job pays the tokens that are stored, a failed one pays them only if they may have been delivered.
+        The prompt is paid with the first token.
+        """
+        usage = result.usage
+        if usage is not None:
+            prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+        elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
+            cached = min(self._load_cached_tokens(session, row), row.prompt_tokens)
+            prompt, completion = row.prompt_tokens, row.completion_tokens
+        else:
+            prompt, cached, completion = 0, 0, 0
+        return Settlement(
+            request_id=row.request_id,
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            completion_tokens=completion,
+            result=_SETTLEMENT_RESULTS[result.state],
+            usage_source="engine" if usage is None else usage.source,
+        )
 
-    A cancelled job pays the tokens that are stored, a failed one pays them only if they may have been delivered. The
-    prompt is paid with the first token.
-    """
-    usage = result.usage
-    if usage is not None:
-        prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-    elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
-        prompt, cached, completion = row.prompt_tokens, 0, row.completion_tokens
-    else:
-        prompt, cached, completion = 0, 0, 0
-    return Settlement(
-        request_id=row.request_id,
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        completion_tokens=completion,
-        result=_SETTLEMENT_RESULTS[result.state],
-        usage_source="engine" if usage is None else usage.source,
-    )
+    def _load_cached_tokens(self, session: Session, row: OpenJobRow) -> int:
+        """Return the cached tokens that the first stored events report. An answer to several prompts reports none."""
+        for (payload,) in session.rows(self._statements.first_events, row.number):
+            try:
+                events = unpack_events(bytes(payload))
+            except (msgspec.MsgspecError, zlib.error) as error:  # A job that cannot be read must end all the same.
+                _log.warning("job_events_undecodable", job=row.id, error=str(error))
+                return 0
+            return next((event.cached_tokens for event in events if isinstance(event, Started)), 0)
+        return 0
 
 
 def requeue(session: Session, statements: JobStatements, rows: Sequence[OpenJobRow]) -> None:

@@ -42,7 +42,7 @@ class ReportTransaction:
             row = rows.get(report.lease.number)
             if row is None or row.lease != report.lease.token or not self._apply_report(row, report):
                 self._lost.add(report.lease.number)
-        return self._finalizer.settlements()
+        return self._finalizer.settlements(session)
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> set[int]:
         statements = self._statements
@@ -107,7 +107,7 @@ class CancelTransaction:
         for row in session.rows(self._statements.open_jobs, session.list_parameter([self._number])):
             self._finalizer.add(OpenJobRow._make(row), JobResult("cancelled"))
             self._cancelled = True
-        return self._finalizer.settlements()
+        return self._finalizer.settlements(session)
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> bool:
         self._finalizer.write(session, now, outcomes)
@@ -142,7 +142,7 @@ class ReapTransaction:
             self._numbers.append(row.number)
             timed_out = JobTimedOut("The request has waited in the queue for too long")
             self._finalizer.add(row, JobResult("failed", error=timed_out))
-        return self._finalizer.settlements()
+        return self._finalizer.settlements(session)
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> list[int]:
         requeue(session, self._statements, self._requeued)
