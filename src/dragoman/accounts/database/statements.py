@@ -9,6 +9,7 @@ from sqlalchemy import (
     Dialect,
     String,
     Table,
+    all_,
     any_,
     bindparam,
     cast,
@@ -71,6 +72,13 @@ def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], n
         members = text(_MEMBERS.format(f":{name}")).bindparams(bindparam(name, type_=String))
         return column.in_(members.columns(value=column.type))
     return column == any_(cast(bindparam(name), ARRAY(column.type)))
+
+
+def not_in_list(dialect: Dialect, column: ColumnElement[int], name: str) -> ColumnElement[bool]:
+    """Whether the column is in no list that is passed as one parameter (Session.list_parameter)."""
+    if dialect.name == "sqlite":
+        return ~in_list(dialect, column, name)
+    return column != all_(cast(bindparam(name), ARRAY(column.type)))
 
 
 def key_and_sums(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:

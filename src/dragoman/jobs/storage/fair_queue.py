@@ -16,12 +16,13 @@ served in order of arrival. This is start-time fair queueing with jobs of equal 
 A requeued job keeps its place. A claim takes two index look-ups and a submission two or three, however many jobs wait.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, Select, bindparam, literal_column, select
 
 from dragoman.accounts.database.sessions import Session
-from dragoman.accounts.database.statements import compile_statement
+from dragoman.accounts.database.statements import compile_statement, not_in_list
 from dragoman.accounts.database.tables import jobs
 
 # Literals, not parameters: databases choose a partial index by the text of the statement alone.
@@ -63,10 +64,13 @@ class FairQueue:
         )
         of_owner = rounds.where(column.owner == bindparam("owner")).order_by(column.round.desc())
         self.latest_of_owner = compile_statement(at_most(1, of_owner), dialect, ("model", "priority", "owner"))
-        self.earliest_due = compile_statement(_earliest_due(), dialect, ("model",))
+        claimable = not_in_list(dialect, column.number, "left_out")
+        self.earliest_due = compile_statement(_earliest_due(claimable), dialect, ("model", "left_out"))
         # Skip jobs that another process is claiming at this moment.
-        next_job = at_most(1, waiting.with_only_columns(column.number)).with_for_update(skip_locked=True)
-        self.next_in_priority = compile_statement(next_job, dialect, ("model", "priority"))
+        next_job = at_most(1, waiting.with_only_columns(column.number).where(claimable))
+        self.next_in_priority = compile_statement(
+            next_job.with_for_update(skip_locked=True), dialect, ("model", "priority", "left_out")
+        )
 
     def next_round(self, session: Session, model: str, priority: int, owner: str) -> int:
         """Return the round for a job that is submitted now."""
@@ -74,10 +78,16 @@ class FairQueue:
         last = session.rows(self.latest_of_owner, model, priority, owner) if served else []
         return round_for(_scalar_or_none(served), _scalar_or_none(last))
 
-    def next_job(self, session: Session, model: str) -> int | None:
-        """Lock the job that runs next and return its number. None: no job waits, or others are claiming all that do."""
-        priority = _scalar_or_none(session.rows(self.earliest_due, model))
-        return None if priority is None else _scalar_or_none(session.rows(self.next_in_priority, model, priority))
+    def next_job(self, session: Session, model: str, left_out: Collection[int] = ()) -> int | None:
+        """Lock the job that runs next and return its number. None: no job waits, or others are claiming all that do.
+
+        `left_out`: the numbers of jobs that are passed over.
+        """
+        numbers = session.list_parameter(left_out)
+        priority = _scalar_or_none(session.rows(self.earliest_due, model, numbers))
+        if priority is None:
+            return None
+        return _scalar_or_none(session.rows(self.next_in_priority, model, priority, numbers))
 
 
 def at_most(count: int, query: Select[Any]) -> Select[Any]:
@@ -85,10 +95,10 @@ def at_most(count: int, query: Select[Any]) -> Select[Any]:
     return query.limit(literal_column(str(count))).offset(ZERO)
 
 
-def _earliest_due() -> Select[tuple[int]]:
+def _earliest_due(claimable: ColumnElement[bool]) -> Select[tuple[int]]:
     """Select the priority of the waiting job with the earliest due time."""
     column = jobs.c
-    query = select(column.priority).where(column.state == QUEUED, column.model == bindparam("model"))
+    query = select(column.priority).where(column.state == QUEUED, column.model == bindparam("model"), claimable)
     return at_most(1, query.order_by(column.due, column.number))
 
 

@@ -60,15 +60,15 @@ class JobStore:
         self._ledger.sync()
         return results
 
-    def claim(self, models: Sequence[str], limit: int) -> list[ClaimedJob]:
-        """Claim up to `limit` jobs of the models in turn."""
+    def claim(self, models: Sequence[str], limit: int, left_out: Collection[int] = ()) -> list[ClaimedJob]:
+        """Claim up to `limit` jobs of the models in turn, but none with one of the numbers `left_out`."""
 
         def write(session: Session, now: Instant) -> list[ClaimedJob]:
             claimed: list[ClaimedJob] = []
             remaining = deque(models)
             while remaining and len(claimed) < limit:
                 model = remaining.popleft()
-                job = self._claim(session, now.wall, model)
+                job = self._claim(session, now.wall, model, left_out)
                 if job is not None:
                     claimed.append(job)
                     remaining.append(model)
@@ -178,8 +178,8 @@ class JobStore:
         except self._rejections as error:
             return error
 
-    def _claim(self, session: Session, now: int, model: str) -> ClaimedJob | None:
-        number = self._statements.fair_queue.next_job(session, model)
+    def _claim(self, session: Session, now: int, model: str, left_out: Collection[int]) -> ClaimedJob | None:
+        number = self._statements.fair_queue.next_job(session, model, left_out)
         if number is None:
             return None
         [columns] = session.rows(self._statements.claimable, number)

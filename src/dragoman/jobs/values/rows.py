@@ -121,7 +121,7 @@ class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     priority: int
     requests: bytes
-    """Packed (payloads.py), because a request stored by another version may fail to decode."""
+    """Packed (payloads.py), because a request stored by a newer version may fail to decode."""
     events: int
     """Number of events stored by earlier attempts."""
     completion_tokens: int

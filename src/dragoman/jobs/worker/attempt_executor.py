@@ -34,10 +34,12 @@ class AttemptExecutor:
         store: JobStore,
         mark_dirty: Callable[[RunningAttempt], None],
         pause: Callable[[str, float], None],
+        leave: Callable[[ClaimedJob], None],
     ) -> None:
         """`mark_dirty` is called when an attempt has something to store.
 
-        `pause` is called with a model and seconds when the model cannot run a job now.
+        `pause` is called with a model and seconds when the model cannot run a job now, `leave` with a job that only a
+        newer version of dragoman can run.
         """
         self._executor = executor
         self._thread = thread
@@ -45,6 +47,7 @@ class AttemptExecutor:
         self._store = store
         self._mark_dirty = mark_dirty
         self._pause = pause
+        self._leave = leave
 
     async def run(self, attempt: RunningAttempt) -> None:
         """Run the attempt to its outcome, adding its events on the way. Raises nothing but CancelledError."""
@@ -66,8 +69,9 @@ class AttemptExecutor:
         except DragomanError as error:
             return JobResult("failed", error=error)
         except (msgspec.MsgspecError, zlib.error) as error:
-            _log.error("job_request_undecodable", job=job.id, error=str(error))
-            return JobResult("failed", error=EngineFailed("The request was stored by another version of the server"))
+            _log.error("job_undecodable", job=job.id, error=str(error))
+            self._leave(job)
+            return Requeue()
         except Exception:  # noqa: BLE001 - a defect fails this job only
             _log.exception("job_failed_unexpectedly", job=job.id)
             return JobResult("failed", error=EngineFailed("The server failed to run the request"))

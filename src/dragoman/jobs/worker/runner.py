@@ -24,6 +24,7 @@ from dragoman.jobs.worker.attempt_executor import AttemptExecutor
 from dragoman.jobs.worker.attempts import RunningAttempt
 from dragoman.jobs.worker.event_flusher import EventFlusher
 from dragoman.jobs.worker.executor import JobExecutor
+from dragoman.jobs.worker.unreadable import UnreadableJobs
 
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 5.0
 """How long no jobs are claimed for a model that could not run one."""
@@ -65,7 +66,9 @@ class JobRunner:
             store=store,
             mark_dirty=self._flusher.mark_dirty,
             pause=self._pause,
+            leave=self._leave,
         )
+        self._unreadable = UnreadableJobs()
         self._attempts: dict[int, RunningAttempt] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._paused_until: dict[str, float] = {}
@@ -154,7 +157,7 @@ class JobRunner:
         if free > 0 and models and (pending.has_waiting or pending.has_overdue):
             leased_until = _lease_end()
             # A claim that came about has to be known, however late, or nobody would run its jobs for a lease's time.
-            for job in await self._thread.run_slow(self._store.claim, models, free):
+            for job in await self._thread.run_slow(self._store.claim, models, free, self._unreadable.numbers):
                 self._start(job, leased_until)
         return pending.has_waiting or pending.has_running
 
@@ -184,6 +187,10 @@ class JobRunner:
     def _pause(self, model: str, seconds: float) -> None:
         pause = min(_MAX_PAUSE_SECONDS, max(_MIN_PAUSE_SECONDS, seconds))
         self._paused_until[model] = asyncio.get_running_loop().time() + pause
+
+    def _leave(self, job: ClaimedJob) -> None:
+        if not self._unreadable.add(job.lease.number):
+            self._pause(job.model, _MAX_PAUSE_SECONDS)
 
     def _remove(self, attempt: RunningAttempt) -> None:
         if self._attempts.get(attempt.number) is attempt:
