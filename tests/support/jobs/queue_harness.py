@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.sessions import Clock
 from dragoman.accounts.database.tables import job_events, jobs
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
@@ -182,6 +183,7 @@ async def queue_server(
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
     make_metrics: Callable[[CollectorRegistry], RequestMetrics] = RequestMetrics,
+    clock: Clock | None = None,
 ) -> AsyncIterator[QueueServer]:
     """Run a server over the harness's database, with one engine or with the replicas of a deployment."""
     registry = CollectorRegistry()
@@ -193,6 +195,7 @@ async def queue_server(
         options=options,
         webhooks=webhooks,
         make_metrics=make_metrics,
+        clock=clock,
     ) as (gateway, queue):
         yield QueueServer(gateway, queue, harness, registry)
 
@@ -208,9 +211,10 @@ async def running_queue(
     webhooks: WebhookOptions = NO_WEBHOOKS,
     transport: type[LedgerTransport] = LedgerThread,
     make_metrics: Callable[[CollectorRegistry], RequestMetrics] = RequestMetrics,
+    clock: Clock | None = None,
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
     """Run a gateway and a queue with connections of their own, so that servers share the database only."""
-    database = Database(url)
+    database = Database(url, clock)
     catalog = Catalog([engine if isinstance(engine, Deployment) else Deployment.of(MODEL, (), engine)])
     metrics = make_metrics(registry)
     connection = LedgerConnection(

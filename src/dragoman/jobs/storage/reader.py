@@ -1,5 +1,6 @@
 """Read jobs from the database, on a thread of its own: reads never wait for writes."""
 
+import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -12,8 +13,7 @@ from dragoman.core.events import Event
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import FINISHED, QUEUED, RUNNING
-from dragoman.jobs.storage.statements import is_abandoned, is_expired
-from dragoman.jobs.values.options import LEASE_SECONDS
+from dragoman.jobs.storage.statements import is_abandoned, is_expired, latest_lease_end
 from dragoman.jobs.values.payloads import unpack_events
 
 _SAMPLED_JOBS = 50
@@ -41,9 +41,20 @@ class JobSnapshot(NamedTuple):
     """Milliseconds since 1970."""
 
 
+class ClockReading(NamedTuple):
+    """The database's clock, read between two moments of this process."""
+
+    wall: int
+    """Milliseconds since 1970."""
+    before: float
+    after: float
+    """In seconds of time.monotonic, as `before`."""
+
+
 class PendingWork(NamedTuple):
     """The work that the queue has for a process."""
 
+    clock: ClockReading
     has_waiting: bool
     """Whether jobs wait."""
     has_running: bool
@@ -169,10 +180,12 @@ class JobReader:
     def pending_work(self) -> PendingWork:
         """Return whether there is work to do now."""
         with self._database.read() as connection:
+            before = time.monotonic()
             now = self._database.now(connection).wall
-            times = {"now": now, "latest": now + LEASE_SECONDS * 1000}
+            clock = ClockReading(now, before, time.monotonic())
+            times = {"now": now, "latest": latest_lease_end(now)}
             waiting, running, abandoned, expired = connection.execute(_PENDING_WORK, times).one()
-        return PendingWork(bool(waiting), bool(running), bool(abandoned or expired))
+        return PendingWork(clock, bool(waiting), bool(running), bool(abandoned or expired))
 
     def backlog(self, owner: str | None = None) -> Backlog:
         """Return how many jobs of all models wait. `owner`: only this owner's. None: those of all."""

@@ -10,6 +10,7 @@ from dragoman.accounts.database.idempotency_keys import IdempotencyRow
 from dragoman.accounts.database.statements import Statement, compile_statement, compiled_once, in_list, insert
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs, processes
 from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING, ZERO, FairQueue, at_most
+from dragoman.jobs.values.options import CLOCK_TOLERANCE_SECONDS, LEASE_SECONDS
 from dragoman.jobs.values.rows import EndedJobRow, MovableJobRow, NewJobRow, OpenJobRow
 
 Timestamp = int | ColumnElement[int]
@@ -169,6 +170,11 @@ def _movable(dialect: Dialect) -> Statement:
     columns = (jobs.c[name] for name in MovableJobRow._fields)
     query = select(*columns).where(jobs.c.id == bindparam("given"))
     return compile_statement(query.with_for_update(), dialect, ("given",))
+
+
+def latest_lease_end(now: int) -> int:
+    """Return the latest time to which a lease can be valid that was taken by now, if the clock was not set back."""
+    return now + (LEASE_SECONDS + CLOCK_TOLERANCE_SECONDS) * 1000
 
 
 def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:

@@ -161,9 +161,12 @@ class JobStore:
 
         self._ledger.transaction(write)
 
-    def reap(self) -> list[int]:
-        """Requeue or fail jobs of dead processes, and fail overdue jobs. Returns the numbers of all of them."""
-        return self._ledger.run_script(ReapTransaction(self._statements, self._options.max_attempts))
+    def reap(self, observed: int) -> list[int]:
+        """Requeue or fail jobs of dead processes, and fail overdue jobs. Returns the numbers of all of them.
+
+        Leases that have expired since the time `observed` are left for the next call.
+        """
+        return self._ledger.run_script(ReapTransaction(self._statements, self._options.max_attempts, observed))
 
     def _accept(self, submissions: Sequence[Submission]) -> list[AcceptResult]:
         try:

@@ -5,6 +5,9 @@ import msgspec
 LEASE_SECONDS = 15
 """How long a claim is valid without renewal. After that, other processes take the job over."""
 
+CLOCK_TOLERANCE_SECONDS = 1
+"""By how much the database's clock may be set without anybody noticing."""
+
 RENEW_SECONDS = 4.0
 """Between renewals of a process's leases."""
 

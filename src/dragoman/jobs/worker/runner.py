@@ -22,6 +22,7 @@ from dragoman.jobs.values.options import (
 from dragoman.jobs.values.rows import ClaimedJob, Requeue
 from dragoman.jobs.worker.attempt_executor import AttemptExecutor
 from dragoman.jobs.worker.attempts import RunningAttempt
+from dragoman.jobs.worker.clock_watch import ClockWatch
 from dragoman.jobs.worker.event_flusher import EventFlusher
 from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.jobs.worker.unreadable import UnreadableJobs
@@ -68,6 +69,7 @@ class JobRunner:
             pause=self._pause,
             leave=self._leave,
         )
+        self._clock_watch = ClockWatch()
         self._unreadable = UnreadableJobs()
         self._attempts: dict[int, RunningAttempt] = {}
         self._expiry: asyncio.TimerHandle | None = None
@@ -148,8 +150,8 @@ class JobRunner:
     async def _poll(self) -> bool:
         """Reap overdue jobs, drop lost ones and claim new ones. Return whether any job waited or ran, anywhere."""
         pending = await self._thread.run(self._reader.pending_work)
-        if pending.has_overdue:
-            self._broker.notify(await self._thread.run(self._store.reap))
+        if self._clock_watch.is_steady(pending.clock) and pending.has_overdue:
+            self._broker.notify(await self._thread.run(self._store.reap, pending.clock.wall))
         if self._attempts:
             await self._check_leases()
         free = self._options.concurrency - len(self._attempts)

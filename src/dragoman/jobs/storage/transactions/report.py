@@ -9,9 +9,8 @@ from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome
 from dragoman.core import logs
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
-from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.storage.statements import JobStatements, latest_lease_end
 from dragoman.jobs.storage.transactions.finalize import JobFinalizer, requeue
-from dragoman.jobs.values.options import LEASE_SECONDS
 from dragoman.jobs.values.payloads import pack_events
 from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Requeue
 
@@ -121,16 +120,19 @@ class ReapTransaction:
     list of the numbers of all these jobs.
     """
 
-    def __init__(self, statements: JobStatements, max_attempts: int) -> None:
+    def __init__(self, statements: JobStatements, max_attempts: int, observed: int) -> None:
+        """`observed`: the time at which the clock could be trusted. It may have been set since."""
         self._statements = statements
         self._max_attempts = max_attempts
+        self._observed = observed
         self._finalizer = JobFinalizer(statements)
         self._requeued: list[OpenJobRow] = []
         self._numbers: list[int] = []
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        now = session.now().wall
-        abandoned = session.rows(self._statements.abandoned, now, now + LEASE_SECONDS * 1000)
+        times = session.now().wall, self._observed
+        now = min(times)
+        abandoned = session.rows(self._statements.abandoned, now, latest_lease_end(max(times)))
         for row in map(OpenJobRow._make, abandoned):
             self._numbers.append(row.number)
             if row.attempts >= self._max_attempts:
