@@ -27,8 +27,8 @@ from dragoman.core.jobs import JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
-from dragoman.jobs.values.rows import AcceptedJob, Submission
+from dragoman.jobs.values.payloads import pack_requests, pack_stored_request, pack_submission
+from dragoman.jobs.values.rows import AcceptedJob, PackedSubmission, Submission
 
 FEW, MANY = 100, 100_000
 OWNERS = 100
@@ -117,7 +117,7 @@ class FilledQueue:
             claim_p99=percentile(claiming, 99),
         )
 
-    def _submission(self, priority: int) -> Submission:
+    def _submission(self, priority: int) -> PackedSubmission:
         request_id = new_request_id()
         draft = JobDraft(requests=(_request(),), stored_request=_stored_request(request_id), priority=priority)
         admission = Admission(
@@ -128,7 +128,7 @@ class FilledQueue:
             prompt_tokens=500,
             max_completion_tokens=500,
         )
-        return Submission(draft, admission, "")
+        return pack_submission(Submission(draft, admission, ""))
 
     def _fill(self, waiting: int) -> None:
         kind = kind_of(self.database)

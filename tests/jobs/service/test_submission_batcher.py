@@ -1,11 +1,13 @@
 """An accepted job is stored with its hold and its Idempotency-Key; a rejected one leaves no rows."""
 
 import asyncio
+import contextlib
 import random
 import string
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import func, insert, select
 
@@ -25,6 +27,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.idempotency import Acquired, IdempotentRequest, RequestMismatch, StoredResponse
 from dragoman.core.jobs import SubmissionUnconfirmed
+from dragoman.core.request import TextPrompt
 from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.ledger import LedgerAdmission
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
@@ -115,6 +118,22 @@ async def test_the_queue_is_full_of_bytes_too(harness: QueueHarness, journals: P
         await server.submit(random.Random(0).randbytes(1000).hex())
         with pytest.raises(Overloaded, match="full"):
             await server.submit(random.Random(1).randbytes(1000).hex())
+
+
+async def test_what_is_stored_counts_also_where_it_is_larger_than_the_body(
+    harness: QueueHarness, journals: Path
+) -> None:
+    """As with images of other servers, which are stored with the request."""
+    named = draft("an image's address")
+    options = QueueOptions(concurrency=0, max_queued_bytes_per_owner=2_500)
+    async with queue_server(harness, journals, options=options) as server:
+        for number in range(2):
+            request = msgspec.structs.replace(
+                named.requests[0], prompt=TextPrompt(random.Random(number).randbytes(1000).hex())
+            )
+            fetched = msgspec.structs.replace(draft("an image's address"), requests=(request,))
+            with pytest.raises(Limited) if number else contextlib.nullcontext():
+                await server.gateway.submit(fetched, harness.caller())
 
 
 async def test_the_same_request_with_the_same_key_is_the_same_job(harness: QueueHarness, journals: Path) -> None:

@@ -35,7 +35,8 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.rows import Submission
+from dragoman.jobs.values.payloads import pack_submission
+from dragoman.jobs.values.rows import PackedSubmission, Submission
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import AMPLE_BALANCE, MODEL, AccountFixture
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -78,7 +79,7 @@ def draft(
     )
 
 
-def unmetered_submission(owner: str = "", priority: int = 128) -> Submission:
+def unmetered_submission(owner: str = "", priority: int = 128) -> PackedSubmission:
     """Return a submission of an owner without a key, whose answer is one letter."""
     request_id = new_request_id()
     admission = Admission(
@@ -89,7 +90,7 @@ def unmetered_submission(owner: str = "", priority: int = 128) -> Submission:
         prompt_tokens=0,
         max_completion_tokens=0,
     )
-    return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
+    return pack_submission(Submission(draft("x", answer_id=request_id, priority=priority), admission, owner))
 
 
 def text_of(events: Sequence[Event], index: int = 0) -> str:

@@ -13,8 +13,10 @@ from dragoman.core.errors import Limited, Overloaded
 from dragoman.core.jobs import SubmissionUnconfirmed
 from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.batches import batch_length
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.rows import AcceptedJob, Submission
+from dragoman.jobs.values.payloads import pack_submission
+from dragoman.jobs.values.rows import AcceptedJob, PackedSubmission, Submission
 
 _MAX_BATCH = 100
 _SUBMIT_TIMEOUT_SECONDS = 5.0
@@ -37,7 +39,7 @@ _log = logs.get_logger(__name__)
 class _PendingSubmission(NamedTuple):
     """A submission and the future of its submitter."""
 
-    submission: Submission
+    packed: PackedSubmission
     future: asyncio.Future[AcceptedJob]
     deadline: float
 
@@ -74,16 +76,17 @@ class SubmissionBatcher:
         been stored and an equal one would not find it, Limited if the owner's share of the queue is full,
         IdempotencyConflict and what an admission raises.
         """
+        # Not within the transaction, for whose end all other writers wait.
+        packed = await asyncio.to_thread(pack_submission, submission)
         try:
-            # Stored as it was sent and as it was decoded; compression makes it smaller, which the next count shows.
-            await self._reserve(submission.owner, 2 * len(submission.draft.stored_request.body))
+            await self._reserve(submission.owner, packed.size)
         except (Limited, Overloaded):
             # A request that was accepted before takes no room.
             if (accepted := await self._find_accepted(submission)) is not None:
                 return accepted
             raise
         loop = asyncio.get_running_loop()
-        pending = _PendingSubmission(submission, loop.create_future(), loop.time() + self._timeout_seconds)
+        pending = _PendingSubmission(packed, loop.create_future(), loop.time() + self._timeout_seconds)
         self._pending.append(pending)
         if self._send_task is None:
             self._send_task = asyncio.create_task(self._send())
@@ -126,14 +129,15 @@ class SubmissionBatcher:
     async def _send(self) -> None:
         try:
             while self._pending:
-                batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+                count = batch_length([pending.packed.size for pending in self._pending[:_MAX_BATCH]])
+                batch, self._pending = self._pending[:count], self._pending[count:]
                 await self._send_batch(batch)
         finally:
             self._send_task = None
 
     async def _send_batch(self, batch: list[_PendingSubmission]) -> None:
         try:
-            results = await self._write_thread.run(self._store.accept, [pending.submission for pending in batch])
+            results = await self._write_thread.run(self._store.accept, [pending.packed for pending in batch])
         except Overloaded as error:
             # They may have been stored: the next attempt finds them then.
             now = asyncio.get_running_loop().time()
@@ -174,7 +178,7 @@ class _CountedBacklog:
 
 def _unconfirmed(pending: _PendingSubmission, error: Overloaded) -> Overloaded:
     """Return the error of a submission that may have been stored, and that nobody finds without its key."""
-    if pending.submission.draft.idempotent_request is not None:
+    if pending.packed.submission.draft.idempotent_request is not None:
         return error
     return SubmissionUnconfirmed(error.message, error.retry_after)
 

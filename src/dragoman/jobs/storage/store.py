@@ -18,7 +18,7 @@ from dragoman.jobs.storage.transactions.finalize import delete_events
 from dragoman.jobs.storage.transactions.report import CancelTransaction, ReapTransaction, ReportTransaction
 from dragoman.jobs.storage.transactions.retry import RetryTransaction
 from dragoman.jobs.values.options import LEASE_SECONDS, QueueOptions
-from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, MovableJobRow, OpenJobRow, Submission
+from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, MovableJobRow, OpenJobRow, PackedSubmission
 
 _log = logs.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class JobStore:
         """Close the connection."""
         self._ledger.close()
 
-    def accept(self, submissions: Sequence[Submission]) -> list[AcceptResult]:
+    def accept(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
         """Admit and store the submissions. Returns their results in the same order.
 
         Accepted jobs survive a loss of power.
@@ -168,13 +168,13 @@ class JobStore:
         """
         return self._ledger.run_script(ReapTransaction(self._statements, self._options.max_attempts, observed))
 
-    def _accept(self, submissions: Sequence[Submission]) -> list[AcceptResult]:
+    def _accept(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
         try:
             return self._ledger.run_script(AcceptTransaction(self._statements, submissions, self._options))
         except self._rejections:
             return [self._accept_alone(submission) for submission in submissions]
 
-    def _accept_alone(self, submission: Submission) -> AcceptResult:
+    def _accept_alone(self, submission: PackedSubmission) -> AcceptResult:
         # Of two concurrent submissions with the same Idempotency-Key, the second one finds the first one this time.
         try:
             return self._ledger.run_script(AcceptTransaction(self._statements, [submission], self._options))[0]

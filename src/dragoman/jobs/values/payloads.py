@@ -12,6 +12,7 @@ from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
 from dragoman.core.tasks import Task
+from dragoman.jobs.values.rows import PackedSubmission, Submission
 
 _PLAIN, _DEFLATED = b"\0", b"\1"
 """The first byte of a payload: plain or deflated."""
@@ -34,6 +35,12 @@ class _StoredEmbeddings(msgspec.Struct, frozen=True):
 _requests_decoder = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...] | _StoredEmbeddings)
 _stored_request_decoder = msgspec.msgpack.Decoder(StoredRequest)
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
+
+
+def pack_submission(submission: Submission) -> PackedSubmission:
+    """Encode what is stored of a request, which takes a second for one with large images: call it in a thread."""
+    draft = submission.draft
+    return PackedSubmission(submission, pack_requests(draft.requests), pack_stored_request(draft.stored_request))
 
 
 def pack_requests(requests: tuple[Task, ...]) -> bytes:

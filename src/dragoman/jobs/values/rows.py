@@ -96,6 +96,19 @@ class Submission(NamedTuple):
         return f"job_{self.admission.request_id}"
 
 
+class PackedSubmission(NamedTuple):
+    """A submission, and what is stored of its request (payloads.py)."""
+
+    submission: Submission
+    requests: bytes
+    stored_request: bytes
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.requests) + len(self.stored_request)
+
+
 class AcceptedJob(NamedTuple):
     """The job created from a submission."""
 

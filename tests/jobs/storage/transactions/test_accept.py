@@ -16,6 +16,7 @@ from dragoman.jobs.storage.statements import job_statements
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.storage.transactions.accept import AcceptResult, AcceptTransaction
 from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.payloads import pack_submission
 from dragoman.jobs.values.rows import AcceptedJob, Submission
 from tests.support.jobs.queue_harness import QueueHarness, draft
 from tests.support.metered import MODEL
@@ -50,7 +51,7 @@ def test_a_submission_is_found_that_is_still_being_committed_when_it_is_repeated
         prompt_tokens=1,
         max_completion_tokens=1,
     )
-    submission = Submission(draft("Hello", answer_id=request_id), admission, "owner")
+    submission = pack_submission(Submission(draft("Hello", answer_id=request_id), admission, "owner"))
     first = _SlowTransaction(job_statements(database.dialect), [submission], options)
     first.is_written, first.finish = threading.Event(), threading.Event()
     ledger, store = Ledger(database, QUEUE_PROCESS_ID), JobStore(database, options, QUEUE_PROCESS_ID)
@@ -64,6 +65,6 @@ def test_a_submission_is_found_that_is_still_being_committed_when_it_is_repeated
                 assert not repeated.done()
         finally:
             first.finish.set()
-        assert repeated.result() == committed.result() == [AcceptedJob(submission.job_id, repeated=False)]
+        assert repeated.result() == committed.result() == [AcceptedJob(submission.submission.job_id, repeated=False)]
     for each in (looking, ledger, store):
         each.close()

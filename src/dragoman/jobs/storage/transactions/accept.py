@@ -13,8 +13,7 @@ from dragoman.core.idempotency import IdempotentRequest
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
-from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission
+from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, PackedSubmission
 
 AcceptResult = AcceptedJob | Exception
 """The job, or the error to raise for its submitter: an error of core.errors or a database error."""
@@ -23,7 +22,9 @@ AcceptResult = AcceptedJob | Exception
 class AcceptTransaction:
     """Implements TransactionScript: accept jobs, or find those that were accepted before."""
 
-    def __init__(self, statements: JobStatements, submissions: Sequence[Submission], options: QueueOptions) -> None:
+    def __init__(
+        self, statements: JobStatements, submissions: Sequence[PackedSubmission], options: QueueOptions
+    ) -> None:
         self._statements = statements
         self._submissions = submissions
         self._options = options
@@ -31,9 +32,9 @@ class AcceptTransaction:
         self._outdated: list[str] = []
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        ids = session.list_parameter(submission.admission.request_id for submission in self._submissions)
+        ids = session.list_parameter(submission.admission.request_id for submission, *_ in self._submissions)
         stored_ids = {request_id for (request_id,) in session.rows(self._statements.known_request_ids, ids)}
-        for number, submission in enumerate(self._submissions):
+        for number, (submission, *_) in enumerate(self._submissions):
             if submission.admission.request_id in stored_ids:
                 # Accepted by an earlier transaction whose commit was never confirmed.
                 self._found[number] = AcceptedJob(submission.job_id, repeated=False)
@@ -41,15 +42,16 @@ class AcceptTransaction:
                 found = self._find_duplicate(session, submission.draft.idempotent_request)
                 if found is not None:
                     self._found[number] = found
-        return [submission.admission for _, submission in self._new_submissions()]
+        return [packed.submission.admission for _, packed in self._new_submissions()]
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> list[AcceptResult]:
         results = dict(self._found)
         for row in self._outdated:
             session.write(self._statements.remove_idempotent, row)
-        for (number, submission), outcome in zip(self._new_submissions(), outcomes, strict=True):
+        for (number, packed), outcome in zip(self._new_submissions(), outcomes, strict=True):
+            submission = packed.submission
             if isinstance(outcome, Admitted):
-                self._insert_job(session, now.wall, submission, outcome)
+                self._insert_job(session, now.wall, packed, outcome)
                 results[number] = AcceptedJob(submission.job_id, repeated=False)
             elif isinstance(outcome, RequestIdTaken):
                 # That earlier transaction was committed while this one waited for the key.
@@ -59,7 +61,7 @@ class AcceptTransaction:
                 results[number] = outcome
         return [results[number] for number in range(len(self._submissions))]
 
-    def _new_submissions(self) -> list[tuple[int, Submission]]:
+    def _new_submissions(self) -> list[tuple[int, PackedSubmission]]:
         return [pair for pair in enumerate(self._submissions) if pair[0] not in self._found]
 
     def _find_duplicate(self, session: Session, request: IdempotentRequest) -> AcceptResult | None:
@@ -76,10 +78,10 @@ class AcceptTransaction:
             return None
         return IdempotencyConflict("The Idempotency-Key stands for another request")
 
-    def _insert_job(self, session: Session, now: int, submission: Submission, admitted: Admitted) -> None:
+    def _insert_job(self, session: Session, now: int, packed: PackedSubmission, admitted: Admitted) -> None:
+        submission = packed.submission
         draft, admission = submission.draft, submission.admission
         owner = submission.owner if admitted.account_id is None else account_owner(admitted.account_id)
-        requests, stored_request = pack_requests(draft.requests), pack_stored_request(draft.stored_request)
         row = NewJobRow(
             id=submission.job_id,
             request_id=admission.request_id,
@@ -96,12 +98,13 @@ class AcceptTransaction:
             expires_at=now + round(self._options.client_wait_seconds * 1000) if draft.client_waits else None,
             prompt_tokens=admission.prompt_tokens,
             most_completion_tokens=admission.max_completion_tokens,
-            bytes=len(requests) + len(stored_request),
+            bytes=packed.size,
             webhook=draft.webhook,
             webhook_host=None if draft.webhook is None else host_of(draft.webhook),
         )
         [(number,)] = session.rows(self._statements.add, *row)
-        session.write(self._statements.add_request, number, requests, stored_request, admission.base_model)
+        payloads = packed.requests, packed.stored_request
+        session.write(self._statements.add_request, number, *payloads, admission.base_model)
         if draft.idempotent_request is not None:
             self._store_idempotency_key(session, now, draft.idempotent_request, submission.job_id)
 
