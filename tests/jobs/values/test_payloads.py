@@ -1,5 +1,8 @@
 """Payloads decode to what was encoded, and are compressed."""
 
+from array import array
+from random import Random
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -17,7 +20,7 @@ from dragoman.core.errors import (
     UpstreamFailed,
     UpstreamUnavailable,
 )
-from dragoman.core.events import Event, Usage
+from dragoman.core.events import Delta, Embedding, Event, Usage
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import (
     ChatPrompt,
@@ -133,6 +136,18 @@ def test_stored_requests_of_earlier_versions_are_read() -> None:
 
 def test_repetitive_payloads_are_compressed() -> None:
     assert len(pack_events([Usage(1, 1, 0)] * 1000)) < 200
+
+
+def test_large_payloads_that_hardly_shrink_are_stored_as_they_are() -> None:
+    random = Random(0)
+    vectors = [
+        Embedding(index, array("f", [random.gauss(0, 0.03) for _ in range(1024)]).tobytes()) for index in range(32)
+    ]
+    packed = pack_events(vectors)
+    assert packed[:1] == b"\0"
+    assert unpack_events(packed) == vectors
+    text = [Delta(0, random.choice(["parrot", "says", "told"])) for _ in range(20_000)]
+    assert len(pack_events(text)) < 100_000
 
 
 ERRORS = (

@@ -12,13 +12,18 @@ from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
 from dragoman.core.tasks import Task
-from dragoman.jobs.values.rows import PackedSubmission, Submission
+from dragoman.jobs.values.rows import JobReport, PackedSubmission, Submission
 
 _PLAIN, _DEFLATED = b"\0", b"\1"
 """The first byte of a payload: plain or deflated."""
 
 _MIN_COMPRESSED_BYTES = 128
 """Shorter payloads hardly shrink."""
+
+_SAMPLE_BYTES = 16 * 1024
+"""The middle of a payload says whether it shrinks. Vectors hardly do, and trying all of them takes a second."""
+
+_WORTHWHILE = 0.9
 
 _ZLIB_LEVEL = 1
 """Text shrinks to a third, in a tenth of the time of the highest level."""
@@ -75,6 +80,11 @@ def unpack_events(payload: bytes) -> list[Event]:
     return _events_decoder.decode(_decompress(payload))
 
 
+def pack_report(report: JobReport) -> JobReport:
+    """Return a report with the payload of its events, whose packing takes long for vectors: call it in a thread."""
+    return msgspec.structs.replace(report, payload=pack_events(report.events)) if report.events else report
+
+
 def pack_error(error: DragomanError) -> bytes:
     """Encode an error for `unpack_error`. Errors that no job fails with become EngineFailed with the same message."""
     if type(error) in STORED_ERRORS:
@@ -92,11 +102,18 @@ def unpack_error(payload: bytes) -> DragomanError:
 
 
 def _compress(data: bytes) -> bytes:
-    if len(data) >= _MIN_COMPRESSED_BYTES:
+    if len(data) >= _MIN_COMPRESSED_BYTES and _shrinks(data):
         deflated = zlib.compress(data, _ZLIB_LEVEL)
         if len(deflated) < len(data):
             return _DEFLATED + deflated
     return _PLAIN + data
+
+
+def _shrinks(data: bytes) -> bool:
+    if len(data) <= 2 * _SAMPLE_BYTES:
+        return True
+    sample = data[len(data) // 2 :][:_SAMPLE_BYTES]
+    return len(zlib.compress(sample, _ZLIB_LEVEL)) < _WORTHWHILE * len(sample)
 
 
 def _decompress(payload: bytes) -> bytes:

@@ -172,6 +172,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     first: int = 0
     """Number of the first of the events, which is how many are stored before them."""
     events: Sequence[Event] = ()
+    payload: bytes = b""
+    """The events as they are stored (payloads.py)."""
     completion_tokens: int = 0
     """Tokens generated so far, including earlier attempts."""
     fingerprint: str | None = None

@@ -9,7 +9,9 @@ from dragoman.core import logs
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker
+from dragoman.jobs.values.batches import batch_length
 from dragoman.jobs.values.options import FLUSH_SECONDS
+from dragoman.jobs.values.payloads import pack_report
 from dragoman.jobs.values.rows import JobReport
 from dragoman.jobs.worker.attempts import RunningAttempt
 
@@ -64,11 +66,26 @@ class EventFlusher:
         return ended
 
     async def _report(self, reports: Sequence[JobReport]) -> set[int]:
+        lost: set[int] = set()
+        try:
+            # Not within the transaction, for whose end all other writers wait.
+            remaining = await asyncio.to_thread(_pack, reports)
+            while remaining:
+                count = batch_length([len(report.payload) for report in remaining])
+                lost |= await self._store_batch(remaining[:count])
+                remaining = remaining[count:]
+        except Exception:  # noqa: BLE001 - a defect affects these jobs only: they run again after their leases expire
+            _log.exception("job_events_flush_failed")
+            return {report.lease.number for report in reports}
+        return lost
+
+    async def _store_batch(self, reports: Sequence[JobReport]) -> set[int]:
         while True:
             try:
                 return await self._thread.run(self._store.report, reports)
             except Overloaded:
                 await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - a defect affects these jobs only: they run again after their leases expire
-                _log.exception("job_events_flush_failed")
-                return {report.lease.number for report in reports}
+
+
+def _pack(reports: Sequence[JobReport]) -> list[JobReport]:
+    return [pack_report(report) for report in reports]

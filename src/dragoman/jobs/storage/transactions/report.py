@@ -11,7 +11,6 @@ from dragoman.core import logs
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
 from dragoman.jobs.storage.statements import JobStatements, latest_lease_end
 from dragoman.jobs.storage.transactions.finalize import JobFinalizer, requeue
-from dragoman.jobs.values.payloads import pack_events
 from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Requeue
 
 _log = logs.get_logger(__name__)
@@ -74,12 +73,11 @@ class ReportTransaction:
     def _advance(self, row: OpenJobRow, report: JobReport) -> OpenJobRow:
         row = row._replace(completion_tokens=report.completion_tokens, fingerprint=report.fingerprint)
         if report.events:
-            payload = pack_events(report.events)
-            self._events.append((row.number, report.first, payload))
+            self._events.append((row.number, report.first, report.payload))
             row = row._replace(
                 attempts=0 if report.is_resumable else row.attempts,
                 events=report.first + len(report.events),
-                bytes=row.bytes + len(payload),
+                bytes=row.bytes + len(report.payload),
             )
         self._advanced.append(row)
         return row
