@@ -1,5 +1,6 @@
 """Payloads decode to what was encoded, and are compressed."""
 
+import threading
 from array import array
 from random import Random
 
@@ -35,6 +36,7 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.jobs.values.payloads import (
+    off_the_loop,
     pack_error,
     pack_events,
     pack_requests,
@@ -148,6 +150,14 @@ def test_large_payloads_that_hardly_shrink_are_stored_as_they_are() -> None:
     assert unpack_events(packed) == vectors
     text = [Delta(0, random.choice(["parrot", "says", "told"])) for _ in range(20_000)]
     assert len(pack_events(text)) < 100_000
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_only_large_payloads_are_unpacked_in_a_thread(size: int) -> None:
+    def unpack(payload: bytes) -> tuple[int, bool]:
+        return len(payload), threading.current_thread() is threading.main_thread()
+
+    assert await off_the_loop(unpack, bytes(size)) == (size, size == 10)
 
 
 ERRORS = (

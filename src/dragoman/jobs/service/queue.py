@@ -17,7 +17,7 @@ from dragoman.jobs.storage.retention import SWEEP_BATCH, SWEEP_SECONDS, Retentio
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker, JobStream
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.payloads import unpack_error, unpack_stored_request
+from dragoman.jobs.values.payloads import off_the_loop, unpack_error, unpack_stored_request
 from dragoman.jobs.values.rows import Submission
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.store import send_again
@@ -209,7 +209,7 @@ class JobQueue:
         return Job(
             id=snapshot.id,
             state=snapshot.state,
-            stored_request=unpack_stored_request(stored_request),
+            stored_request=await off_the_loop(unpack_stored_request, stored_request),
             priority=snapshot.priority,
             eta=eta,
             position=position,

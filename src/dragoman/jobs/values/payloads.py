@@ -1,7 +1,9 @@
 """Encode requests and events for storage: msgpack, compressed where that saves space."""
 
+import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +29,10 @@ _WORTHWHILE = 0.9
 
 _ZLIB_LEVEL = 1
 """Text shrinks to a third, in a tenth of the time of the highest level."""
+
+_LARGE_BYTES = 64 * 1024
+
+Content = TypeVar("Content")
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -99,6 +105,11 @@ def pack_error(error: DragomanError) -> bytes:
 def unpack_error(payload: bytes) -> DragomanError:
     """Decode the result of `pack_error`."""
     return decode_error(payload)
+
+
+async def off_the_loop(unpack: Callable[[bytes], Content], payload: bytes) -> Content:
+    """Return `unpack(payload)`, computed in a thread if the payload is large: the event loop would stand still."""
+    return unpack(payload) if len(payload) <= _LARGE_BYTES else await asyncio.to_thread(unpack, payload)
 
 
 def _compress(data: bytes) -> bytes:

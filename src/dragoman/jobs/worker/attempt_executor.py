@@ -13,7 +13,7 @@ from dragoman.core.events import Event, Usage
 from dragoman.core.tasks import Task
 from dragoman.jobs.storage.reader import JobReader
 from dragoman.jobs.storage.store import JobStore
-from dragoman.jobs.values.payloads import unpack_requests
+from dragoman.jobs.values.payloads import off_the_loop, unpack_requests
 from dragoman.jobs.values.rows import AttemptOutcome, ClaimedJob, JobResult, Requeue
 from dragoman.jobs.worker.attempts import RunningAttempt
 from dragoman.jobs.worker.executor import JobExecutor
@@ -57,7 +57,7 @@ class AttemptExecutor:
     async def _run_to_outcome(self, attempt: RunningAttempt) -> AttemptOutcome:
         job = attempt.job
         try:
-            return await self._execute(attempt, unpack_requests(job.requests))
+            return await self._execute(attempt, await off_the_loop(unpack_requests, job.requests))
         except Overloaded as error:
             self._pause(job.model, error.retry_after)
             return Requeue()
