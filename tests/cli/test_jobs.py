@@ -13,7 +13,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
-from tests.support.jobs.queue_harness import QueueHarness, QueueServer, queue_server, text_of
+from tests.support.jobs.queue_harness import QueueHarness, QueueServer, queue_server, text_of, wait_until
 from tests.support.jobs.webhook_receivers import SECRET
 from tests.support.metered import MODEL
 
@@ -84,6 +84,25 @@ async def test_cancelling_a_running_job_stops_it_in_its_server(harness: QueueHar
             assert harness.job_row(job.id).state == "running"
             run("cancel", job.id)
         assert (await one.job(job.id)).state == "cancelled"
+    harness.assert_settled()
+
+
+async def test_all_jobs_of_a_key_are_cancelled(harness: QueueHarness, tmp_path: Path) -> None:
+    other_key = harness.new_key()
+    async with queue_server(harness, tmp_path, engine=EchoEngine(tokens_per_second=20)) as running:
+        stopped = await running.submit("Hello" * 200)
+        await wait_until(lambda: harness.job_row(stopped.id).events > 0)
+        async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0)) as idle:
+            harness.update_job(stopped.id, priority=0)
+            waiting = [await idle.submit("Hello", model="echo") for _ in range(3)]
+            spared = await idle.submit("Hello", key=other_key)
+            assert run("cancel", "--key", "1").stdout == "4 jobs of key 1 are cancelled\n"
+            assert run("cancel", "--key", "1").stdout == "0 jobs of key 1 are cancelled\n"
+            assert {(await idle.job(each.id)).state for each in (stopped, *waiting)} == {"cancelled"}
+            assert text_of(await running.read(spared.id)) == "Hello"
+    assert run("cancel", "--key", "7", status=1).stderr.startswith("dragoman: ")
+    run("cancel", status=2)
+    run("cancel", spared.id, "--key", "1", status=2)
     harness.assert_settled()
 
 

@@ -118,16 +118,38 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
 
 
 @app.command()
-def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Cancel a waiting or running job, on any server. Tokens that it generated are charged."""
-    from dragoman.jobs.storage.listing import get_job
-
+def cancel(
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="The job's id, such as job_0199…")] = None,
+    key: Annotated[
+        int | None,
+        typer.Option(help="Cancel all waiting and running jobs of this key, by its number.", max=MAX_NUMBER),
+    ] = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Cancel a waiting or running job, or all of a key, on any server. Tokens that they generated are charged."""
+    if (job is None) == (key is None):
+        raise typer.BadParameter("Name either a job or --key", param_hint="JOB")
     settings = load_settings_with_database(database, config)
     with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
-        cancelled = store.cancel(get_job(db, job).number)
-        state = get_job(db, job).state
-    if not cancelled:
-        raise error_exit(f"Job {job} is {state} already", FAILURE)
+        if key is not None:
+            _cancel_all(db, store, key)
+        elif job is not None:
+            _cancel(db, store, job)
+
+
+def _cancel_all(database: "Database", store: "JobStore", key: int) -> None:
+    from dragoman.accounts.administration.keys import get_key
+
+    get_key(database, key)  # Raises KeyNotFound.
+    typer.echo(f"{store.cancel_all(key)} jobs of key {key} are cancelled")
+
+
+def _cancel(database: "Database", store: "JobStore", job: str) -> None:
+    from dragoman.jobs.storage.listing import get_job
+
+    if not store.cancel(get_job(database, job).number):
+        raise error_exit(f"Job {job} is {get_job(database, job).state} already", FAILURE)
     typer.echo(f"{job} is cancelled")
 
 

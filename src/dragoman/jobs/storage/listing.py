@@ -6,11 +6,12 @@ import msgspec
 from sqlalchemy import select
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import holds, jobs, usage
+from dragoman.accounts.database.tables import holds, jobs, keys, usage
 from dragoman.core.context import account_owner
 from dragoman.core.egress.urls import origin
 from dragoman.core.errors import DragomanError, JobNotFound
 from dragoman.core.jobs import JobState
+from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING
 from dragoman.jobs.values.payloads import unpack_error
 from dragoman.jobs.webhooks.store import WebhookState
 
@@ -97,6 +98,14 @@ def get_job(database: Database, job_id: str) -> JobEntry:
     if row is None:
         raise JobNotFound(job_id)
     return JobEntry(**row._mapping)
+
+
+def open_jobs_of_key(database: Database, key_id: int) -> list[int]:
+    """Return the numbers of the key's jobs that have not ended: first those that wait."""
+    digest = select(keys.c.digest).where(keys.c.id == key_id).scalar_subquery()
+    query = select(jobs.c.number).where(jobs.c.key_digest == digest, jobs.c.state.in_((QUEUED, RUNNING)))
+    with database.read() as connection:
+        return list(connection.execute(query.order_by(jobs.c.state, jobs.c.number)).scalars())
 
 
 def _entries() -> Any:

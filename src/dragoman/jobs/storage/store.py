@@ -12,6 +12,7 @@ from dragoman.core import logs
 from dragoman.core.errors import JobNotFound
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import due_at
+from dragoman.jobs.storage.listing import open_jobs_of_key
 from dragoman.jobs.storage.statements import job_statements
 from dragoman.jobs.storage.transactions.accept import AcceptResult, AcceptTransaction
 from dragoman.jobs.storage.transactions.finalize import delete_events
@@ -19,6 +20,9 @@ from dragoman.jobs.storage.transactions.report import CancelTransaction, ReapTra
 from dragoman.jobs.storage.transactions.retry import RetryTransaction
 from dragoman.jobs.values.options import LEASE_SECONDS, QueueOptions
 from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, MovableJobRow, OpenJobRow, PackedSubmission
+
+_CANCEL_BATCH = 100
+"""Jobs cancelled in one transaction."""
 
 _log = logs.get_logger(__name__)
 
@@ -126,9 +130,13 @@ class JobStore:
 
     def cancel(self, number: int) -> bool:
         """Cancel the job and settle what was generated. False: it has already ended."""
-        cancelled = self._ledger.run_script(CancelTransaction(self._statements, number))
-        self._ledger.sync()
-        return cancelled
+        return bool(self._cancel([number]))
+
+    def cancel_all(self, key_id: int) -> int:
+        """Cancel all jobs of a key that have not ended, as `cancel` does. Returns how many they were."""
+        numbers = open_jobs_of_key(self._database, key_id)
+        batches = (numbers[first : first + _CANCEL_BATCH] for first in range(0, len(numbers), _CANCEL_BATCH))
+        return sum(map(self._cancel, batches))
 
     def retry(self, job_id: str, *, hold_cap: int | None) -> None:
         """Admit a failed or cancelled job once more and put it back into the queue.
@@ -167,6 +175,11 @@ class JobStore:
         Leases that have expired since the time `observed` are left for the next call.
         """
         return self._ledger.run_script(ReapTransaction(self._statements, self._options.max_attempts, observed))
+
+    def _cancel(self, numbers: Sequence[int]) -> int:
+        cancelled = self._ledger.run_script(CancelTransaction(self._statements, numbers))
+        self._ledger.sync()
+        return cancelled
 
     def _accept(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
         try:

@@ -92,21 +92,21 @@ class ReportTransaction:
 
 
 class CancelTransaction:
-    """Implements TransactionScript: cancel a job unless it has ended. Its result is whether the job was cancelled."""
+    """Implements TransactionScript: cancel those of the jobs that have not ended. Its result is how many they are."""
 
-    def __init__(self, statements: JobStatements, number: int) -> None:
+    def __init__(self, statements: JobStatements, numbers: Sequence[int]) -> None:
         self._statements = statements
-        self._number = number
+        self._numbers = numbers
         self._finalizer = JobFinalizer(statements)
-        self._cancelled = False
+        self._cancelled = 0
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        for row in session.rows(self._statements.open_jobs, session.list_parameter([self._number])):
+        for row in session.rows(self._statements.open_jobs, session.list_parameter(self._numbers)):
             self._finalizer.add(OpenJobRow._make(row), JobResult("cancelled"))
-            self._cancelled = True
+            self._cancelled += 1
         return self._finalizer.settlements(session)
 
-    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> bool:
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> int:
         self._finalizer.write(session, now, outcomes)
         return self._cancelled
 
