@@ -2,15 +2,13 @@
 
 from typing import Literal
 
-import msgspec
-
-from dragoman.core.request import PromptTruncation, TextPrompt, TokenPrompt
+from dragoman.core.request import PromptTruncation, RequestPart, TextPrompt, TokenPrompt
 
 ModelKind = Literal["generation", "embeddings", "rerank"]
 """What a model is for."""
 
 
-class TextPair(msgspec.Struct, frozen=True, tag="pair"):
+class TextPair(RequestPart, frozen=True, tag="pair"):
     """A query and a document, of which a reranker computes one score. The text of special tokens in them is text."""
 
     query: str
@@ -22,7 +20,7 @@ class TextPair(msgspec.Struct, frozen=True, tag="pair"):
 EmbeddingInput = TextPrompt | TokenPrompt | TextPair
 
 
-class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+class EmbeddingRequest(RequestPart, frozen=True, kw_only=True):
     """Several inputs, of each of which a vector or a score is computed."""
 
     model: str

@@ -1,7 +1,7 @@
 """The canonical request: every dialect translates to it and every engine understands it.
 
 Only a dialect's wire.py distinguishes absent from null; here every value is decided. Queued requests are stored with
-these fields, under the names of `rename` where it gives one.
+the fields that differ from their defaults, under the names of `rename` where it gives one.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,14 @@ import msgspec
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class RequestPart(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What requests are made of. A version that does not know a field does not read what uses it, but all else.
+
+    A default is not stored, so it never changes.
+    """
+
+
+class ToolCall(RequestPart, frozen=True):
     """A tool call of an earlier answer."""
 
     id: str
@@ -20,7 +27,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     """JSON text, as the model wrote it."""
 
 
-class TextPart(msgspec.Struct, frozen=True, tag="text"):
+class TextPart(RequestPart, frozen=True, tag="text"):
     """A piece of a message's text."""
 
     text: str
@@ -30,7 +37,7 @@ REMOTE_SCHEMES = ("https://", "http://")
 """How addresses begin that must be fetched."""
 
 
-class ImagePart(msgspec.Struct, frozen=True, tag="image", weakref=True):
+class ImagePart(RequestPart, frozen=True, tag="image", weakref=True):
     """An image in a message."""
 
     url: str
@@ -47,7 +54,7 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image", weakref=True):
 Part = TextPart | ImagePart
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(RequestPart, frozen=True, kw_only=True):
     """One turn of a conversation."""
 
     role: Role
@@ -76,19 +83,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
+class RegexFormat(RequestPart, frozen=True, tag="regex"):
     """The whole text matches a regular expression, in the syntax of Rust's regex crate."""
 
     pattern: str
 
 
-class GrammarFormat(msgspec.Struct, frozen=True, tag="grammar"):
+class GrammarFormat(RequestPart, frozen=True, tag="grammar"):
     """The whole text is derived from a context-free grammar, in Lark's syntax or llama.cpp's GBNF."""
 
     grammar: str
 
 
-class Tool(msgspec.Struct, frozen=True):
+class Tool(RequestPart, frozen=True):
     """A function that the model may call."""
 
     name: str
@@ -101,7 +108,7 @@ class Tool(msgspec.Struct, frozen=True):
     """Constrains the only parameter of a tool that takes a text; None: any text."""
 
 
-class ToolOptions(msgspec.Struct, frozen=True):
+class ToolOptions(RequestPart, frozen=True):
     """The tools of a request and how they may be used. A request that may use none has no ToolOptions."""
 
     tools: tuple[Tool, ...]
@@ -131,7 +138,7 @@ ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 Verbosity = Literal["low", "high"]
 
 
-class PromptTruncation(msgspec.Struct, frozen=True):
+class PromptTruncation(RequestPart, frozen=True):
     """Shorten a prompt that has more tokens than this."""
 
     tokens: int | None = None
@@ -142,7 +149,7 @@ class PromptTruncation(msgspec.Struct, frozen=True):
     """Where tokens are dropped: left keeps the last ones of the prompt, right the first ones."""
 
 
-class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={"reasoning_effort": "effort"}):
+class ChatPrompt(RequestPart, frozen=True, kw_only=True, tag="chat", rename={"reasoning_effort": "effort"}):
     """A conversation, to be rendered with a chat template."""
 
     messages: tuple[Message, ...]
@@ -165,7 +172,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={
     """The prompt ends with the last message's content, which the answer continues, and nothing is added."""
 
 
-class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+class TextPrompt(RequestPart, frozen=True, tag="text"):
     """Text that the model continues as it stands. Special-token text in it becomes special tokens."""
 
     text: str
@@ -174,7 +181,7 @@ class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
     """Whether the tokens that the model expects at the beginning and at the end of a text are added, such as BOS."""
 
 
-class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
+class TokenPrompt(RequestPart, frozen=True, tag="tokens"):
     """Token ids that the model continues as they stand; no special tokens are added."""
 
     token_ids: tuple[int, ...]
@@ -184,11 +191,11 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
-class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object"):
+class JsonObjectFormat(RequestPart, frozen=True, tag="json_object"):
     """The answer is one JSON object."""
 
 
-class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
+class JsonSchemaFormat(RequestPart, frozen=True, tag="json_schema"):
     """The answer is JSON that fits the schema."""
 
     schema: dict[str, Any] | bool = True
@@ -199,7 +206,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
 AnswerFormat = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingParams(RequestPart, frozen=True, kw_only=True):
     """How tokens are sampled and when a choice ends; docs/sampling.md defines every field exactly.
 
     The defaults are the off values. Ranges are those of core.limits.
@@ -241,7 +248,7 @@ QUEUED_PRIORITY_OFFSET = 256
 
 
 class GenerationRequest(
-    msgspec.Struct,
+    RequestPart,
     frozen=True,
     kw_only=True,
     rename={"response_format": "answer_format", "resume_token_ids": "begun"},

@@ -91,7 +91,7 @@ async def test_a_full_queue_rejects_submissions(harness: QueueHarness, journals:
     "options",
     [
         QueueOptions(concurrency=0, max_queued_jobs_per_owner=2),
-        QueueOptions(concurrency=0, max_queued_bytes_per_owner=5_000),
+        QueueOptions(concurrency=0, max_queued_bytes_per_owner=3_500),
     ],
 )
 async def test_an_owner_with_its_share_of_the_queue_leaves_the_rest_to_others(
@@ -113,7 +113,7 @@ async def test_an_owner_with_its_share_of_the_queue_leaves_the_rest_to_others(
 
 
 async def test_the_queue_is_full_of_bytes_too(harness: QueueHarness, journals: Path) -> None:
-    options = QueueOptions(concurrency=0, max_queued_bytes=5_000)
+    options = QueueOptions(concurrency=0, max_queued_bytes=4_000)
     async with queue_server(harness, journals, options=options) as server:
         await server.submit(random.Random(0).randbytes(1000).hex())
         with pytest.raises(Overloaded, match="full"):

@@ -98,6 +98,30 @@ def test_requests_that_earlier_versions_stored_are_read() -> None:
     assert stored.keys() <= msgspec.to_builtins(request).keys()
 
 
+CHAT = ChatPrompt(messages=(Message(role="user", content="Hi"),))
+
+
+@pytest.mark.parametrize("path", [(), ("sampling",), ("prompt",), ("prompt", "messages", 0)], ids=str)
+def test_a_request_with_a_field_of_a_newer_version_is_not_read_without_it(path: tuple[str | int, ...]) -> None:
+    request = GenerationRequest(model="m", prompt=CHAT, sampling=SamplingParams(top_k=1))
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode((request,)))
+    changed = stored[0]
+    for step in path:
+        changed = changed[step]
+    changed["newer"] = 1
+    with pytest.raises(msgspec.ValidationError, match="newer"):
+        unpack_requests(b"\0" + msgspec.msgpack.encode(stored))
+
+
+def test_an_older_version_reads_requests_that_use_none_of_its_newer_fields() -> None:
+    request = GenerationRequest(model="m", prompt=CHAT)
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode((request,)))
+    assert stored == [{"model": "m", "prompt": {"type": "chat", "messages": [{"role": "user", "content": "Hi"}]}}]
+    inputs = EmbeddingRequest(model="m", inputs=(TextPrompt("a"),))
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(inputs))
+    assert stored == {"model": "m", "inputs": [{"type": "text", "text": "a"}]}
+
+
 def test_an_error_that_no_job_fails_with_is_stored_as_its_general_kind() -> None:
     class WrongRequest(BadRequest):
         """An error of a dialect."""
