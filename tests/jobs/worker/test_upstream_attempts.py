@@ -18,6 +18,7 @@ from tests.support.metered import MODEL
 TEXT = "the answer"
 DIED = EngineFailed("The upstream failed while it was answering")
 REFUSED = ReplicaFailed("The upstream cannot be reached", "refused")
+DENIED = ReplicaFailed("The upstream refuses access or knows no such model", "configuration")
 
 
 def upstreams(*engines: EchoEngine) -> Deployment:
@@ -39,11 +40,14 @@ async def test_a_job_goes_to_the_next_upstream_if_one_fails_before_its_first_tok
     harness.assert_settled()
 
 
-async def test_a_job_waits_for_an_upstream_that_cannot_be_reached(harness: QueueHarness, journals: Path) -> None:
-    engine = BreakingEcho(*[FailurePoint(0, REFUSED)] * 4)
+@pytest.mark.parametrize("error", [REFUSED, DENIED], ids=["unreachable", "with a wrong key"])
+async def test_a_job_waits_for_an_upstream_that_its_operator_must_mend(
+    harness: QueueHarness, journals: Path, error: ReplicaFailed
+) -> None:
+    engine = BreakingEcho(FailurePoint(0, error))
     deployment = upstreams(engine)
     deployment.max_attempts = 1
-    async with queue_server(harness, journals, engine=deployment, options=QueueOptions(max_attempts=2)) as server:
+    async with queue_server(harness, journals, engine=deployment, options=QueueOptions(max_attempts=1)) as server:
         job = await server.submit(TEXT)
         assert text_of(await server.read(job.id)) == TEXT
     harness.assert_settled()

@@ -63,9 +63,9 @@ class AttemptExecutor:
             return Requeue()
         except EngineFailed as error:
             self._pause(job.model, 0)
-            # Nobody has received the request, so it cannot be the cause.
-            is_unreachable = isinstance(error, ReplicaFailed) and error.fault == "refused"
-            return Requeue(None if is_unreachable else error)
+            # Nobody has received the request, or was allowed to answer it, so it cannot be the cause.
+            is_blameless = isinstance(error, ReplicaFailed) and error.fault in ("refused", "configuration")
+            return Requeue(None if is_blameless else error)
         except DragomanError as error:
             return JobResult("failed", error=error)
         except (msgspec.MsgspecError, zlib.error) as error:
