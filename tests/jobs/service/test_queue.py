@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dragoman.core.context import account_owner
 from dragoman.core.errors import JobCancelled, JobNotFound
 from dragoman.core.events import Usage
+from tests.support.database_faults import locked_file
 from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
@@ -30,6 +32,16 @@ async def test_a_job_is_run_and_read_and_paid_for_once(harness: QueueHarness, jo
         )
     assert [(used.result, used.charge) for used in harness.usage] == [("finished", cost(12, 13))]
     harness.assert_settled()
+
+
+async def test_to_cancel_a_job_that_has_ended_waits_for_no_writer(harness: QueueHarness, journals: Path) -> None:
+    if not harness.database.is_sqlite:
+        pytest.skip("PostgreSQL's writers do not wait for each other")
+    async with queue_server(harness, journals) as server:
+        job = await server.submit("Hello, world")
+        await server.read(job.id)
+        with locked_file(harness.url):
+            assert (await server.queue.cancel(job.id, account_owner(harness.account_id))).state == "finished"
 
 
 async def test_a_job_is_hidden_from_other_accounts(harness: QueueHarness, journals: Path) -> None:

@@ -190,7 +190,7 @@ class JobQueue:
         return snapshot
 
     async def _cancel(self, snapshot: JobSnapshot) -> None:
-        if await self._write_thread.run(self._store.cancel, snapshot.number):
+        if snapshot.ended_at is None and await self._write_thread.run(self._store.cancel, snapshot.number):
             if self._runner is not None:
                 self._runner.drop([snapshot.number])
             self._broker.notify([snapshot.number])
