@@ -76,7 +76,8 @@ class WebhookDispatcher:
         free = MAX_CONCURRENT_DELIVERIES - len(self._in_flight)
         if free and await self._thread.run(self._store.has_due):
             in_flight = [each.delivery for each in self._in_flight.values()]
-            for delivery in await self._thread.run(self._store.claim, free, in_flight):
+            # A claim that came about has to be known, however late: each is one of the message's attempts.
+            for delivery in await self._thread.run_slow(self._store.claim, free, in_flight):
                 sending = asyncio.create_task(self._sender.send(delivery.url, delivery.message))
                 task = asyncio.create_task(self._deliver(delivery, sending))
                 self._in_flight[task] = _InFlight(delivery, sending)
