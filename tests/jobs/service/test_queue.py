@@ -1,8 +1,12 @@
 """Jobs from their submission to their end, with real engines, on one server or several."""
 
 import asyncio
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dragoman.core.context import account_owner
@@ -10,8 +14,9 @@ from dragoman.core.errors import JobCancelled, JobNotFound
 from dragoman.core.events import Usage
 from tests.support.database_faults import locked_file
 from tests.support.echo_engines import BreakingEcho, FailurePoint
-from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, draft, queue_server, text_of, wait_until
 from tests.support.metered import cost
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 async def test_a_job_is_run_and_read_and_paid_for_once(harness: QueueHarness, journals: Path) -> None:
@@ -42,6 +47,26 @@ async def test_to_cancel_a_job_that_has_ended_waits_for_no_writer(harness: Queue
         await server.read(job.id)
         with locked_file(harness.url):
             assert (await server.queue.cancel(job.id, account_owner(harness.account_id))).state == "finished"
+
+
+async def test_jobs_go_on_while_the_event_loops_own_threads_wait_for_other_servers(
+    harness: QueueHarness, journals: Path
+) -> None:
+    answered = threading.Event()
+    large = draft("Hello")
+    body = random.Random(0).randbytes(100_000).hex().encode()
+    large = msgspec.structs.replace(large, stored_request=msgspec.structs.replace(large.stored_request, body=body))
+    async with queue_server(harness, journals) as server:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        waiting = asyncio.create_task(asyncio.to_thread(answered.wait, TEST_TIMEOUT_SECONDS))
+        try:
+            async with asyncio.timeout(TEST_TIMEOUT_SECONDS / 4):
+                job = await server.gateway.submit(large, harness.caller())
+                assert (await server.job(job.id)).stored_request.body == body
+                assert text_of(await server.read(job.id)) == "Hello"
+        finally:
+            answered.set()
+            await waiting
 
 
 async def test_a_job_is_hidden_from_other_accounts(harness: QueueHarness, journals: Path) -> None:

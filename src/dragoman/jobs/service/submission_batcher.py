@@ -15,7 +15,7 @@ from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.batches import batch_length
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.payloads import pack_submission
+from dragoman.jobs.values.payloads import pack_off_the_loop
 from dragoman.jobs.values.rows import AcceptedJob, PackedSubmission, Submission
 
 _MAX_BATCH = 100
@@ -77,7 +77,7 @@ class SubmissionBatcher:
         IdempotencyConflict and what an admission raises.
         """
         # Not within the transaction, for whose end all other writers wait.
-        packed = await asyncio.to_thread(pack_submission, submission)
+        packed = await pack_off_the_loop(submission)
         try:
             await self._reserve(submission.owner, packed.size)
         except (Limited, Overloaded):

@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Upstre
 from dragoman.core.errors_wire import STORED_ERRORS, decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
+from dragoman.core.limits import is_large_task
 from dragoman.core.request import GenerationRequest
 from dragoman.core.tasks import Task
 from dragoman.jobs.values.rows import JobReport, PackedSubmission, Submission
@@ -32,6 +34,9 @@ _ZLIB_LEVEL = 1
 
 _LARGE_BYTES = 64 * 1024
 
+_threads = ThreadPoolExecutor(2, "payloads")
+"""Not the event loop's own, which wait for other servers: for minutes, where adapters are downloaded."""
+
 Content = TypeVar("Content")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,9 +54,17 @@ _events_decoder = msgspec.msgpack.Decoder(list[Event])
 
 
 def pack_submission(submission: Submission) -> PackedSubmission:
-    """Encode what is stored of a request, which takes a second for one with large images: call it in a thread."""
+    """Encode what is stored of a request, which takes a second for one with large images."""
     draft = submission.draft
     return PackedSubmission(submission, pack_requests(draft.requests), pack_stored_request(draft.stored_request))
+
+
+async def pack_off_the_loop(submission: Submission) -> PackedSubmission:
+    """Return `pack_submission(submission)`, computed in a thread if the request is large."""
+    draft = submission.draft
+    if len(draft.stored_request.body) <= _LARGE_BYTES and not any(map(is_large_task, draft.requests)):
+        return pack_submission(submission)
+    return await asyncio.get_running_loop().run_in_executor(_threads, pack_submission, submission)
 
 
 def pack_requests(requests: tuple[Task, ...]) -> bytes:
@@ -109,7 +122,9 @@ def unpack_error(payload: bytes) -> DragomanError:
 
 async def off_the_loop(unpack: Callable[[bytes], Content], payload: bytes) -> Content:
     """Return `unpack(payload)`, computed in a thread if the payload is large: the event loop would stand still."""
-    return unpack(payload) if len(payload) <= _LARGE_BYTES else await asyncio.to_thread(unpack, payload)
+    if len(payload) <= _LARGE_BYTES:
+        return unpack(payload)
+    return await asyncio.get_running_loop().run_in_executor(_threads, unpack, payload)
 
 
 def _compress(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core import logs
@@ -17,6 +18,9 @@ from dragoman.jobs.worker.attempts import RunningAttempt
 
 _RETRY_SECONDS = 0.5
 """Pause while the database does not answer. Until it does, events wait in memory, and then the engines wait."""
+
+_thread = ThreadPoolExecutor(1, "event-packer")
+"""Not the event loop's own threads, which wait for other servers: for minutes, where adapters are downloaded."""
 
 _log = logs.get_logger(__name__)
 
@@ -69,7 +73,7 @@ class EventFlusher:
         lost: set[int] = set()
         try:
             # Not within the transaction, for whose end all other writers wait.
-            remaining = await asyncio.to_thread(_pack, reports)
+            remaining = await asyncio.get_running_loop().run_in_executor(_thread, _pack, reports)
             while remaining:
                 count = batch_length([len(report.payload) for report in remaining])
                 lost |= await self._store_batch(remaining[:count])
