@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.jobs.storage.retention import Retention
+from dragoman.jobs.values.batches import MAX_BATCH_BYTES
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server
 
@@ -52,6 +53,14 @@ async def test_results_above_the_byte_limit_are_removed_oldest_first(harness: Qu
     assert [retention.sweep(), retention.sweep()] == [2, 0]
     assert [harness.job_row(job_id).id for job_id in ids[2:]] == ids[2:]
     assert count_jobs(harness) == [2, 2, 2, 2]
+
+
+async def test_large_jobs_are_removed_in_several_transactions(harness: QueueHarness, journals: Path) -> None:
+    for job_id in await run_jobs(harness, journals, 5):
+        harness.update_job(job_id, ended_at=1, bytes=MAX_BATCH_BYTES // 2)
+    retention = Retention(harness.database, QueueOptions())
+    assert [retention.sweep() for _ in range(4)] == [2, 2, 1, 0]
+    assert count_jobs(harness) == [0, 0, 0, 0]
 
 
 async def test_jobs_that_have_not_ended_are_never_removed(harness: QueueHarness, journals: Path) -> None:

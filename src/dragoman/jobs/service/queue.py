@@ -13,7 +13,7 @@ from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.statistics import QueueStatistics
 from dragoman.jobs.service.submission_batcher import SubmissionBatcher
 from dragoman.jobs.storage.reader import JobReader, JobSnapshot, QueueDepth
-from dragoman.jobs.storage.retention import SWEEP_BATCH, SWEEP_SECONDS, Retention
+from dragoman.jobs.storage.retention import SWEEP_SECONDS, Retention
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker, JobStream
 from dragoman.jobs.values.options import QueueOptions
@@ -229,7 +229,7 @@ class JobQueue:
 
     async def _sweep(self) -> None:
         for _ in range(_MAX_SWEEPS):
-            if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
+            if not await self._write_thread.run(self._retention.sweep):
                 break
 
     def _drain(self) -> None:

@@ -8,12 +8,13 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, sel
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.shares import excess_by_owner, rows_of_excess
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
+from dragoman.jobs.values.batches import batch_length
 from dragoman.jobs.values.options import QueueOptions
 
 SWEEP_SECONDS = 60.0
 
-SWEEP_BATCH = 100
-"""Jobs removed in one transaction."""
+_SWEEP_BATCH = 100
+"""Jobs removed in one transaction, if they are not too large together."""
 
 
 class Retention:
@@ -33,10 +34,12 @@ class Retention:
             stored = {row.owner: int(row.bytes) for row in connection.execute(_stored_by_owner())}
         with self._database.write() as connection:
             cutoff = self._database.now(connection).wall - self._retention_milliseconds
-            removed = _oldest(connection, jobs.c.ended_at <= cutoff, SWEEP_BATCH)
+            removed = _oldest(connection, jobs.c.ended_at <= cutoff, _SWEEP_BATCH)
             if not removed:
                 removed = _above_limit(connection, excess_by_owner(stored, self._max_bytes))
-            _remove(connection, removed)
+            if removed:
+                removed = removed[: batch_length([row.bytes for row in removed])]
+                _remove(connection, removed)
         return len(removed)
 
     def remove(self, number: int) -> None:
@@ -50,9 +53,9 @@ def _above_limit(connection: Connection, excess_bytes: Mapping[str, int]) -> lis
     """Return a batch of the oldest jobs of each owner, of as many bytes as it has too many."""
     removed: list[Row[Any]] = []
     for owner, excess in excess_bytes.items():
-        if len(removed) >= SWEEP_BATCH:
+        if len(removed) >= _SWEEP_BATCH:
             break
-        removed += rows_of_excess(_oldest(connection, jobs.c.owner == owner, SWEEP_BATCH - len(removed)), excess)
+        removed += rows_of_excess(_oldest(connection, jobs.c.owner == owner, _SWEEP_BATCH - len(removed)), excess)
     return removed
 
 

@@ -1,4 +1,4 @@
-"""How much is stored in one transaction, for whose end other writers wait: renewals of leases, and on SQLite all."""
+"""How much one transaction stores or removes. Others wait for it: renewals of leases, and on SQLite all who write."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,6 +7,6 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 
 def batch_length(sizes: Sequence[int]) -> int:
-    """Return how many of the first items, of these sizes in bytes, are stored together: at least one."""
+    """Return how many of the first items, of these sizes in bytes, one transaction takes: at least one."""
     fitting = itertools.takewhile(lambda total: total <= MAX_BATCH_BYTES, itertools.accumulate(sizes))
     return max(1, sum(1 for _ in fitting))
