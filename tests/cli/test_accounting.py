@@ -47,14 +47,34 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
 
 
+def test_a_path_without_a_database_is_named_and_nothing_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = (
+        *(["db", "verify"], ["db", "status"], ["db", "upgrade", "--check"], ["db", "backup", "copy.db"]),
+        *(["db", "rebuild-usage"], ["accounts", "list"], ["accounts", "create", "acme"], ["deposit", "acme", "1"]),
+        *(["keys", "create", "acme"], ["prices", "list"], ["usage"], ["jobs", "list"], ["upstreams", "list"]),
+    )
+    for command in commands:
+        refused = CliRunner().invoke(app, [*command, "--database", "sqlite:///typo/acounts.db"])
+        assert refused.exit_code == 1, command
+        assert f"There is no database at {tmp_path}/typo/acounts.db" in refused.stderr, command
+        assert "migration" not in refused.output, command
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_tables_are_created_and_checked(url: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "accounts.db").touch()
     before = CliRunner().invoke(app, ["db", "status"])
     assert (before.exit_code, before.stdout.split()[0]) == (1, "missing")
     for command in (["accounts", "list"], ["db", "upgrade", "--check"], ["db", "verify"]):
         refused = CliRunner().invoke(app, command)
         assert refused.exit_code == 1
-    assert "Run: dragoman db upgrade" in refused.stderr
+    assert refused.stderr == (
+        "dragoman: The database has no tables of dragoman. To create them, run: dragoman db upgrade\n"
+    )
     made = CliRunner().invoke(app, ["db", "upgrade"])
     assert made.stdout.startswith("applied: accounts")
     assert CliRunner().invoke(app, ["db", "upgrade"]).stdout == "nothing to do\n"

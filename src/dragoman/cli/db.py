@@ -43,8 +43,10 @@ def backup(
     SQLite's copy is a database again; PostgreSQL's is for pg_restore, and made by the program pg_dump.
     """
     from dragoman.accounts.database.backup import BackupFailed, back_up
+    from dragoman.accounts.database.migrations import require_existing
 
     with open_database(database, config, current=False) as accounts_database:
+        require_existing(accounts_database)
         try:
             back_up(accounts_database, file)
         except BackupFailed as error:
@@ -80,6 +82,7 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
     from dragoman.accounts.database import migrations
 
     with open_database(database, config, current=False) as accounts_database:
+        migrations.require_existing(accounts_database)
         state = migrations.migration_status(accounts_database)
     for word, steps in (("applied", state.applied), ("missing", state.pending), ("unknown", state.unknown)):
         for number, name in steps:

@@ -32,8 +32,17 @@ def _upgrade(url: str, barrier: "multiprocessing.synchronize.Barrier") -> None:
 def test_an_empty_database_is_upgraded_once(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     assert migration_status(database).pending == NAMES
-    with pytest.raises(DatabaseOutdated, match="dragoman db upgrade"):
+    with pytest.raises(DatabaseOutdated, match=r"There is no database at|has no tables of dragoman"):
         migrations.require_current(database)
+    upgrade(database, MIGRATIONS[:-1])
+    with pytest.raises(DatabaseOutdated, match=rf"lacks migration {NAMES[-1][0]} \(.*Run: dragoman db upgrade"):
+        migrations.require_current(database)
+    assert upgrade(database) == [NAMES[-1][1]]
+    database.close()
+
+
+def test_all_steps_are_applied_once(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     assert upgrade(database) == [name for _, name in NAMES]
     assert upgrade(database) == []
     assert migration_status(database).applied == NAMES

@@ -76,7 +76,7 @@ class MigrationStatus(msgspec.Struct, frozen=True):
 
 
 class DatabaseOutdated(Exception):
-    """The database lacks migrations that this version needs."""
+    """The database is missing, or lacks migrations that this version needs."""
 
 
 class DatabaseTooNew(Exception):
@@ -104,7 +104,7 @@ MIGRATIONS = (
 def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
     """Return the applied and the pending migrations. A missing file of SQLite has none."""
     applied: dict[int, AppliedMigration] = {}
-    if not database.is_sqlite or Path(database.path).exists():
+    if _may_exist(database):
         with database.read() as connection:
             applied = _applied(connection)
     known = {migration.number for migration in migrations}
@@ -127,13 +127,27 @@ def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
 
 def require_current(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
     """Raises DatabaseOutdated or DatabaseTooNew unless this version can run on the tables."""
+    require_existing(database)
     found = migration_status(database, migrations)
+    if not found.applied:
+        raise DatabaseOutdated("The database has no tables of dragoman. To create them, run: dragoman db upgrade")
     if found.unknown:
         with database.read() as connection:
             _reject_unknown(_applied(connection), migrations)
     if found.pending:
         missing = ", ".join(f"{number} ({name})" for number, name in found.pending)
         raise DatabaseOutdated(f"The database lacks migration {missing}. Run: dragoman db upgrade")
+
+
+def require_existing(database: Database) -> None:
+    """Raises DatabaseOutdated if SQLite's file is missing. PostgreSQL itself reports a database that is."""
+    if not _may_exist(database):
+        path = Path(database.path).absolute()
+        raise DatabaseOutdated(f"There is no database at {path}. To create one, run: dragoman db upgrade")
+
+
+def _may_exist(database: Database) -> bool:
+    return not database.is_sqlite or Path(database.path).exists()
 
 
 def _apply(database: Database, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
