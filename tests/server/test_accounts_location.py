@@ -58,10 +58,24 @@ def test_the_settings_can_place_the_journals(data: Path) -> None:
     assert location.journal_dir == Path("elsewhere").absolute()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql://h/a", "sqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "nonsense",
+            "mysql://h/a",
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///a.db?mode=ro",
+            "sqlite:///a?timeout=x",
+        ),
+        *("postgresql://u:secret@h:port/a", "postgresql://u:secret@h/a?foo=secret"),
+    ],
+)
 def test_an_invalid_database_url_is_reported_without_its_password(url: str) -> None:
-    with pytest.raises(AccountsUnavailable, match=r"^accounts\.database: "):
+    with pytest.raises(AccountsUnavailable, match=r"^accounts\.database: ") as raised:
         accounts_location(AccountsSettings(database=url))
+    assert "secret" not in str(raised.value)
 
 
 def test_existing_files_are_closed_to_other_users_with_one_log_line(data: Path) -> None:

@@ -1,9 +1,15 @@
 import pytest
 
 from dragoman.server.console_settings import ConsoleSettings
-from dragoman.server.settings import DeploymentSettings, KeySettings, Settings
+from dragoman.server.settings import AccountsSettings, DeploymentSettings, KeySettings, Settings
 from dragoman.server.start_checks import StartupError, check_settings
 from dragoman.server.upstream_settings import UpstreamSettings
+
+
+def test_a_database_that_no_server_can_use_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"^accounts.database: .* mysql; write sqlite"):
+        check_settings(Settings(accounts=AccountsSettings(database="mysql://h/a")))
+    check_settings(Settings(accounts=AccountsSettings(database="postgresql://u@h/a?sslmode=require&host=/run/pg")))
 
 
 @pytest.mark.parametrize("proxy", ["10.0.0.1/8", "nginx", "*", "10.0.0.1:80"])

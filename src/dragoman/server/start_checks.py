@@ -42,6 +42,7 @@ def check_settings(settings: Settings) -> None:
     _check_root_path(settings)
     _check_certificate(settings)
     _check_console(settings)
+    _check_database_url(settings)
     if settings.accounts.database is None and settings.admin.keys:
         raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
     if settings.accounts.database is not None and settings.client_keys:
@@ -144,6 +145,13 @@ def _check_console(settings: Settings) -> None:
     first = settings.console.base_path.split("/")[1]
     if first in RESERVED_NAMES - {"console"} or any(first == deployment.name for deployment in settings.deployments):
         raise StartupError(f"console.base_path: other paths of the server begin with /{first}; choose another")
+
+
+def _check_database_url(settings: Settings) -> None:
+    try:
+        accounts_location(settings.accounts)
+    except AccountsUnavailable as error:
+        raise StartupError(str(error)) from None
 
 
 def _check_each(key: str, texts: Iterable[str], parse: Callable[[str], str]) -> None:

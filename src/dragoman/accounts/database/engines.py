@@ -47,9 +47,13 @@ def open_engine(
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # A port that is no number is the latter.
         raise InvalidDatabaseUrl("Not a database URL; write sqlite:///… or postgresql://…") from None
     kind = parsed.get_backend_name()
+    if kind == "sqlite" and parsed.database == ":memory:":
+        raise InvalidDatabaseUrl("A database in memory cannot be shared by processes; write sqlite:///…")
+    if kind == "sqlite" and parsed.query:
+        raise InvalidDatabaseUrl(f"SQLite's URL has options that dragoman does not use: {', '.join(parsed.query)}")
     if kind == "sqlite" and parsed.database:
         engine = _sqlite_engine(parsed, parsed.database, busy_seconds, sqlite_factory)
     elif kind in ("postgresql", "postgres"):
@@ -70,6 +74,7 @@ def _discard_connection(context: ExceptionContext) -> None:
 def _postgresql_engine(url: URL, busy_seconds: float, answer_seconds: float | None) -> Engine:
     from dragoman.accounts.database.deadlines import connect_with_deadline  # psycopg takes long to import.
 
+    _check_options(url)
     options = [
         *_texts(url.query.get("options", ())),
         # A statement sees what others have committed while it waited for their locks, whatever the database's default.
@@ -97,6 +102,16 @@ def _postgresql_engine(url: URL, busy_seconds: float, answer_seconds: float | No
     )
     connect_with_deadline(engine, answer_seconds)
     return engine
+
+
+def _check_options(url: URL) -> None:
+    """Raise InvalidDatabaseUrl for an option that libpq does not know: it would fail at the first connection."""
+    import psycopg
+
+    try:
+        psycopg.conninfo.make_conninfo(**dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
+        raise InvalidDatabaseUrl(f"The database URL has an {str(error).strip()}") from None
 
 
 def _texts(parameter: str | tuple[str, ...]) -> tuple[str, ...]:
