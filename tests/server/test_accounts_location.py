@@ -82,8 +82,8 @@ def test_existing_files_are_closed_to_other_users_with_one_log_line(data: Path) 
     location = accounts_location(AccountsSettings(database="sqlite"))
     assert location is not None
     location.prepare()
-    for path in (data, location.journal_dir, data / "accounts.db", location.journal_dir / "old"):
-        path.touch() if path.suffix == "" and not path.exists() else None
+    for path in (data, location.journal_dir, data / "accounts.db", location.journal_dir / "1.journal-1"):
+        path.touch() if path.suffix == ".journal-1" else None
         path.chmod(0o755)
     with capture_logs() as logs:
         location.prepare()
@@ -98,6 +98,27 @@ def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
     AccountsLocation(f"sqlite:///{tmp_path}/accounts.db", tmp_path / "journals").prepare()
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_what_is_not_the_databases_keeps_its_rights(tmp_path: Path) -> None:
+    folder, journals = tmp_path / "data", tmp_path / "shared"
+    others = [folder / "accounts-of-another", journals / "notes"]
+    for path in others:
+        path.parent.mkdir()
+        path.touch()
+    for path in (folder, journals, *others):
+        path.chmod(0o755)
+    AccountsLocation(f"sqlite:///{folder}/accounts", journals).prepare()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, journals, *others)] == [0o755] * 4
+
+
+def test_a_file_that_is_no_database_keeps_its_rights(tmp_path: Path) -> None:
+    file = tmp_path / "hostname"
+    file.write_text("a text")
+    file.chmod(0o644)
+    with pytest.raises(AccountsUnavailable):
+        AccountsLocation(f"sqlite:///{file}", tmp_path / "journals").prepare()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("content", [b"damaged!" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,13 +62,13 @@ class AccountsLocation(NamedTuple):
         try:
             create_database_folder(database)
             create_private_folder(self.journal_dir)
-            restricted = restrict_to_owner(self._private_paths(database))
-            if restricted:
-                _log.warning("permissions_restricted", paths=[str(path) for path in restricted])
             with _locked(self.journal_dir):
                 if not migration_status(database).applied:
                     upgrade(database)
                 require_current(database)
+            # Not before: a path that was mistyped may be that of any file.
+            if restricted := restrict_to_owner(self._private_paths(database)):
+                _log.warning("permissions_restricted", paths=[str(path) for path in restricted])
         except OSError as error:
             raise AccountsUnavailable(f"the accounts cannot be kept in {error.filename}: {error.strerror}") from error
         except (DatabaseOutdated, DatabaseTooNew) as error:
@@ -79,15 +79,24 @@ class AccountsLocation(NamedTuple):
             database.close()
 
     def _private_paths(self, database: "Database") -> Iterator[Path]:
-        """Yield the existing files and folders of the database and its journals."""
-        yield self.journal_dir
-        yield from self.journal_dir.iterdir()
+        """Yield the existing files of the database and its journals, and folders that hold nothing else."""
+        from dragoman.accounts.process.journal import is_journal_file
+
+        yield from _own_paths(self.journal_dir, is_journal_file)
         if database.is_sqlite:
             file = Path(database.path).absolute()
-            own = [path for path in file.parent.iterdir() if path.name.startswith(file.name)]
-            yield from own
-            if len(own) == sum(1 for _ in file.parent.iterdir()):  # It may be any folder, and is the database's alone.
-                yield file.parent
+            names = {f"{file.name}{ending}" for ending in ("", "-wal", "-shm", "-journal")}
+            names.add(_journal_dir_beside(file).name)
+            yield from _own_paths(file.parent, names.__contains__)
+
+
+def _own_paths(folder: Path, is_own: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield the paths in a folder whose names are own ones, and the folder, which may be any, if all are."""
+    paths = list(folder.iterdir())
+    own = [path for path in paths if is_own(path.name)]
+    yield from own
+    if len(own) == len(paths):
+        yield folder
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from dragoman.accounts.private_files import create_private_file, create_private_
 from dragoman.core.money import MAX_TOKEN_COUNT
 
 _SUFFIX = ".journal-1"
+_LOCK_NAME, _MACHINE_NAME = "lock", "machine"
 """Ends with the version of the format: journals of other versions are ignored."""
 
 _WORDS = 16
@@ -208,7 +209,7 @@ class JournalFolder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self._folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -217,7 +218,7 @@ class JournalFolder:
 
     def _load_machine_id(self) -> None:
         """Read the folder's id, unique over all machines, or give it the one that was chosen here."""
-        path = self._folder / "machine"
+        path = self._folder / _MACHINE_NAME
         with contextlib.suppress(FileNotFoundError):
             self.machine_id = path.read_text() or self.machine_id  # Empty: the disk was full.
         create_private_file(path)
@@ -225,6 +226,11 @@ class JournalFolder:
 
     def _path(self, process_id: int) -> Path:
         return self._folder / f"{process_id:016x}{_SUFFIX}"
+
+
+def is_journal_file(name: str) -> bool:
+    """Whether a file in the folder of journals has a name that JournalFolder gives."""
+    return name.endswith(_SUFFIX) or name in (_LOCK_NAME, _MACHINE_NAME)
 
 
 def _create_locked(path: Path) -> int:
