@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.accounts.administration.usage import list_usage
-from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.database.tables import holds, processes
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.recovery import DEAD_AFTER_ROUNDS, DEAD_AFTER_SECONDS, Recovery
+from dragoman.core.context import key_digest
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness, find_usage
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
 from tests.support.sqlite_files import create_sqlite_database
@@ -256,3 +259,26 @@ def test_a_heartbeat_keeps_a_process_alive_and_registers_it_again(database: Data
     assert _count_processes(database) == 0
     recovery.heartbeat()
     assert _count_processes(database) == 1  # A database restored from a backup has no registration.
+
+
+def test_others_are_recovered_while_one_account_is_locked(
+    harness: LedgerHarness, recovery: Recovery, folder: JournalFolder
+) -> None:
+    if harness.database.is_sqlite:
+        pytest.skip("SQLite has one lock for all")
+    dead = folder.create(harness.process_id)
+    Recovery(harness.database, folder, harness.process_id).register()
+    locked = harness.admit()
+    other = create_account(harness.database, "other").id
+    deposit(harness.database, other, 1_000_000)
+    free = harness.admit(key_digest=key_digest(create_key(harness.database, other).secret))
+    dead.close()
+    with psycopg.connect(harness.database.url) as operator:
+        operator.execute("SELECT FROM accounts WHERE id = %s FOR UPDATE", (harness.account_id,))
+        with pytest.raises(DatabaseUnavailable, match="locked"):
+            recovery.recover()
+        assert _open_requests(harness.database) == [locked.request_id]
+    assert find_usage(harness.database, free.request_id) is not None
+    assert recovery.recover() == 1
+    assert _open_requests(harness.database) == []
+    assert _count_processes(harness.database) == 1

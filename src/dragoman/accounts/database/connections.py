@@ -102,15 +102,16 @@ class Database:
             return self._clock.now()
         return instant(connection.exec_driver_sql(POSTGRESQL_CLOCK).scalar_one())
 
-    def session(self) -> Session:
+    def session(self, *, lock_seconds: float | None = None) -> Session:
         """Open a connection of the caller's own, for one thread. Raises DatabaseUnavailable.
 
-        What its methods raise is translated by the caller, see `find_outage`.
+        On PostgreSQL it waits for others' locks for `lock_seconds`; None: for `busy_seconds`, as SQLite's does. What
+        its methods raise is translated by the caller, see `find_outage`.
         """
         with self._translated():
             if self.is_sqlite:
                 return SqliteSession(self.engine, self._clock)
-            return PostgresqlSession(self.engine, self.busy_seconds)
+            return PostgresqlSession(self.engine, self.busy_seconds, lock_seconds)
 
     @property
     def driver_error(self) -> type[Exception]:

@@ -14,7 +14,8 @@ QUIET_SECONDS = 12.0
 process writes its heartbeat within this time."""
 
 _KEPT_CONNECTION_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_KEPT_CONNECTION_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
+_LOCK_NOT_AVAILABLE = "55P03"
+_KEPT_CONNECTION_STATES = frozenset({"40001", "40P01", _LOCK_NOT_AVAILABLE, "57014"})
 """Serialization failure, deadlock, lock not available, and query canceled by the statement's timeout."""
 
 _log = logs.get_logger(__name__)
@@ -25,6 +26,10 @@ class DatabaseUnavailable(Exception):
 
     It is unknown whether the transaction was committed. The message is one line, without the values of statements.
     """
+
+
+class RowsLocked(DatabaseUnavailable):
+    """Others kept rows locked for longer than the transaction waits. It was rolled back."""
 
 
 def find_outage(error: BaseException) -> DatabaseUnavailable | None:
@@ -41,7 +46,8 @@ def find_outage(error: BaseException) -> DatabaseUnavailable | None:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if cause is None or not _is_outage(cause):
         return None
-    return DatabaseUnavailable(str(cause).strip().partition("\n")[0])
+    kind = RowsLocked if getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE else DatabaseUnavailable
+    return kind(str(cause).strip().partition("\n")[0])
 
 
 def keeps_connection(error: BaseException) -> bool:

@@ -158,13 +158,15 @@ class SqliteSession(Session):
 
 
 class PostgresqlSession(Session):
-    def __init__(self, engine: Engine, busy_seconds: float) -> None:
+    def __init__(self, engine: Engine, busy_seconds: float, lock_seconds: float | None = None) -> None:
         from dragoman.accounts.database.pipeline import Pipeline  # psycopg takes long to import.
 
         super().__init__(engine)
         self._connection.answer_seconds = 3 * busy_seconds
         self._connection.autocommit = True  # BEGIN, COMMIT and ROLLBACK are executed explicitly.
         self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
+        if lock_seconds is not None:
+            self._cursor.execute(f"SET lock_timeout = {max(1, round(lock_seconds * 1000))}")
         # A machine that is cut off within a transaction would keep accounts locked for all others.
         self._cursor.execute(f"SET idle_in_transaction_session_timeout = '{_SILENCE_SHARE * busy_seconds}s'")
         # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.

@@ -10,13 +10,15 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
+from dragoman.accounts.database.failures import DatabaseUnavailable, RowsLocked, find_outage
 from dragoman.accounts.database.sessions import Instant, Session, sync_log
 from dragoman.accounts.database.tables import SIX_HOURLY_LAG_HOURS
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import ledger_statements
+from dragoman.accounts.ledger.locked_accounts import LockedAccounts, name_of
 from dragoman.accounts.ledger.operations import (
+    AccountLocked,
     Admission,
     KeyLookup,
     LedgerOperation,
@@ -31,6 +33,9 @@ from dragoman.core.errors import DragomanError
 
 ScriptResult = TypeVar("ScriptResult")
 ScriptResult_co = TypeVar("ScriptResult_co", covariant=True)
+
+_LOCK_SHARE = 0.1
+"""Of the time that a transaction may take: for so long it waits for rows that others have locked, before it skips."""
 
 
 class TransactionScript(Protocol[ScriptResult_co]):
@@ -48,12 +53,19 @@ class TransactionScript(Protocol[ScriptResult_co]):
 class Ledger:
     """One process's access to the ledger, for one thread at a time. It connects at the first use."""
 
-    def __init__(self, database: Database, process_id: int) -> None:
-        """Holds belong to `process_id`, see process/recovery.py."""
+    def __init__(self, database: Database, process_id: int, *, skips_locked: bool = False) -> None:
+        """Holds belong to `process_id`, see process/recovery.py.
+
+        `skips_locked`: on PostgreSQL `commit` does not wait for long for rows that others have locked, and commits
+        without the operations that need them.
+        """
         self._database = database
         self._process_id = process_id
         self._statements = ledger_statements(database.dialect)
         self._session: Session | None = None
+        self._lock_seconds = _LOCK_SHARE * database.busy_seconds if skips_locked and not database.is_sqlite else None
+        self._locked: LockedAccounts | None = None
+        """None: there have been none yet."""
         self._sums_six_hours_at = 1
         """When the hours are summed by six again, in milliseconds since 1970."""
 
@@ -61,13 +73,13 @@ class Ledger:
         """Do all operations in one transaction, settlements first, and return the outcomes in the order of operations.
 
         `is_retry`: an earlier attempt ended without confirming its commit. Admissions that it made stand. Settlements
-        survive a loss of power after `sync`. Raises DatabaseUnavailable; it is then unknown whether the transaction was
-        committed.
+        survive a loss of power after `sync`. The outcome of one that would wait for others' locks is AccountLocked.
+        Raises DatabaseUnavailable; it is then unknown whether the transaction was committed.
         """
         outcomes: list[LedgerOutcome | None] = [decisions.find_violation(operation) for operation in operations]
         valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
         for number, outcome in zip(
-            valid_indexes, self._commit([operations[number] for number in valid_indexes], is_retry), strict=True
+            valid_indexes, self._commit_free([operations[number] for number in valid_indexes], is_retry), strict=True
         ):
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
@@ -117,6 +129,36 @@ class Ledger:
         if session is not None:
             session.close()
 
+    def _commit_free(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
+        """Commit all operations but those that need rows which others keep locked."""
+        locked = self._names(self._locked.find_concerned, operations) if self._locked else set()
+        try:
+            return self._commit_others(operations, locked, is_retry)
+        except RowsLocked:
+            if self._lock_seconds is None:
+                raise
+            self._locked = self._locked or LockedAccounts()
+            locked |= self._names(self._locked.find_locked, operations)
+            return self._commit_others(operations, locked, is_retry)
+
+    def _commit_others(
+        self, operations: list[LedgerOperation], locked: set[str], is_retry: bool
+    ) -> list[LedgerOutcome]:
+        if not locked:
+            return self._commit(operations, is_retry)
+        others = iter(self._commit([each for each in operations if name_of(each) not in locked], is_retry))
+        return [AccountLocked() if name_of(each) in locked else next(others) for each in operations]
+
+    def _names(
+        self, find: Callable[[Session, Sequence[LedgerOperation]], set[str]], operations: Sequence[LedgerOperation]
+    ) -> set[str]:
+        session = self._connect()
+        try:
+            return find(session, operations)
+        except BaseException as error:
+            self._abandon(session, error)
+            raise
+
     def _commit(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         try:
             if not operations:
@@ -126,14 +168,13 @@ class Ledger:
             if len(operations) == 1:
                 return [error]
         # One of the operations cannot be written: commit each alone, so that only that one fails.
-        return [self._commit([operation], is_retry)[0] for operation in operations]
+        try:
+            return [self._commit([operation], is_retry)[0] for operation in operations]
+        except RowsLocked as error:  # Those before it are committed.
+            raise DatabaseUnavailable(str(error)) from error
 
     def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
-        if self._session is not None and self._session.has_ended:
-            self.close()
-        if self._session is None:
-            self._session = self._database.session()
-        session = self._session
+        session = self._connect()
         try:
             batch, result = decide(session)
             with session.pipeline():
@@ -147,6 +188,13 @@ class Ledger:
         if must_sum:
             self._sums_six_hours_at = (_summed_before(batch.now.wall) + 6 + SIX_HOURLY_LAG_HOURS) * HOUR_MILLISECONDS
         return result
+
+    def _connect(self) -> Session:
+        if self._session is not None and self._session.has_ended:
+            self.close()
+        if self._session is None:
+            self._session = self._database.session(lock_seconds=self._lock_seconds)
+        return self._session
 
     def _abandon(self, session: Session, error: BaseException) -> None:
         """Roll back after an error. Raises DatabaseUnavailable, and discards the connection, if the database failed."""

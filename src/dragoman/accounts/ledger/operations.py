@@ -139,6 +139,10 @@ class RequestIdTaken(Exception):
         return type(self), (self.request_id,)
 
 
+class AccountLocked(Exception):
+    """Another transaction has kept rows that the operation needs locked for too long. Nothing was done."""
+
+
 LedgerOperation = Admission | Settlement | KeyLookup
 LedgerAnswer = Admitted | Settled | KeyInfo
 LedgerOutcome = LedgerAnswer | Exception

@@ -19,6 +19,7 @@ import msgspec
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.decisions import find_violation
 from dragoman.accounts.ledger.operations import (
+    AccountLocked,
     Admission,
     Admitted,
     KeyInfo,
@@ -37,7 +38,7 @@ from dragoman.accounts.process.messages import (
     Synced,
     unpack_outcome,
 )
-from dragoman.accounts.process.pending import PendingOperation, split_overdue
+from dragoman.accounts.process.pending import Backoff, PendingOperation, ignore_result, split_overdue, unavailable
 from dragoman.accounts.process.statistics import LedgerStatistics
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core import logs
@@ -60,10 +61,8 @@ _MAX_IN_FLIGHT = 2
 _MIN_FILL_RATIO = 0.5
 """The size that the second transaction must have, relative to the first: many small ones cost more than they save."""
 
-_MIN_BACKOFF_SECONDS = 0.05
-_MAX_BACKOFF_SECONDS = 1.0
-_BACKOFF_SHARE = 0.25
-"""The longest backoff in relation to the timeout: every operation is tried before its deadline, also in an outage."""
+_LOCK_RETRY_SECONDS = 0.25
+"""After which operations are tried again that need rows which somebody else has locked."""
 
 _WATCH_SECONDS = 0.25
 """How often deadlines and the process's silence are checked."""
@@ -103,7 +102,6 @@ class LedgerClient:
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
         self._max_waiting = max_waiting
         self._timeout_seconds = timeout_seconds
-        self._max_backoff_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SHARE * timeout_seconds)
         self._process: LedgerTransport | None = None
         self._queued: list[PendingOperation] = []
         self._in_flight: deque[list[PendingOperation]] = deque()
@@ -112,7 +110,7 @@ class LedgerClient:
         """Settlements that are committed and not yet confirmed to be on the disk."""
         self._is_closing = False
         self._is_closed = False
-        self._backoff_seconds = 0.0
+        self._backoff = Backoff(timeout_seconds)
         self._timer: asyncio.Handle | None = None
         self._is_lingering = False
         """Whether the timer only waits for an operation that does not linger."""
@@ -148,7 +146,7 @@ class LedgerClient:
         await asyncio.wait([self._watch_task])
         in_flight = itertools.chain.from_iterable(self._in_flight)
         unresolved = [*in_flight, *(pending for pending, _ in self._unsynced), *self._queued]
-        self._resolve([(pending, _unavailable()) for pending in unresolved])
+        self._resolve([(pending, unavailable()) for pending in unresolved])
 
     async def admit(self, admission: Admission) -> Admitted:
         """Hold the maximum cost of the request. Raises core.errors, RequestIdTaken, ValueError.
@@ -208,7 +206,7 @@ class LedgerClient:
             self._stop_timer()
         self.pending_count += 1
         self._idle.clear()
-        if waits and self._is_sqlite and self._process and not (self._in_flight or self._backoff_seconds):
+        if waits and self._is_sqlite and self._process and not (self._in_flight or self._backoff.seconds):
             self._send_batch()
         else:
             self._schedule()
@@ -217,8 +215,8 @@ class LedgerClient:
     def _schedule(self) -> None:
         if self._process is None or self._timer is not None or self._is_closed or not self._can_send:
             return
-        self._is_lingering = not self._backoff_seconds and all(each.lingers for each in self._queued)
-        delay = self._backoff_seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
+        self._is_lingering = not self._backoff.seconds and all(each.lingers for each in self._queued)
+        delay = self._backoff.seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
         # Deferred, so that operations of the same turn of the loop share the transaction.
         self._timer = self._loop.call_later(delay, self._send_batch)
 
@@ -253,7 +251,7 @@ class LedgerClient:
                 await self._use(process)
             if not self._is_closed:
                 self._handle_process_loss()
-                await asyncio.sleep(self._backoff_seconds)
+                await asyncio.sleep(self._backoff.seconds)
 
     async def _use(self, process: LedgerTransport) -> None:
         """Commit by a process until it ends."""
@@ -297,13 +295,12 @@ class LedgerClient:
 
         Operations that were not sent are dropped. The others are resolved when their outcome is known.
         """
+        self._queue_again(())
         now = self._loop.time()
-        overdue, self._queued = split_overdue(self._queued, now)
-        self._expire(overdue)
         for pending in itertools.chain.from_iterable(self._in_flight):
             if pending.is_overdue(now) and not pending.future.done():
                 self._outage.fail("it does not answer")
-                pending.future.set_exception(_unavailable())
+                pending.future.set_exception(unavailable())
 
     async def _shut_down_process(self) -> None:
         if self._process is not None:
@@ -322,7 +319,10 @@ class LedgerClient:
                 if batch:
                     self.statistics.answer_seconds.append(self._loop.time() - batch[0].deadline + self._timeout_seconds)
                 done = list(zip(batch, map(unpack_outcome, outcomes), strict=True))
-                self._backoff_seconds = 0.0
+                if locked := [pending for pending, outcome in done if isinstance(outcome, AccountLocked)]:
+                    self._loop.call_later(_LOCK_RETRY_SECONDS, self._retry_locked, locked)
+                    done = [each for each in done if not isinstance(each[1], AccountLocked)]
+                self._backoff.seconds = 0.0
                 if self._outage.is_active:
                     self._outage.succeed()
                 if not synced:
@@ -350,13 +350,22 @@ class LedgerClient:
         """Retry operations that may or may not be committed; fail those whose deadline has passed."""
         for pending in batch:
             pending.may_be_committed = True
-        expired, self._queued = split_overdue([*batch, *self._queued], self._loop.time())
-        self._backoff_seconds = min(self._max_backoff_seconds, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
+        self._backoff.grow()
+        self._queue_again(batch)
+
+    def _retry_locked(self, locked: Sequence[PendingOperation]) -> None:
+        if self._is_closed:
+            self._resolve([(pending, unavailable()) for pending in locked])
+        else:
+            self._queue_again(locked)
+
+    def _queue_again(self, operations: Sequence[PendingOperation]) -> None:
+        expired, self._queued = split_overdue([*operations, *self._queued], self._loop.time())
         self._expire(expired)
         self._schedule()
 
     def _expire(self, expired: Sequence[PendingOperation]) -> None:
-        self._resolve([(pending, _unavailable()) for pending in expired])
+        self._resolve([(pending, unavailable()) for pending in expired])
         for pending in expired:
             if pending.may_be_committed and isinstance(pending.operation, Admission):
                 self._release_late_hold(pending.operation)
@@ -388,13 +397,4 @@ class LedgerClient:
 
     def _release_hold(self, request_id: str) -> None:
         """Release the hold, if any, of a request that never ran."""
-        self.settle(Settlement.uncharged(request_id, "disconnected")).add_done_callback(_ignore_result)
-
-
-def _unavailable() -> LedgerUnavailable:
-    return LedgerUnavailable("The accounts' database does not answer", retry_after=5)
-
-
-def _ignore_result(released: "asyncio.Future[Settled]") -> None:
-    if not released.cancelled():
-        released.exception()  # NeverAdmitted: there was no hold.
+        self.settle(Settlement.uncharged(request_id, "disconnected")).add_done_callback(ignore_result)

@@ -75,7 +75,8 @@ class LedgerThread:
         try:
             database = Database(self._config.url, busy_seconds=self._config.busy_seconds)
             try:
-                CommitLoop(Ledger(database, self._config.process_id), self._send).serve(self._received())
+                ledger = Ledger(database, self._config.process_id, skips_locked=True)
+                CommitLoop(ledger, self._send).serve(self._received())
             finally:
                 database.close()
             self._status = 0

@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterable
 
 from sqlalchemy import delete, insert, select, update
 
-from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.database.tables import holds, processes
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
-from dragoman.accounts.ledger.operations import Settled, Settlement
+from dragoman.accounts.ledger.operations import AccountLocked, Settled, Settlement
 from dragoman.accounts.process.journal import AbandonedJournal, JournalEntry, JournalFolder
 
 HEARTBEAT_SECONDS = 5
@@ -42,7 +42,7 @@ class Recovery:
         self._database = database
         self._folder = folder
         self._process_id = process_id
-        self._ledger = Ledger(database, process_id)
+        self._ledger = Ledger(database, process_id, skips_locked=True)
         self._rounds_missed: dict[int, int] = {}
         """In how many rounds, up to the last one, each process of another machine has missed its heartbeat."""
 
@@ -142,12 +142,15 @@ class Recovery:
 
     def _settle(self, request_ids: Iterable[str], entries: dict[str, JournalEntry]) -> int:
         settlements = [_settlement(request_id, entries.get(request_id)) for request_id in request_ids]
-        settled = 0
+        settled, locked = 0, False
         for first in range(0, len(settlements), _MAX_BATCH_SIZE):
             outcomes = self._ledger.commit(settlements[first : first + _MAX_BATCH_SIZE])
             settled += sum(isinstance(outcome, Settled) and not outcome.repeated for outcome in outcomes)
+            locked = locked or any(isinstance(outcome, AccountLocked) for outcome in outcomes)
         if settled:
             self._ledger.sync()
+        if locked:  # The next round tries again, as long as their processes are known.
+            raise DatabaseUnavailable("the requests of a dead process are locked by another transaction")
         return settled
 
     def _delete_processes(self, process_ids: Collection[int]) -> None:

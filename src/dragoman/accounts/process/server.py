@@ -161,7 +161,8 @@ def _commands(frames: BinaryIO) -> Iterator[Commit]:
 
 def _open_ledger(config_body: bytes) -> Ledger:
     config = decode_config(config_body)
-    ledger = Ledger(Database(config.url, busy_seconds=config.busy_seconds), config.process_id)
+    database = Database(config.url, busy_seconds=config.busy_seconds)
+    ledger = Ledger(database, config.process_id, skips_locked=True)
     freeze_startup_objects()
     return ledger
 
