@@ -126,6 +126,34 @@ def test_only_what_an_upstream_counted_itself_is_charged_beyond_its_estimate(har
     harness.assert_consistent()
 
 
+def test_a_count_beyond_the_estimate_takes_no_more_than_the_balance(harness: LedgerHarness) -> None:
+    # A chat whose answer nothing bounds is held for some tokens, and its upstream may answer with any number of them.
+    others = harness.admit(prompt=90_000, max_completion=0)
+    admitted = harness.admit(10, 10)
+    balance = harness.account.balance
+    assert balance > 0
+    settled = harness.settle(admitted.request_id, 10, 0, 1_000_000, usage_source="upstream")
+    assert settled.charge == admitted.hold + balance
+    assert harness.account.balance == 0
+    assert harness.account.holds == others.hold
+    used = find_usage(harness.database, admitted.request_id)
+    assert used is not None
+    assert used.completion_tokens == 1_000_000
+    harness.assert_consistent()
+
+
+def test_a_count_beyond_the_estimate_of_an_account_below_zero_costs_the_maximum(harness: LedgerHarness) -> None:
+    admitted = harness.admit(10, 10)
+    harness.admit(prompt=99_950, max_completion=0)
+    capped = harness.admit(0, 40, hold_cap=0)
+    harness.settle(capped.request_id, 0, 0, 40)
+    before = harness.account.balance
+    assert before < 0
+    settled = harness.settle(admitted.request_id, 10, 0, 1_000, usage_source="upstream")
+    assert (settled.charge, harness.account.balance) == (admitted.hold, before)
+    harness.assert_consistent()
+
+
 def test_an_impossible_count_of_an_upstream_is_not_charged(harness: LedgerHarness) -> None:
     set_price(harness.database, MODEL, 1_000, 1_000)
     admitted = harness.admit(10, 10)

@@ -132,14 +132,20 @@ def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled
 
     A hold without a cap covers the charge. A capped hold may be smaller: the balance pays the rest, below zero if
     necessary, since the tokens were delivered. An upstream that counted itself is believed beyond the maximum, for
-    which its tokens were only estimated.
+    which its tokens were only estimated, as far as the balance goes: nothing bounds the answers of some.
     """
     terms = _terms_of(hold, settlement.fallback)
     cost = _cost(terms.price, settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
     charge = min(cost, terms.most_charge)
     if cost > charge and settlement.usage_source == "upstream" and _is_payable(batch, hold, cost):
-        charge = cost
-        _log.warning("charged_beyond_estimate", request_id=hold.request_id, cost=cost, estimate=terms.most_charge)
+        charge = max(charge, _covered(batch, hold, cost))
+        _log.warning(
+            "charged_beyond_estimate",
+            request_id=hold.request_id,
+            cost=cost,
+            charge=charge,
+            estimate=terms.most_charge,
+        )
     usage_row = UsageRow(
         request_id=hold.request_id,
         account_id=hold.account_id,
@@ -272,6 +278,13 @@ def _terms_of(hold: HoldRow, fallback: int) -> ModelTerms:
         completion=hold.completion_price,
     )
     return ModelTerms(hold.model, price, hold.most_charge)
+
+
+def _covered(batch: LedgerBatch, hold: HoldRow, cost: int) -> int:
+    """Return the part of the cost that the hold and its account's balance cover; without an account nobody pays."""
+    if hold.account_id is None:
+        return cost
+    return min(cost, hold.amount + max(0, batch.accounts[hold.account_id].balance))
 
 
 def _is_payable(batch: LedgerBatch, hold: HoldRow, cost: int) -> bool:
