@@ -59,7 +59,7 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
             assert not any("/admin" in str(route) for route in app.routes)
         app = echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"})
         served = {
-            (method, route.path)
+            (method, route.path.replace(":path}", "}"))
             for route in app.routes
             if isinstance(route, Route) and route.path.startswith("/admin")
             for method in (route.methods or set()) - {"HEAD"}

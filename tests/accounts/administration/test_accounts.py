@@ -35,6 +35,13 @@ def test_names_are_unique_and_not_numbers(database: Database) -> None:
     assert [account.name for account in list_accounts(database)] == ["acme"]
 
 
+@pytest.mark.parametrize("name", [" acme", "acme\u00a0", ".", "..", "a/../b", "/a", "a/", "a//b", "a/deposits"])
+def test_names_that_no_address_or_header_can_have_are_refused(database: Database, name: str) -> None:
+    with pytest.raises(ValueError, match="may not be called"):
+        create_account(database, name)
+    assert list_accounts(database) == []
+
+
 def test_deposits_are_listed_newest_first_page_by_page(database: Database) -> None:
     account = create_account(database, "acme")
     made = [deposit(database, account.id, amount, note="cash") for amount in (100, 200, -50)]

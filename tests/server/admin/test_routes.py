@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jsonschema
@@ -15,6 +16,7 @@ from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.core.errors import KeyDisabled
 from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.gateway.routing.catalog import Deployment
@@ -329,3 +331,14 @@ async def test_upstreams_are_listed_added_drained_and_removed(ada: AdminClient) 
     await ada.post("upstreams", 404, deployment="owl", url="http://gpu:8000")
     for wrong in ({"url": "gpu"}, {"url": "http://gpu", "key": "sk-1"}, {"url": "http://gpu", "key_variable": "HOME"}):
         await ada.post("upstreams", 400, deployment="echo", **wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["team/search", "50 %", "a%2Fb", "what?", "c#", "a..b", "deposits", "größer als;", "x/y/z"]
+)
+async def test_an_account_is_found_by_any_name_that_it_may_have(ada: AdminClient, name: str) -> None:
+    created = await ada.post("accounts", name=f"{name} {new_process_id()}")
+    path = f"accounts/{quote(created['name'], safe='')}"
+    assert await ada.get(path) == created
+    made = await ada.post(f"{path}/deposits", amount="1.00")
+    assert (await ada.get(f"{path}/deposits"))["data"] == [made]

@@ -14,6 +14,9 @@ from dragoman.core.money import check_amount, format_amount
 
 DEFAULT_CURRENCY = "USD"
 
+_NO_PATHS = frozenset({"", ".", ".."})
+"""What clients and proxies leave out between the slashes of an address."""
+
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A prepaid account. Always `deposits = balance + holds + charges`; amounts are nano-units of the currency."""
@@ -61,6 +64,11 @@ def create_account(database: Database, name: str, currency: str = DEFAULT_CURREN
     check_currency(currency)
     if not name.strip() or name.isdecimal():
         raise ValueError(f"An account may not be called {name!r}: a name is not empty and not a number")
+    if name != name.strip() or not _NO_PATHS.isdisjoint(name.split("/")) or name.endswith("/deposits"):
+        raise ValueError(
+            f"An account may not be called {name!r}: a header or an address such as /admin/accounts/NAME could not "
+            "have it; leave out spaces around it, '.', '..' or nothing between slashes, and '/deposits' at its end"
+        )
     try:
         with database.write() as connection:
             values = {"name": name, "currency": currency, "created_at": database.now(connection).wall}

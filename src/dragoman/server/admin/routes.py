@@ -37,11 +37,12 @@ def routes(
     """
     return [
         Route(
-            route.operation.path,
+            route.operation.path.replace("{account}", "{account:path}"),  # Names may have slashes.
             _endpoint(route, thread, access, (catalog, server_folder)),
             methods=[route.operation.method],
         )
-        for route in ADMIN_ROUTES
+        # The longer ones first: an account's deposits are not an account.
+        for route in sorted(ADMIN_ROUTES, key=lambda each: -each.operation.path.count("/"))
     ]
 
 
