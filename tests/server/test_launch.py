@@ -121,6 +121,24 @@ async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> N
                 await client.get("/health")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_server_that_drains_refuses_connections(workers: str) -> None:
+    # They waited in its socket, to be lost at its end; a balancer takes another server for one that is refused.
+    slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}
+    with running_server("echo", "--workers", workers, environment=slow, records_usage=False) as server:
+        url = httpx.URL(server.url)
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
+            running = asyncio.Event()
+            answer = asyncio.create_task(_stream(client, chat_body("a" * 40, model="echo", max_tokens=40), running))
+            await _first_text(answer, running)
+            server.process.send_signal(signal.SIGTERM)
+            while await _accepts_connections(url):
+                assert not answer.done()
+            assert server.process.poll() is None
+            assert (await answer).done
+            assert await asyncio.to_thread(server.process.wait, TEST_TIMEOUT_SECONDS) == 0
+
+
 async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends() -> None:
     with running_server(environment={"DRAGOMAN_DRAIN_SECONDS": "1"}, records_usage=False) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
@@ -229,6 +247,15 @@ def _failing_start(*arguments: str) -> tuple[int, str]:
         check=False,
     )
     return result.returncode, result.stderr
+
+
+async def _accepts_connections(url: httpx.URL) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
 
 
 async def _stream(client: httpx.AsyncClient, body: dict[str, object], started: asyncio.Event) -> StreamedResponse:

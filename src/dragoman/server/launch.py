@@ -202,10 +202,15 @@ async def _supervise(
                 await controlled.reloader.reload()
             manager.report_ready()
 
+    def stop_accepting() -> None:
+        # Workers do so too; in a socket that stays open here, connections would wait that nobody accepts.
+        controlled.listener.close()
+        manager.report_stopping()
+
     async with manager.watched(), control_socket(folder, controlled):
         reloading = asyncio.create_task(reload_at_hangup())
         try:
-            await processes.run(on_ready=on_ready, on_stop=manager.report_stopping, on_hangup=hung_up.set)
+            await processes.run(on_ready=on_ready, on_stop=stop_accepting, on_hangup=hung_up.set)
         finally:
             reloading.cancel()
 
