@@ -10,10 +10,13 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import httpx
+import pytest
 
 from dragoman.server.liveness import is_alive
 from dragoman.server.settings import Settings
@@ -32,16 +35,25 @@ os.execv(sys.executable, [sys.executable, "-m", "dragoman", *sys.argv[2:]])
 """
 
 
-@contextlib.contextmanager
-def activated_server(listener: socket.socket, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
+def _started(
+    listener: socket.socket, arguments: Sequence[str], environment: dict[str, str], output: IO[str]
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-c", _AS_SYSTEMD_STARTS, str(listener.fileno()), "serve", *arguments],
         env={**os.environ, **environment},
         pass_fds=(listener.fileno(),),
-        stdout=subprocess.DEVNULL,
+        stdout=output,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def activated_server(
+    listener: socket.socket, *arguments: str, output: str = os.devnull, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    with Path(output).open("w") as written:
+        process = _started(listener, arguments, environment, written)
     try:
         yield process
     finally:
@@ -93,3 +105,20 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
     assert requests[-1]["request_id"] == response.headers["x-request-id"]
     assert [(line.get("trace_id"), line.get("span_id")) for line in requests] == [(None, None), (TRACE, SPAN)]
     assert KEY not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_server_starts_though_nobody_can_read_what_it_announces(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with activated_server(listener, "echo", output="/dev/full", XDG_DATA_HOME=str(tmp_path)) as server:
+            # The socket takes connections from the beginning, and its requests wait.
+            assert httpx.get(f"{url}/ready", timeout=START_TIMEOUT_SECONDS).status_code == 200
+            late = threading.Timer(START_TIMEOUT_SECONDS, server.kill)
+            late.start()
+            assert server.stderr is not None
+            assert "announcement_not_written" in server.stderr.readline()
+            late.cancel()
+            server.terminate()
+            _, log = server.communicate(timeout=STOP_TIMEOUT_SECONDS)
+            assert server.returncode == 0, log

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dragoman.core import logs
+from dragoman.core.child_process import STANDARD_OUTPUT
 from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
@@ -290,11 +291,25 @@ def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: soc
         place = url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         option = ""
     served = " and ".join(f"{_bold(plan.name)}{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
-    print(f"{_bold('dragoman')} serves {served}\n  at {_bold(place)}")
     path, fields = _EXAMPLES[plans[0].kind]
     body = f'{{"model": "{plans[0].name}", {fields}}}'
     key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
-    print(f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n", flush=True)
+    try:
+        print(
+            f"{_bold('dragoman')} serves {served}\n  at {_bold(place)}\n"
+            f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n",
+            flush=True,
+        )
+    except OSError as error:  # A full disk, or a reader that is gone, is no reason not to serve.
+        _log.warning("announcement_not_written", reason=error.strerror)
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Let standard output lead nowhere: the end of the interpreter would write again what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STANDARD_OUTPUT)
+    os.close(nowhere)
 
 
 def _bold(text: str) -> str:
