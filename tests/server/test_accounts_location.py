@@ -7,8 +7,10 @@ import pytest
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location
-from dragoman.server.settings import AccountsSettings
+from dragoman.server.doctor import examine
+from dragoman.server.settings import AccountsSettings, Settings
 from tests.support.captured_logs import capture_logs
+from tests.support.postgresql import PostgresServer, new_database
 
 
 @pytest.fixture
@@ -119,6 +121,19 @@ def test_a_file_that_is_no_database_keeps_its_rights(tmp_path: Path) -> None:
     with pytest.raises(AccountsUnavailable):
         AccountsLocation(f"sqlite:///{file}", tmp_path / "journals").prepare()
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+
+def test_a_database_that_cannot_be_written_is_refused_by_the_start_and_by_the_doctor(
+    postgresql: PostgresServer, tmp_path: Path
+) -> None:
+    url = new_database(postgresql)
+    AccountsLocation(url, tmp_path / "journals").prepare()
+    read_only = f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
+    with pytest.raises(AccountsUnavailable, match=r"cannot be used: .* read-only transaction"):
+        AccountsLocation(read_only, tmp_path / "journals").prepare()
+    accounts = AccountsSettings(database=read_only, journal_dir=str(tmp_path / "journals"))
+    [finding] = [each for each in examine(Settings(model="echo", accounts=accounts)) if each.subject == "database"]
+    assert (finding.state, "read-only transaction" in finding.message) == ("failed", True)
 
 
 @pytest.mark.parametrize("content", [b"damaged!" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])

@@ -55,6 +55,7 @@ class AccountsLocation(NamedTuple):
             DatabaseTooNew,
             migration_status,
             require_current,
+            require_writable,
             upgrade,
         )
 
@@ -66,6 +67,7 @@ class AccountsLocation(NamedTuple):
                 if not migration_status(database).applied:
                     upgrade(database)
                 require_current(database)
+                require_writable(database)
             # Not before: a path that was mistyped may be that of any file.
             if restricted := restrict_to_owner(self._private_paths(database)):
                 _log.warning("permissions_restricted", paths=[str(path) for path in restricted])

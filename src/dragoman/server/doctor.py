@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dragoman.accounts.database.connections import Database, DatabaseUnavailable
-from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew, migration_status, require_current
+from dragoman.accounts.database.migrations import (
+    DatabaseOutdated,
+    DatabaseTooNew,
+    migration_status,
+    require_current,
+    require_writable,
+)
 from dragoman.core.user_paths import user_path
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID, HUB_REFERENCE, bundled
@@ -127,6 +133,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
             if not migration_status(database).applied:
                 return "reachable; the first start creates the tables"
             require_current(database)
+            require_writable(database)
             with database.read() as connection:
                 difference = abs(database.now(connection).wall / 1000 - time.time())
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, false, insert, inspect, select, update
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import (
@@ -32,7 +32,7 @@ from dragoman.accounts.database.migrations import (
     m0013_request_bodies,
     m0014_job_numbers,
 )
-from dragoman.accounts.database.tables import schema_migrations
+from dragoman.accounts.database.tables import processes, schema_migrations
 from dragoman.accounts.private_files import create_private_file
 
 _UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
@@ -137,6 +137,12 @@ def require_current(database: Database, migrations: tuple[Migration, ...] = MIGR
     if found.pending:
         missing = ", ".join(f"{number} ({name})" for number, name in found.pending)
         raise DatabaseOutdated(f"The database lacks migration {missing}. Run: dragoman db upgrade")
+
+
+def require_writable(database: Database) -> None:
+    """Raises DatabaseUnavailable for a current database that only can be read. Nothing is written."""
+    with database.write() as connection:
+        connection.execute(update(processes).where(false()).values(beat_at=0))
 
 
 def require_existing(database: Database) -> None:
