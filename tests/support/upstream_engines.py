@@ -52,7 +52,10 @@ DONE = event(b"[DONE]")
 
 
 class ModelServer:
-    """A server of one model. `handlers` answer the paths, and all other paths than the list of models get 404."""
+    """A server of one model. `handlers` answer the paths, and all other paths than the list of models get 404.
+
+    `models` is the list of models, or what answers instead.
+    """
 
     def __init__(self, models: object = MODELS, **handlers: Handler) -> None:
         self.upstream = ScriptedUpstream(self._answer)
@@ -66,7 +69,7 @@ class ModelServer:
             self.bodies.append(json.loads(request.body))
         handler = self._handlers.get(path.rpartition("/")[2].replace("-", "_"))
         if path == "/v1/models":
-            handler = sending(document(self._models))
+            handler = self._models if callable(self._models) else sending(document(self._models))
         return await (handler or sending(response(404)))(request)
 
 

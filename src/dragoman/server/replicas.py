@@ -57,7 +57,7 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
 
 def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
     if isinstance(engine, UpstreamOptions):
-        return _connect_upstream(name, engine.upstream, engine.model, engine.kind)
+        return connect_upstream(name, engine.upstream, engine.model, engine.kind)
     connected = _connect(engine, options.settings.supervision, options.wake_fd)
     if isinstance(engine, EchoOptions):
         return Replica(name, connected)
@@ -78,10 +78,10 @@ def connect_added_upstream(name: str, upstream: AddedUpstream, deployment: Deplo
         concurrency=upstream.concurrency,
         timeouts=upstream.timeouts,
     )
-    return _connect_upstream(name, settings, upstream.model or deployment.name, deployment.kind)
+    return connect_upstream(name, settings, upstream.model or deployment.name, deployment.kind)
 
 
-def _connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Replica:
+def connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> Replica:
     """Return the replica of an upstream, which calls the model so. Raises ValueError."""
     engine = _upstream_engine(name, upstream, model, model_kind)
     return Replica(
@@ -120,6 +120,7 @@ def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSetting
 def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> "UpstreamEngine":
     # A server without upstreams need not load their client.
     from dragoman.core.secret_text import SecretText
+    from dragoman.engines.upstream.discovery import DeclaredModel
     from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine
     from dragoman.engines.upstream.engine import UpstreamEngine
     from dragoman.engines.upstream.http_client import UpstreamClient
@@ -133,11 +134,17 @@ def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_ki
         timeouts=UpstreamTimeouts(**msgspec.structs.asdict(upstream.timeouts)),
         max_connections=upstream.concurrency + SPARE_CONNECTIONS,
     )
+    kind = upstream.kind
+    declared = DeclaredModel(
+        name=model, kind=kind, context_length=upstream.context_length, is_listed=upstream.lists_models
+    )
     if model_kind == "generation":
         tokenizer = None
         if upstream.tokenizer is not None:
             from dragoman.engines.upstream.local_tokenizer import shared_tokenizer  # It needs the extra `tokenizers`.
 
             tokenizer = shared_tokenizer(user_path(upstream.tokenizer))
-        return UpstreamEngine(name, client, model=model, kind=upstream.kind, tokenizer=tokenizer, deployment=deployment)
-    return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=upstream.kind)
+        return UpstreamEngine(
+            name, client, model=model, kind=kind, tokenizer=tokenizer, deployment=deployment, declared=declared
+        )
+    return UpstreamEmbeddingEngine(name, client, model=model, model_kind=model_kind, kind=kind, declared=declared)

@@ -37,6 +37,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What it calls the model. Not set: as the deployment is called."""
     key: SecretSetting | None = None
     """Its API key."""
+    lists_models: bool = True
+    """Whether it has `/v1/models`. `false`: it is ready when it answers that the route is missing (404, 405, 501)."""
+    context_length: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    """Tokens of prompt and answer together. Not set: as it says."""
     tokenizer: Text | None = None
     """The model's `tokenizer.json` on this machine, or its folder: it counts and converts tokens instead of the
     upstream. Conversations need `tokenizer_config.json` or `chat_template.jinja` beside it. It takes the package

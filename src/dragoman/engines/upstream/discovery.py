@@ -8,7 +8,7 @@ from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
 from dragoman.engines.upstream.kinds import KindName
 from dragoman.engines.upstream.replies import decode_reply
-from dragoman.engines.upstream.transport_errors import TransportError
+from dragoman.engines.upstream.transport_errors import MISSING_ROUTE, TransportError, UpstreamStatus
 
 MODELS_PATH = "/v1/models"
 
@@ -70,6 +70,18 @@ class DiscoveredModel(msgspec.Struct, frozen=True):
     """Where the model was loaded from: names with an equal one are those of one model."""
 
 
+class DeclaredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What the settings say of an upstream's model."""
+
+    name: str
+    kind: KindName | None = None
+    """Of the upstream. None: found by its list of models."""
+    context_length: int | None = None
+    """Instead of what the upstream says."""
+    is_listed: bool = True
+    """Whether the upstream has a list of models. Otherwise a route that is missing is none."""
+
+
 class Discovered(msgspec.Struct, frozen=True):
     """What an upstream is."""
 
@@ -112,16 +124,28 @@ async def discover_server(url: str) -> Discovered:
     return found
 
 
-async def discover(client: UpstreamClient) -> Discovered:
-    """Ask for the list of models. Raises TransportError, and MsgspecError for a reply that is no such list."""
-    entries = decode_reply(_decode_models, await client.fetch(UpstreamRequest(path=MODELS_PATH))).data
+async def discover(client: UpstreamClient, declared: DeclaredModel | None = None) -> Discovered:
+    """Ask for the list of models, or believe the settings where there is none.
+
+    Raises TransportError, and MsgspecError for a reply that is no such list.
+    """
+    try:
+        reply = await client.fetch(UpstreamRequest(path=MODELS_PATH))
+    except UpstreamStatus as failure:
+        if declared is None or declared.is_listed or failure.status not in MISSING_ROUTE:
+            raise
+        return Discovered(declared.kind or "openai", (DiscoveredModel(declared.name, declared.context_length),))
+    entries = decode_reply(_decode_models, reply).data
     kinds = {_kind(entry) for entry in entries}
     kind: KindName = kinds.pop() if len(kinds) == 1 else "openai"
     served_length = await _llama_server_context(client) if kind == "llama-server" else None
+    known = {} if declared is None else {declared.name: declared.context_length}
     return Discovered(
         kind,
         tuple(
-            DiscoveredModel(entry.id, served_length or _context_length(entry), entry.parent, entry.root)
+            DiscoveredModel(
+                entry.id, known.get(entry.id) or served_length or _context_length(entry), entry.parent, entry.root
+            )
             for entry in entries
         ),
     )

@@ -15,6 +15,7 @@ from dragoman.core.events import Embedding, Event, Usage
 from dragoman.core.limits import is_token_count
 from dragoman.core.request import TextPrompt
 from dragoman.engines.base import Embeds
+from dragoman.engines.upstream.discovery import DeclaredModel
 from dragoman.engines.upstream.engine import UpstreamEngine
 from dragoman.engines.upstream.failures import error_of
 from dragoman.engines.upstream.http_client import UpstreamClient
@@ -67,9 +68,16 @@ class UpstreamEmbeddingEngine(UpstreamEngine, Embeds):
     embedding_dimensions: int | None = None
 
     def __init__(
-        self, name: str, client: UpstreamClient, *, model: str, model_kind: ModelKind, kind: KindName | None = None
+        self,
+        name: str,
+        client: UpstreamClient,
+        *,
+        model: str,
+        model_kind: ModelKind,
+        kind: KindName | None = None,
+        declared: DeclaredModel | None = None,
     ) -> None:
-        super().__init__(name, client, model=model, kind=kind)
+        super().__init__(name, client, model=model, kind=kind, declared=declared)
         self.model_kind = model_kind
 
     async def count_input_tokens(self, request: EmbeddingRequest) -> int:

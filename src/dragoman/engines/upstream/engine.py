@@ -30,7 +30,7 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
 from dragoman.engines.base import EngineStatistics, Probed, ProbeReport
 from dragoman.engines.reported_load import LoadReports
 from dragoman.engines.upstream.answer import DONE, BrokenAnswer, UpstreamAnswer
-from dragoman.engines.upstream.discovery import DiscoveredModel, discover
+from dragoman.engines.upstream.discovery import DeclaredModel, DiscoveredModel, discover
 from dragoman.engines.upstream.failures import error_of, reported_error, requires_completion_limit
 from dragoman.engines.upstream.http_client import ReceivedStream, UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
@@ -86,12 +86,13 @@ class UpstreamEngine(Probed):
         kind: KindName | None = None,
         tokenizer: KnownTokens | None = None,
         deployment: str | None = None,
+        declared: DeclaredModel | None = None,
         reply_seconds: float = REPLY_SECONDS,
     ) -> None:
         """`name` is for logs. `model` is what the upstream calls the model. `kind` None: it is found by probing.
 
         `tokenizer` counts what it knows instead of the upstream. `deployment` begins the names of adapters; None: it
-        is called as the upstream calls the model.
+        is called as the upstream calls the model. `declared` is what the settings say of the model.
         `reply_seconds` is the time that the upstream has to answer a probe, or to count the tokens of a prompt.
         """
         self._reply_seconds = reply_seconds
@@ -100,6 +101,7 @@ class UpstreamEngine(Probed):
         self._model = model
         self._kind: UpstreamKind | None = None if kind is None else KINDS[kind]
         self._set_kind = kind
+        self._declared = declared
         self._tokenizer = tokenizer
         self.adapters = UpstreamAdapters(model if deployment is None else deployment)
         self._discovered: DiscoveredModel | None = None
@@ -373,7 +375,7 @@ class UpstreamEngine(Probed):
 
     async def find_out(self) -> None:
         """Ask what the upstream is and serves. Raises TransportError, and MsgspecError for a malformed reply."""
-        discovered = await discover(self._client)
+        discovered = await discover(self._client, self._declared)
         found = discovered.find(self._model)
         self._note_presence(is_gone=found is None and self._discovered is not None)
         self._discovered = found or self._discovered
