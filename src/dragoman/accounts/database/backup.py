@@ -17,6 +17,13 @@ from sqlalchemy.engine import make_url
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.private_files import create_private_file
 
+_WRITE_ERRORS = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC),
+        *(sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_DELETE),
+    }
+)
+
 
 class BackupFailed(Exception):
     """There is no backup. The message is one line for people."""
@@ -67,10 +74,15 @@ def _new_file(target: Path) -> Iterator[Path]:
 def _copy_sqlite(database: Database, target: Path) -> None:
     with database.read() as connection, closing(sqlite3.connect(target)) as copy:
         source: Any = connection.connection.dbapi_connection
-        # In one go: between two steps, other transactions would make SQLite begin anew.
-        source.backup(copy, pages=-1)
-        # A single file, without a log beside it. A server that uses it goes back to the log.
-        copy.execute("PRAGMA journal_mode = DELETE")
+        try:
+            # In one go: between two steps, other transactions would make SQLite begin anew.
+            source.backup(copy, pages=-1)
+            # A single file, without a log beside it. A server that uses it goes back to the log.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode in _WRITE_ERRORS:  # The database is only read.
+                raise OSError(None, str(error)) from error
+            raise
 
 
 def _dump_postgresql(url: str, target: Path, program: str) -> None:
