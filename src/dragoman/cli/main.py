@@ -1,5 +1,6 @@
 """The `dragoman` program: its commands and the options before them."""
 
+import errno
 import io
 import sys
 from typing import Annotated
@@ -10,6 +11,7 @@ from dragoman import __version__
 from dragoman.cli import accounts, config, db, jobs, keys, models, prices, ray, upstreams
 from dragoman.cli.chat import chat
 from dragoman.cli.conformance import conformance
+from dragoman.cli.database_access import FAILURE
 from dragoman.cli.deposit import deposit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.reload import reload
@@ -17,6 +19,7 @@ from dragoman.cli.renamed_options import command_class, keep_for_command
 from dragoman.cli.serve import serve
 from dragoman.cli.serving_options import RENAMED_OPTIONS
 from dragoman.cli.usage import usage
+from dragoman.core.child_process import discard_standard_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +66,14 @@ def main() -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # A name that the locale lacks is no reason to fail.
-    app(prog_name="dragoman")
+    try:
+        app(prog_name="dragoman")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        discard_standard_output()
+        typer.echo(f"dragoman: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.exit(FAILURE)
 
 
 if __name__ == "__main__":

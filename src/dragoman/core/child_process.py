@@ -65,6 +65,13 @@ def has_process_descriptors() -> bool:
     return True
 
 
+def discard_standard_output() -> None:
+    """Let standard output lead nowhere: the end of the interpreter would write again what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STANDARD_OUTPUT)
+    os.close(nowhere)
+
+
 def send_heartbeat() -> None:
     """Write one heartbeat. A parent that reads nothing, for example a stopped one, does not block this process."""
     with contextlib.suppress(BlockingIOError, BrokenPipeError):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dragoman.core import logs
-from dragoman.core.child_process import STANDARD_OUTPUT
+from dragoman.core.child_process import discard_standard_output
 from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
@@ -302,14 +302,7 @@ def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: soc
         )
     except OSError as error:  # A full disk, or a reader that is gone, is no reason not to serve.
         _log.warning("announcement_not_written", reason=error.strerror)
-        _discard_output()
-
-
-def _discard_output() -> None:
-    """Let standard output lead nowhere: the end of the interpreter would write again what could not be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STANDARD_OUTPUT)
-    os.close(nowhere)
+        discard_standard_output()
 
 
 def _bold(text: str) -> str:
