@@ -23,8 +23,9 @@ from typing import NamedTuple
 from dragoman.accounts.private_files import create_private_file, create_private_folder
 from dragoman.core.money import MAX_TOKEN_COUNT
 
-_SUFFIX = ".journal-1"
 _LOCK_NAME, _MACHINE_NAME = "lock", "machine"
+
+_SUFFIX = ".journal-1"
 """Ends with the version of the format: journals of other versions are ignored."""
 
 _WORDS = 16
