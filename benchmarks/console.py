@@ -25,7 +25,7 @@ from benchmarks.harness.figures import milliseconds, percentile, table, write_js
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.administration.prices import set_price
-from dragoman.accounts.administration.usage_reports import rebuild_usage_sums
+from dragoman.accounts.administration.usage_rebuild import rebuild_usage_sums
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from tests.support.accounting import ADMIN_KEY

@@ -95,7 +95,7 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
 @app.command("rebuild-usage")
 def rebuild_usage(database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Sum the usage of hours and days anew from the settled requests. Running servers wait meanwhile."""
-    from dragoman.accounts.administration.usage_reports import rebuild_usage_sums
+    from dragoman.accounts.administration.usage_rebuild import rebuild_usage_sums
 
     with open_database(database, config) as accounts_database:
         rows = rebuild_usage_sums(accounts_database)

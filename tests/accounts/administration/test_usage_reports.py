@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
 from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.usage_rebuild import rebuild_usage_sums
 from dragoman.accounts.administration.usage_reports import (
     RequestFilter,
     UsagePoint,
     add_classes,
     find_request,
+    largest_groups,
     list_requests,
     percentile_ms,
-    rebuild_usage_sums,
     usage_by_day,
     usage_by_hour,
     usage_by_six_hours,
@@ -113,6 +114,24 @@ def test_sums_are_grouped_by_everything_that_a_page_offers(harness: LedgerHarnes
         assert sums(read(harness.database, *FOREVER, EVERYTHING, "dialect")) == {"arcee": (2, 1)}
     with pytest.raises(ValueError, match="ask for hours"):
         usage_by_day(harness.database, *FOREVER, EVERYTHING, "dialect")
+
+
+def test_the_largest_groups_are_found_and_summed_alone(harness: LedgerHarness) -> None:
+    for tokens, model in enumerate(("owl", "crow", "wren"), start=1):
+        for _ in range(2):
+            request(harness, model=model, completion_tokens=tokens)
+    units: tuple[tuple[Literal[1, 6, 24], Any], ...] = (
+        (1, usage_by_hour),
+        (6, usage_by_six_hours),
+        (24, usage_by_day),
+    )
+    for hours, read in units:
+        largest = largest_groups(harness.database, hours, *FOREVER, EVERYTHING, "model", most=2)
+        assert largest == ["wren", "crow"]
+        own = RequestFilter(account_id=harness.account_id, model="owl")
+        assert largest_groups(harness.database, hours, *FOREVER, own, "model", most=2) == ["owl"]
+        points = read(harness.database, *FOREVER, EVERYTHING, "model", largest)
+        assert {point.group: point.completion_tokens for point in points} == {"wren": 6, "crow": 4}
 
 
 def test_six_hours_are_summed_once_they_have_ended_an_hour_ago(clocked: tuple[Database, ManualClock]) -> None:

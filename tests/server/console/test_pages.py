@@ -1,5 +1,6 @@
 """The console's pages without a browser: who may see what, forms, and figures."""
 
+import asyncio
 import csv
 import io
 import re
@@ -12,7 +13,7 @@ from dragoman.accounts.administration.audit_log import list_audit_entries
 from dragoman.accounts.administration.keys import KeyRules, disable_key, get_key, list_keys
 from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
-from dragoman.core.money import format_amount
+from dragoman.core.money import format_amount, parse_amount
 from dragoman.engines.echo import EchoEngine
 from dragoman.server.app import App
 from dragoman.server.console.rendering import short_amount
@@ -24,6 +25,7 @@ from tests.support.accounting import ADMIN_KEY
 from tests.support.console import CHAT, another_client, ask, console_app, console_client, plain
 from tests.support.metered import AccountFixture
 from tests.support.sqlite_files import create_sqlite_database
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 def url_of(path: str) -> str:
@@ -187,6 +189,31 @@ async def test_the_usage_page_and_its_csv_are_the_ledgers_sums(account: AccountF
             rows = list(csv.DictReader(io.StringIO((await client.get("/usage.csv", period=period)).text)))
             assert [(row["model"], row["requests"], row["charge"]) for row in rows] == [("echo", "3", total[1])]
         assert (await client.get("/usage", period="1y")).status_code == 400
+
+
+async def test_usage_by_many_keys_is_a_table_of_a_hundred_whose_sums_are_the_ledgers(
+    account: AccountFixture, app: App
+) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        for number in range(105):
+            headers = {"authorization": f"Bearer {account.new_key()}"}
+            body = {**CHAT, "max_tokens": 1 + number % 3}
+            assert (await client.http.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            while account.account.holds:
+                await client.get("/login")  # They are settled a moment after their ends.
+        for period in ("24h", "7d", "30d"):
+            page = (await client.get("/usage", period=period, group="key_id")).text
+            table = page.partition('id="usage-table"')[2]
+            assert table.count('<th scope="row">') == 102, "a hundred keys, the others, and all"
+            total = re.search(r'id="total-charge">([\d.]+)<', table)
+            assert total is not None
+            assert parse_amount(total[1]) == account.account.charges
+            rows = list(
+                csv.DictReader(io.StringIO((await client.get("/usage.csv", period=period, group="key_id")).text))
+            )
+            assert [row["requests"] for row in rows if row["key_id"] == "others"] == ["5"]
+            assert sum(int(row["requests"]) for row in rows) == 105
 
 
 async def test_a_key_is_made_limited_rotated_and_disabled(account: AccountFixture, app: App) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.server.console.rendering import align_amount, price_amount, short_amount
+from dragoman.server.console.rendering import align_amount, decimal_places, price_amount, short_amount
 
 NANO = 10**9
 
@@ -27,6 +27,6 @@ def test_a_small_amount_has_two_digits_that_count_and_a_price_five_places(amount
 
 def test_the_points_of_a_column_stand_below_each_other_and_no_digit_is_lost() -> None:
     column = [514_512_400, 45_292_480, 3 * NANO, -1]
-    texts = [align_amount(amount, column) for amount in column]
+    texts = [align_amount(amount, decimal_places(column)) for amount in column]
     assert texts == ["0.514512400", "0.045292480", "3.000000000", "-0.000000001"]
-    assert align_amount(NANO, [NANO]) == "1.00"
+    assert align_amount(NANO, decimal_places([NANO])) == "1.00"

@@ -5,7 +5,7 @@ one before, and sums are read from tables that every settlement adds to.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -17,27 +17,22 @@ from sqlalchemy import (
     Select,
     Table,
     TextClause,
+    bindparam,
     cast,
-    delete,
     func,
-    insert,
     select,
     text,
 )
-from sqlalchemy.sql.expression import literal_column
 
 from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import (
     FIRST_TOKEN_BOUNDS_MS,
     FIRST_TOKEN_CLASSES,
-    SIX_HOURLY_LAG_HOURS,
     daily_usage,
     hourly_usage,
-    six_hourly_usage,
     usage,
 )
-from dragoman.accounts.ledger.ledger_statements import six_hourly_sums
 from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
 
 SCANNED_ROWS = 10_000
@@ -50,7 +45,7 @@ _SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tok
 _FILTERED = ("account_id", "key_id", "model", "dialect")
 """Columns that sums are filtered by."""
 
-_IS_ERROR = "result IN ('failed', 'crashed')"
+IS_ERROR = "result IN ('failed', 'crashed')"
 """The condition of the index usage_errors."""
 
 Grouping = Literal["model", "key_id", "account_id", "dialect"]
@@ -140,54 +135,75 @@ def usage_by_hour(
     last: int,
     request_filter: RequestFilter,
     group: Grouping | None = None,
+    only: Sequence[str | int] | None = None,
 ) -> list[UsagePoint]:
-    """Sum the hours `first` to `last`, in hours since 1970, earliest first.
+    """Sum the hours `first` to `last`, in hours since 1970, earliest first; of the groups `only` if they are given.
 
     Times to the first token are summed without a group only. The filter's `errors` and `min_seconds` do not count.
     """
     column = hourly_usage.c
     query = _sums_over_time(hourly_usage, column.hour, _names(group), group).where(column.hour.between(first, last))
     with database.read() as connection:
-        rows = connection.execute(_filtered_sums(query, hourly_usage, request_filter)).all()
+        rows = connection.execute(_filtered_sums(query, hourly_usage, request_filter, group, only)).all()
     return [_point(row, HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
 
 
 def usage_by_six_hours(
-    database: Database, first: int, last: int, request_filter: RequestFilter, group: Grouping | None = None
+    database: Database,
+    first: int,
+    last: int,
+    request_filter: RequestFilter,
+    group: Grouping | None = None,
+    only: Sequence[str | int] | None = None,
 ) -> list[UsagePoint]:
     """Sum six hours at a time, `first` to `last` in units of six hours since 1970; otherwise as `usage_by_hour`.
 
     Most of it is summed already; the rest is read from the hours behind that.
     """
-    wanted = {name: getattr(request_filter, name) for name in _FILTERED}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
+    wanted = _wanted(request_filter)
+    parameters: dict[str, Any] = {"first": first, "last": last, **wanted}
+    if only is not None:
+        parameters["only"] = list(only)
     with database.read() as connection:
-        query = _six_hourly_query(group, tuple(wanted))
-        rows = connection.execute(query, {"first": first, "last": last, **wanted}).all()
+        query = _six_hourly_query(group, tuple(wanted), only is not None)
+        rows = connection.execute(query, parameters).all()
     return [_point(row, 6 * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
 
 
 @functools.cache
-def _six_hourly_query(group: Grouping | None, filtered: tuple[str, ...]) -> TextClause:
+def _six_hourly_query(group: Grouping | None, filtered: tuple[str, ...], is_limited: bool) -> TextClause:
     """Return the query of `usage_by_six_hours`. As a text: to build its columns takes longer than to run it."""
     key = ("unit",) if group is None else ("unit", group)
     columns = ", ".join((*key[1:], *_names(group)))
     sums = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _names(group))
-    conditions = "".join(f" AND {name} = :{name}" for name in filtered)
-    return text(
-        f"SELECT {', '.join(key)}, {sums} FROM ("
+    conditions = _conditions(filtered) + (f" AND {group} IN :only" if is_limited else "")
+    source = _six_hourly_rows(columns, conditions)
+    query = text(
+        f"SELECT {', '.join(key)}, {sums} FROM ({source}) AS summed GROUP BY {', '.join(key)} ORDER BY {', '.join(key)}"
+    )
+    return query.bindparams(bindparam("only", expanding=True)) if is_limited else query
+
+
+def _six_hourly_rows(columns: str, conditions: str) -> str:
+    return (
         f"SELECT six_hours AS unit, {columns} FROM six_hourly_usage "
         f"WHERE six_hours BETWEEN :first AND :last{conditions} "
         f"UNION ALL SELECT hour / 6, {columns} FROM hourly_usage WHERE hour BETWEEN :first * 6 AND :last * 6 + 5 "
         f"AND hour >= (SELECT COALESCE(MAX(six_hours) + 1, 0) * 6 FROM six_hourly_usage){conditions}"
-        f") AS summed GROUP BY {', '.join(key)} ORDER BY {', '.join(key)}"
     )
 
 
 def usage_by_day(
-    database: Database, first: int, last: int, request_filter: RequestFilter, group: Grouping | None = None
+    database: Database,
+    first: int,
+    last: int,
+    request_filter: RequestFilter,
+    group: Grouping | None = None,
+    only: Sequence[str | int] | None = None,
 ) -> list[UsagePoint]:
-    """Sum the days `first` to `last`, in days since 1970, earliest first. Days are not separated by dialect.
+    """Sum the days `first` to `last`, in days since 1970, earliest first; otherwise as `usage_by_hour`.
+
+    Days are not separated by dialect.
 
     Raises ValueError for a dialect as filter or group.
     """
@@ -196,8 +212,40 @@ def usage_by_day(
     column = daily_usage.c
     query = _sums_over_time(daily_usage, column.day, _SUMS, group).where(column.day.between(first, last))
     with database.read() as connection:
-        rows = connection.execute(_filtered_sums(query, daily_usage, request_filter)).all()
+        rows = connection.execute(_filtered_sums(query, daily_usage, request_filter, group, only)).all()
     return [_point(row, DAY_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+def largest_groups(
+    database: Database,
+    hours: Literal[1, 6, 24],
+    first: int,
+    last: int,
+    request_filter: RequestFilter,
+    group: Grouping,
+    *,
+    most: int,
+) -> list[str | int]:
+    """Return up to `most` groups, those with the largest charges, or else with the most tokens, first.
+
+    `first` and `last` are in units of so many `hours` since 1970, as of the functions that sum them.
+    """
+    wanted = _wanted(request_filter)
+    query = _largest_groups_query(hours, group, tuple(wanted))
+    with database.read() as connection:
+        return list(connection.execute(query, {"first": first, "last": last, "most": most, **wanted}).scalars())
+
+
+@functools.cache
+def _largest_groups_query(hours: Literal[1, 6, 24], group: Grouping, filtered: tuple[str, ...]) -> TextClause:
+    columns, conditions = f"{group}, charge, prompt_tokens, completion_tokens", _conditions(filtered)
+    if hours == 6:
+        source = _six_hourly_rows(columns, conditions)
+    else:
+        table, unit = ("hourly_usage", "hour") if hours == 1 else ("daily_usage", "day")
+        source = f"SELECT {columns} FROM {table} WHERE {unit} BETWEEN :first AND :last{conditions}"
+    order = f"SUM(charge) DESC, SUM(prompt_tokens + completion_tokens) DESC, {group}"
+    return text(f"SELECT {group} FROM ({source}) AS summed GROUP BY {group} ORDER BY {order} LIMIT :most")
 
 
 def percentile_ms(classes: Sequence[int], fraction: float) -> float | None:
@@ -222,31 +270,6 @@ def add_classes(points: Sequence[UsagePoint]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*(point.first_tokens for point in points), strict=True)))
 
 
-def rebuild_usage_sums(database: Database) -> int:
-    """Compute the sums by hour, six hours and day anew from the settled requests. Return the number of hours' rows.
-
-    Settlements wait meanwhile; SQLite's refuse requests if it takes longer than they may wait.
-    """
-    with database.write() as connection:
-        if not database.is_sqlite:
-            connection.exec_driver_sql("LOCK TABLE daily_usage, hourly_usage, six_hourly_usage IN EXCLUSIVE MODE")
-        for table, unit in ((daily_usage, DAY_MILLISECONDS), (hourly_usage, HOUR_MILLISECONDS)):
-            connection.execute(delete(table))
-            key = {column.name: _key_value(column.name, unit) for column in table.primary_key}
-            sums = {column.name: _sum_value(column.name) for column in table.c if column.name not in key}
-            values = {**key, **sums}
-            connection.execute(
-                insert(table).from_select(
-                    list(values),
-                    select(*(value.label(name) for name, value in values.items())).group_by(*key.values()),
-                )
-            )
-        connection.execute(delete(six_hourly_usage))
-        before = (database.now(connection).wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
-        connection.execute(six_hourly_sums(), {"before": before})
-        return int(connection.execute(select(func.count()).select_from(hourly_usage)).scalar_one())
-
-
 def _indexed_rows(request_filter: RequestFilter, before: int | None) -> Select[Any]:
     query = select(usage).order_by(usage.c.id.desc())
     if before is not None:
@@ -255,7 +278,7 @@ def _indexed_rows(request_filter: RequestFilter, before: int | None) -> Select[A
         query = query.where(usage.c.key_id == request_filter.key_id)
     if request_filter.account_id is not None:
         query = query.where(usage.c.account_id == request_filter.account_id)
-    return query.where(text(f"usage.{_IS_ERROR}")) if request_filter.errors else query
+    return query.where(text(f"usage.{IS_ERROR}")) if request_filter.errors else query
 
 
 def _search(
@@ -296,12 +319,26 @@ def _sums_over_time(
     return select(*columns, *sums).group_by(*columns).order_by(*columns)
 
 
-def _filtered_sums(query: Select[Any], table: Table, request_filter: RequestFilter) -> Select[Any]:
-    for name in _FILTERED:
-        value = getattr(request_filter, name)
-        if value is not None:
-            query = query.where(table.c[name] == value)
-    return query
+def _filtered_sums(
+    query: Select[Any],
+    table: Table,
+    request_filter: RequestFilter,
+    group: Grouping | None,
+    only: Sequence[str | int] | None,
+) -> Select[Any]:
+    for name, value in _wanted(request_filter).items():
+        query = query.where(table.c[name] == value)
+    return query if only is None or group is None else query.where(table.c[group].in_(only))
+
+
+def _wanted(request_filter: RequestFilter) -> Mapping[str, Any]:
+    """Return what sums are filtered by."""
+    values = {name: getattr(request_filter, name) for name in _FILTERED}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _conditions(filtered: Sequence[str]) -> str:
+    return "".join(f" AND {name} = :{name}" for name in filtered)
 
 
 def _point(row: Sequence[Any], milliseconds: int, *, grouped: bool) -> UsagePoint:
@@ -318,26 +355,3 @@ def _point(row: Sequence[Any], milliseconds: int, *, grouped: bool) -> UsagePoin
         charge=charge,
         first_tokens=tuple(classes),
     )
-
-
-def _key_value(name: str, unit: int) -> ColumnElement[Any]:
-    if name in ("hour", "day"):
-        return literal_column(f"usage.settled_at / {unit}")
-    return func.coalesce(usage.c[name], literal_column("0")) if name in ("account_id", "key_id") else usage.c[name]
-
-
-def _sum_value(name: str) -> ColumnElement[Any]:
-    if name == "requests":
-        return func.count()
-    if name == "errors":
-        return _count_where(_IS_ERROR)
-    if name in FIRST_TOKEN_CLASSES:
-        number = FIRST_TOKEN_CLASSES.index(name)
-        lower = f"first_token_ms > {FIRST_TOKEN_BOUNDS_MS[number - 1]}" if number else "first_token_ms IS NOT NULL"
-        upper = f" AND first_token_ms <= {FIRST_TOKEN_BOUNDS_MS[number]}" if name != FIRST_TOKEN_CLASSES[-1] else ""
-        return _count_where(lower + upper)
-    return func.sum(usage.c[name])
-
-
-def _count_where(condition: str) -> ColumnElement[Any]:
-    return literal_column(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)")

@@ -59,6 +59,7 @@ class Renderer:
             money=short_amount,
             price=price_amount,
             aligned=align_amount,
+            places=decimal_places,
             per_million=format_price_per_million,
             number=format_number,
             compact=compact_number,
@@ -161,9 +162,13 @@ def price_amount(amount: int) -> str:
     return f"{units}.{exact[:_PRICE_PLACES]:0<{_PRICE_PLACES}}"
 
 
-def align_amount(amount: int, column: Iterable[int]) -> str:
-    """Format an amount exactly, with as many digits after the point as the longest of its column needs."""
-    places = max((len(format_amount(each).partition(".")[2]) for each in column), default=2)
+def decimal_places(column: Iterable[int]) -> int:
+    """Return the digits after the point that the longest amount of a column needs."""
+    return max((len(format_amount(each).partition(".")[2]) for each in column), default=2)
+
+
+def align_amount(amount: int, places: int) -> str:
+    """Format an amount exactly, with so many digits after the point as its column has."""
     units, _, fraction = format_amount(amount).partition(".")
     return f"{units}.{fraction:0<{places}}"
 

@@ -2,8 +2,9 @@
 
 import csv
 import io
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from dragoman.accounts.administration.usage_reports import (
     Grouping,
     RequestFilter,
     UsagePoint,
+    largest_groups,
     percentile_ms,
     usage_by_day,
     usage_by_hour,
@@ -30,7 +32,7 @@ class Period(NamedTuple):
     """A period that people choose."""
 
     title: str
-    hours: int
+    hours: Literal[1, 6, 24]
     """How many hours stand together in a chart."""
     length: int
     """In these."""
@@ -46,8 +48,11 @@ PERIODS = {"24h": Period("Last 24 hours", 1, 24), "7d": Period("Last 7 days", 6,
 }
 
 _DEFAULT_PERIOD = "24h"
-_MAX_GROUPS = 7
-"""Groups with a colour of their own. All others are shown together."""
+_COLOURS = 7
+"""Groups with a colour of their own. All others are drawn together."""
+
+_MAX_GROUPS = 100
+"""Groups with a line of their own in the table, and in the CSV: there may be as many accounts as anybody can make."""
 
 OTHERS = "others"
 
@@ -59,9 +64,9 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     times: list[int]
     """The beginnings of all hours or days, in milliseconds since 1970."""
     groups: list[str]
-    """Largest first."""
+    """Those of the charts, largest first."""
     series: dict[str, dict[str, list[int]]]
-    """Figure → group → value for each time."""
+    """Figure → group of the table → value for each time."""
     first_token_p50: list[float | None] = []
     first_token_p95: list[float | None] = []
     table: list["UsageLine"]
@@ -106,7 +111,7 @@ async def download(page: PageRequest) -> Response:
     writer = csv.writer(text)
     writer.writerow([report.unit, group or "all", *FIGURES])
     for index, at in enumerate(report.times):
-        for name in report.groups:
+        for name in (line.group for line in report.table):
             values = [report.series[figure][name][index] for figure in FIGURES]
             if any(values):
                 charge = format_amount(values.pop())
@@ -153,12 +158,15 @@ def _read(database: Database, period: Period, group: Grouping | None, shown: Req
     with database.read() as connection:
         last = database.now(connection).wall // milliseconds
     first = last - period.length + 1
-    if period.unit == "day":
-        points = together = usage_by_day(database, first, last, shown, group)
-    else:
-        read = usage_by_hour if period.hours == 1 else usage_by_six_hours
-        points = read(database, first, last, shown, group)
-        together = points if group is None else read(database, first, last, shown)
+    read = {1: usage_by_hour, 6: usage_by_six_hours, 24: usage_by_day}[period.hours]
+    points = together = [] if group is not None and period.unit == "day" else read(database, first, last, shown)
+    if group is not None:
+        only = largest_groups(database, period.hours, first, last, shown, group, most=_MAX_GROUPS + 1)
+        if len(only) <= _MAX_GROUPS:
+            points = read(database, first, last, shown, group)
+        else:
+            points = read(database, first, last, shown, group, only[:_MAX_GROUPS])
+            points += _rest(together or read(database, first, last, shown), points)
     ids = {point.group for point in points if isinstance(point.group, int)}
     names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
     times = [number * milliseconds for number in range(first, last + 1)]
@@ -171,13 +179,24 @@ def _read(database: Database, period: Period, group: Grouping | None, shown: Req
     )
 
 
+def _rest(together: list[UsagePoint], points: list[UsagePoint]) -> list[UsagePoint]:
+    """Return what remains of all groups `together` without those of the points."""
+    known: dict[int, Counter[str]] = defaultdict(Counter)
+    for point in points:
+        known[point.at].update({figure: getattr(point, figure) for figure in FIGURES})
+    return [
+        UsagePoint(at=each.at, group=None, **{name: getattr(each, name) - known[each.at][name] for name in FIGURES})
+        for each in together
+    ]
+
+
 def _distinct(points: list[UsagePoint]) -> set[str | int | None]:
     return {point.group for point in points}
 
 
 def _group_name(value: str | int | None, group: Grouping | None, names: Names) -> str:
     if value is None:
-        return "all"
+        return "all" if group is None else OTHERS
     if isinstance(value, str):
         return value
     if not value:
@@ -194,26 +213,29 @@ def _build(points: list[UsagePoint], times: list[int], unit: str, names: dict[An
         for figure in FIGURES:
             sums[figure] += getattr(point, figure)
     table = [UsageLine(group=name, **sums) for name, sums in lines.items()]
-    table.sort(key=lambda line: (-line.charge, -line.prompt_tokens - line.completion_tokens, line.group))
-    groups = [line.group for line in table[:_MAX_GROUPS]] + ([OTHERS] if len(table) > _MAX_GROUPS else [])
+    table.sort(key=lambda line: (line.group == names.get(None), -line.charge, -_tokens(line), line.group))
+    groups = [line.group for line in table[:_COLOURS]] + ([OTHERS] if len(table) > _COLOURS else [])
     index_of = {at: index for index, at in enumerate(times)}
-    series = {figure: {name: [0] * len(times) for name in groups} for figure in FIGURES}
+    series = {figure: {line.group: [0] * len(times) for line in table} for figure in FIGURES}
     for point in points:
-        index = index_of[point.at]
-        name = names[point.group] if names[point.group] in groups else OTHERS
         for figure in FIGURES:
-            series[figure][name][index] += getattr(point, figure)
+            series[figure][names[point.group]][index_of[point.at]] += getattr(point, figure)
     return UsageReport(unit=unit, times=times, groups=groups, series=series, table=table)
+
+
+def _tokens(line: UsageLine) -> int:
+    return line.prompt_tokens + line.completion_tokens
 
 
 def _chart(report: UsageReport) -> dict[str, Any]:
     """Return the series that the page's script draws. Money is in units of the currency."""
 
+    names = [line.group for line in report.table]
+    drawn = [[name] for name in names[:_COLOURS]] + ([names[_COLOURS:]] if len(names) > _COLOURS else [])
+
     def stacked(*figures: str) -> list[list[int]]:
-        return [
-            [sum(values) for values in zip(*(report.series[figure][name] for figure in figures), strict=True)]
-            for name in report.groups
-        ]
+        parts = ([report.series[figure][name] for figure in figures for name in group] for group in drawn)
+        return [[sum(values) for values in zip(*part, strict=True)] for part in parts]
 
     return {
         "unit": report.unit,
