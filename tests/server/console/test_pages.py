@@ -191,6 +191,21 @@ async def test_the_usage_page_and_its_csv_are_the_ledgers_sums(account: AccountF
         assert (await client.get("/usage", period="1y")).status_code == 400
 
 
+@pytest.mark.parametrize("number", ["inf", "nan", "-1", "1e300", "x"])
+async def test_a_number_that_no_request_can_take_is_refused_by_name(number: str, app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        refused = await client.get("/requests", min_seconds=number)
+        assert (refused.status_code, "Min seconds must be a number" in refused.text) == (400, True)
+        assert (await client.get("/requests", min_seconds="0.5")).status_code == 200
+
+
+async def test_what_does_not_exist_is_not_found_and_says_nothing_of_changes(app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        for path in ("/queue/job_0", "/keys/99", "/accounts/99", "/requests/0", "/nothing"):
+            page = await client.get(path)
+            assert (page.status_code, "changed" in page.text) == (404, False), path
+
+
 async def test_usage_by_many_keys_is_a_table_of_a_hundred_whose_sums_are_the_ledgers(
     account: AccountFixture, app: App
 ) -> None:

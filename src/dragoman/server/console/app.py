@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dragoman.accounts.administration.accounts import AccountNameTaken, AccountNotFound
 from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.administration.upstreams import UpstreamNotFound
-from dragoman.core.errors import DragomanError, Overloaded
+from dragoman.core.errors import DragomanError, JobNotFound, Overloaded
 from dragoman.core.responses import ResponseNotFound
 from dragoman.server.console.cookies import CookieJar
 from dragoman.server.console.forms import TOKEN_HEADER, check_form_token, check_origin
@@ -171,7 +171,7 @@ class ConsolePages:
                 return page.error(PageError(404, str(error), ""))
             case AccountNameTaken():
                 return page.error(PageError(409, str(error), "Choose another name."))
-            case ResponseNotFound():
+            case ResponseNotFound() | JobNotFound():
                 return page.error(PageError(404, error.message, ""))
             case Overloaded():
                 return page.error(PageError(503, "The server is busy", error.message))

@@ -14,6 +14,9 @@ TOKEN_FIELD = "form_token"
 
 MAX_FORM_BYTES = 64 * 1024
 
+_MAX_NUMBER = 2.0**53
+"""The largest number of a form. A thousand times as many, milliseconds, still fit into 64 bits."""
+
 
 class PageError(Exception):
     """A request cannot be served; the page that says so has this status, message and advice."""
@@ -74,12 +77,15 @@ class Fields:
         return number
 
     def number(self, name: str) -> float | None:
-        """Return the field as a number that is not negative; None if it is absent. Raises ValueError."""
+        """Return the field as a number from 0 to 2^53; None if it is absent. Raises ValueError."""
         value = self.text(name)
         try:
-            return None if value is None else msgspec.convert(value, float, strict=False)
+            number = None if value is None else msgspec.convert(value, float, strict=False)
         except msgspec.ValidationError:
-            raise ValueError(f"{_label(name)} must be a number") from None
+            number = -1.0
+        if number is not None and not 0 <= number <= _MAX_NUMBER:
+            raise ValueError(f"{_label(name)} must be a number from 0 on")
+        return number
 
     def names(self, name: str) -> tuple[str, ...] | None:
         """Return the names in the field, which commas separate; None if there is none."""

@@ -146,7 +146,13 @@ class PageRequest:
 
     def error(self, error: PageError) -> Response:
         """Render the page of an error."""
-        return self.render("error.html", status=error.status, message=error.message, advice=error.advice)
+        return self.render(
+            "error.html",
+            status=error.status,
+            message=error.message,
+            advice=error.advice,
+            is_change=self.request.method == "POST",
+        )
 
     def redirect(self, path: str, **query: str) -> Response:
         """Lead to another page after a form."""
