@@ -21,6 +21,8 @@ from tests.support.talkative_engines import ProbedEcho, RefusingEngine, SlowEcho
 
 HOSTILE_NAME = "<script>window.pwned=1</script>"
 
+LONG_NAME = "owls-" + "o" * 100
+
 OpenPage = Callable[..., AbstractContextManager[Page]]
 
 
@@ -56,7 +58,7 @@ def browser() -> Iterator[Browser]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleServer]:
     folder = tmp_path_factory.mktemp("console")
     database = Database(create_sqlite_database(Path(folder) / "accounts.db"))
-    engines = {"echo": ThinkingEcho(), "slow": SlowEcho()}
+    engines = {"echo": ThinkingEcho(), "slow": SlowEcho(), LONG_NAME: ThinkingEcho()}
     pool = upstream_deployment("pool", RefusingEngine(HOSTILE_NAME), ProbedEcho(HOSTILE_NAME, "m" * 90))
     app = console_app(database, folder / "journals", engines=engines, deployments=[pool])
     account = AccountFixture(database)

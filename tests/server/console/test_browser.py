@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from playwright.sync_api import Page, expect
 
-from dragoman.accounts.administration.keys import list_keys
-from tests.server.console.conftest import HOSTILE_NAME, ConsoleServer, OpenPage
+from dragoman.accounts.administration.audit_log import Administrator
+from dragoman.accounts.administration.keys import KeyRules, list_keys
+from tests.server.console.conftest import HOSTILE_NAME, LONG_NAME, ConsoleServer, OpenPage
 from tests.support.accounting import ADMIN_KEY
 from tests.support.browser import is_scrollable_sideways, serious_findings
 
@@ -85,6 +86,20 @@ def test_every_page_is_usable_by_everybody_in_light_and_in_dark_on_every_screen(
             assert serious_findings(page, ["color-contrast"]) == [], path
             assert_fits(page, path)
         assert_menu_opens(page)
+
+
+def test_names_without_spaces_and_large_sums_cut_no_page(open_page: OpenPage, server: ConsoleServer) -> None:
+    administrator = Administrator(server.account.database, LONG_NAME)
+    account = administrator.create_account(LONG_NAME)
+    administrator.deposit(account.id, 9 * 10**18, reference=LONG_NAME, note=LONG_NAME)
+    key = administrator.create_key(account.id, label=LONG_NAME, rules=KeyRules(models=(LONG_NAME,)))
+    administrator.set_price(LONG_NAME, 1, 1)
+    request_id = server.ask("Good morning", model=LONG_NAME, key=key.secret).headers["x-request-id"]
+    paths = (f"/accounts/{account.id}", f"/keys/{key.key.id}", f"/requests/{request_id}", "/usage?group=key_id")
+    with open_page() as page:
+        for path in (*OPERATOR_PAGES, *paths):
+            page.goto(f"/console{path}")
+            assert_fits(page, path)
 
 
 def test_no_page_of_a_keys_holder_is_wider_than_its_screen_and_the_menu_opens_on_a_small_one(
