@@ -63,6 +63,13 @@ def assert_fits(page: Page, path: str) -> None:
         assert not is_cut, f"a table of {path} is cut where the screen has {width} pixels"
 
 
+def hide_and_show(page: Page) -> None:
+    """Let the page believe that its tab was hidden and shown again: live data begins anew."""
+    for is_hidden in ("true", "false"):
+        page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}})")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
 def assert_menu_opens(page: Page) -> None:
     """Check that the menu of a small screen leads to another page."""
     page.get_by_role("button", name="Menu").click()
@@ -111,6 +118,39 @@ def test_no_page_of_a_keys_holder_is_wider_than_its_screen_and_the_menu_opens_on
             page.goto(f"/console{path}")
             assert_fits(page, path)
         assert_menu_opens(page)
+
+
+def test_a_live_page_says_that_its_session_has_ended_and_leads_back(open_page: OpenPage) -> None:
+    for path in ("", "/requests"):
+        with open_page() as page:
+            page.goto(f"/console{path}")
+            expect(page.locator("#live-badge")).to_have_text("live")
+            page.context.clear_cookies()
+            hide_and_show(page)
+            expect(page.locator("#live-badge")).to_have_text("signed out")
+            page.get_by_role("link", name="Sign in").click()
+            expect(page).to_have_url(re.compile("/console/login"))
+
+
+def test_a_live_page_goes_on_after_a_proxys_error(open_page: OpenPage) -> None:
+    with open_page() as page:
+        page.goto("/console/requests")
+        expect(page.locator("#live-badge")).to_have_text("live")
+        page.route("**/events*", lambda route: route.fulfill(status=404))
+        hide_and_show(page)
+        expect(page.locator("#live-badge")).to_have_text("reconnecting")
+        page.unroute("**/events*")
+        expect(page.locator("#live-badge")).to_have_text("live")
+
+
+def test_further_rows_for_an_ended_session_lead_to_signing_in(open_page: OpenPage, server: ConsoleServer) -> None:
+    for _ in range(51):
+        server.ask("More", max_tokens=1)
+    with open_page() as page:
+        page.goto("/console/requests?account=acme")
+        page.context.clear_cookies()
+        page.get_by_role("link", name="Older requests").click()
+        expect(page).to_have_url(re.compile("/console/login"))
 
 
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:

@@ -64,6 +64,21 @@ async def test_a_session_ends_with_its_key_and_with_signing_out(
         assert (await client.get("/")).status_code == 303
 
 
+async def test_a_form_of_an_ended_session_leads_to_signing_in_and_back_to_its_page(app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        token = await client.token("/accounts")
+        client.http.cookies.clear()
+        headers = {"referer": "http://localhost/console/accounts?after=1"}
+        refused = await client.http.post(
+            "/console/accounts", data={"form_token": token, "name": "owl"}, headers=headers
+        )
+        assert (refused.status_code, "Your session has ended" in refused.text) == (401, True)
+        assert 'name="next" value="/accounts?after=1"' in refused.text
+        for headers in ({"x-form-token": token}, {"hx-request": "true"}):
+            refused = await client.http.post("/console/accounts", headers=headers)
+            assert (refused.status_code, refused.text) == (401, "Sign in again")
+
+
 async def test_wrong_keys_are_counted_with_those_of_the_api(app: App) -> None:
     async with console_client(app) as client:
         statuses = {(await client.sign_in(f"sk-wrong-{number}")).status_code for number in range(20)}

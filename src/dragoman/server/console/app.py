@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import MutableHeaders
@@ -21,6 +22,7 @@ from dragoman.server.console.forms import TOKEN_HEADER, check_form_token, check_
 from dragoman.server.console.forward import forward
 from dragoman.server.console.live import Broadcast
 from dragoman.server.console.page import PageError, PageRequest
+from dragoman.server.console.pages.sign_in import own_path
 from dragoman.server.console.rendering import Renderer, static_response
 from dragoman.server.console.route_table import CONSOLE_ROUTES, ConsoleRoute
 from dragoman.server.console.services import ConsoleServices
@@ -116,7 +118,7 @@ class ConsolePages:
                 if viewer is not None:
                     page.viewer = viewer
                 if route.roles is not None and viewer is None:
-                    return self._sign_in(request)
+                    return self._sign_in(page)
                 if route.roles is not None and page.viewer.role not in route.roles:
                     raise PageError(403, "This page is for operators", "Sign in with an admin key to see it.")
                 if request.method not in _SAFE_METHODS:
@@ -140,12 +142,18 @@ class ConsolePages:
             return None
         return await self._services.thread.run(self._sessions.find, cookies.secret)
 
-    def _sign_in(self, request: Request) -> Response:
+    def _sign_in(self, page: PageRequest) -> Response:
         """Lead to the sign-in page; a script gets 401 instead of a page that it did not ask for."""
-        if request.method not in _SAFE_METHODS or "hx-request" in request.headers or request.url.path == "/events":
+        request, root = page.request, self._services.root
+        if "hx-request" in request.headers or TOKEN_HEADER in request.headers or request.url.path == "/events":
             return Response("Sign in again", 401)
+        if request.method not in _SAFE_METHODS:
+            origin = urlsplit(request.headers.get("referer", ""))
+            path = origin.path.removeprefix(root) + (f"?{origin.query}" if origin.query else "")
+            problem = "Your session has ended, so nothing was changed. Sign in and send the form again."
+            return page.render("login.html", status=401, problem=problem, next=own_path(path))
         query = f"?{request.url.query}" if request.url.query else ""
-        target = Renderer.url_with(f"{self._services.root}/login", next=request.scope["path"] + query)
+        target = Renderer.url_with(f"{root}/login", next=request.scope["path"] + query)
         return RedirectResponse(target, 303)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:

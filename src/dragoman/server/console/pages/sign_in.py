@@ -20,7 +20,7 @@ async def show(page: PageRequest) -> Response:
     """Show the form, or lead on who needs none."""
     if page.services.is_open or page.viewer.session is not None:
         return page.redirect("/")
-    return page.render("login.html", problem=None, next=_next(page.query.text("next")))
+    return page.render("login.html", problem=None, next=own_path(page.query.text("next")))
 
 
 async def sign_in(page: PageRequest) -> Response:
@@ -30,7 +30,7 @@ async def sign_in(page: PageRequest) -> Response:
     if page.sessions is None or page.services.thread is None:
         raise PageError(503, "Nobody can sign in", "Sessions need a database: set record_usage or [accounts].")
     fields = await page.fields()
-    key, target = fields.text("key") or "", _next(fields.text("next"))
+    key, target = fields.text("key") or "", own_path(fields.text("next"))
     try:
         secret = await page.services.thread.run(page.sessions.open, key)
     except WrongKey as error:
@@ -58,7 +58,7 @@ async def sign_out(page: PageRequest) -> Response:
     return response
 
 
-def _next(path: str | None) -> str:
+def own_path(path: str | None) -> str:
     """Return the page to show after signing in: one of the console, whatever a link says."""
     is_own = path is not None and path.startswith("/") and not path.startswith(("//", "/\\", "/log"))
     return path if path is not None and is_own else "/"

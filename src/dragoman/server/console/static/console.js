@@ -59,3 +59,9 @@ for (const element of document.querySelectorAll("[data-origin]")) {
 
 showLocalTimes();
 document.addEventListener("htmx:after:swap", () => showLocalTimes());
+
+// Whatever was answered instead of further rows is shown as a page of its own.
+document.addEventListener("htmx:response:error", (event) => {
+  const link = event.target.closest("a");
+  if (link !== null) location.assign(link.href);
+});

@@ -7,6 +7,8 @@ const badge = document.getElementById("live-badge");
 const rows = document.getElementById("live-rows");
 const mostRows = Number(rows?.dataset.most ?? 0);
 
+const RETRY_MILLISECONDS = 5000;
+
 let newest = Number(holder?.dataset.after ?? 0);
 let source = null;
 let isWanted = holder !== null;
@@ -72,7 +74,10 @@ function open() {
   url.searchParams.set("after", newest);
   source = new EventSource(url);
   source.addEventListener("open", () => show("live"));
-  source.addEventListener("error", () => show("reconnecting"));
+  source.addEventListener("error", () => {
+    show("reconnecting");
+    if (source.readyState === EventSource.CLOSED) recover();
+  });
   source.addEventListener("tick", (event) => {
     show("live");
     newest = Math.max(newest, Number(event.lastEventId));
@@ -87,6 +92,25 @@ function open() {
     const up = gauges.models.filter((model) => model.state === "ready" || model.state === "idle").length;
     setGauge("gauge-models", up, `of ${gauges.models.length}`);
   });
+}
+
+/** Try again after an answer that the browser gives up at: that of a proxy, or that nobody is signed in. */
+async function recover() {
+  source = null;
+  const login = new URL("login", new URL(document.querySelector(".brand").href + "/"));
+  const response = await fetch(login, { redirect: "manual", cache: "no-store" }).catch(() => null);
+  if (response?.status === 200) {
+    // Whoever is signed in would be led away from this page. What was typed here stays until the link is followed.
+    isWanted = false;
+    show("signed out");
+    const link = document.createElement("a");
+    link.className = "button";
+    link.href = location.href;
+    link.textContent = "Sign in";
+    holder.after(link);
+  } else {
+    setTimeout(open, RETRY_MILLISECONDS);
+  }
 }
 
 function close(state) {
