@@ -126,11 +126,11 @@ def test_the_largest_groups_are_found_and_summed_alone(harness: LedgerHarness) -
         (24, usage_by_day),
     )
     for hours, read in units:
-        largest = largest_groups(harness.database, hours, *FOREVER, EVERYTHING, "model", most=2)
+        largest = largest_groups(harness.database, hours, *FOREVER, request_filter=EVERYTHING, group="model", most=2)
         assert largest == ["wren", "crow"]
         own = RequestFilter(account_id=harness.account_id, model="owl")
-        assert largest_groups(harness.database, hours, *FOREVER, own, "model", most=2) == ["owl"]
-        points = read(harness.database, *FOREVER, EVERYTHING, "model", largest)
+        assert largest_groups(harness.database, hours, *FOREVER, request_filter=own, group="model", most=2) == ["owl"]
+        points = read(harness.database, *FOREVER, EVERYTHING, "model", only=largest)
         assert {point.group: point.completion_tokens for point in points} == {"wren": 6, "crow": 4}
 
 

@@ -221,9 +221,9 @@ def largest_groups(
     hours: Literal[1, 6, 24],
     first: int,
     last: int,
+    *,
     request_filter: RequestFilter,
     group: Grouping,
-    *,
     most: int,
 ) -> list[str | int]:
     """Return up to `most` groups, those with the largest charges, or else with the most tokens, first.

@@ -1,7 +1,7 @@
 """One request for a page: who asks, what was sent, and the ways to read data and to answer."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
@@ -54,6 +54,10 @@ class PageRequest:
     secret: str
     """Of this browser."""
     viewer: ConsoleViewer
+    refusal: PageError | None = None
+    """Why the form was refused that is shown again."""
+    typed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What was typed into it, by the names of its fields."""
     _form: dict[str, str] | None = None
 
     @property
@@ -136,7 +140,9 @@ class PageRequest:
         """Render a template for this viewer."""
         return self.renderer.response(
             template,
-            status=status,
+            status=status if self.refusal is None else self.refusal.status,
+            refusal=self.refusal,
+            typed=self.typed,
             viewer=self.viewer,
             theme=self.cookies.theme,
             token=form_token(self.secret),

@@ -1,22 +1,18 @@
 """API keys: what each may do, what it has spent, and changes."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from dragoman.accounts.administration.audit_log import Administrator, KeyUpdate
 from dragoman.accounts.administration.key_activity import KeyActivity, read_activity
-from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules, get_key, list_keys
+from dragoman.accounts.administration.keys import CreatedKey, Key, get_key, list_keys
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
-from dragoman.accounts.times import to_milliseconds
-from dragoman.core.money import parse_amount
-from dragoman.server.console.forms import Fields
+from dragoman.server.console.key_form import read_rules, shown_rules
 from dragoman.server.console.names import Names, names_of
 from dragoman.server.console.page import PageError, PageRequest
-from dragoman.server.dialects import DIALECTS
 
 _SHOWN = 100
 
@@ -47,7 +43,7 @@ async def create(page: PageRequest) -> Response:
     if account is None:
         raise ValueError("Choose the account that the key belongs to")
     created: CreatedKey = await page.change(
-        Administrator.create_key, account, label=fields.text("label") or "", rules=_rules(fields)
+        Administrator.create_key, account, label=fields.text("label") or "", rules=read_rules(fields)
     )
     return page.render("key_created.html", secret=created.secret, key=created.key, replaced=None, model=_model(page))
 
@@ -55,7 +51,7 @@ async def create(page: PageRequest) -> Response:
 async def change(page: PageRequest) -> Response:
     """Change a key's label and limits. An empty field removes its limit."""
     fields = await page.fields()
-    rules = _rules(fields)
+    rules = read_rules(fields, await page.read(get_key, _number(page)))
     await page.change(Administrator.change_key, _number(page), KeyUpdate(fields.text("label") or "", rules))
     return page.redirect(f"/keys/{_number(page)}")
 
@@ -80,8 +76,7 @@ async def enable(page: PageRequest) -> Response:
 
 async def _show_one(page: PageRequest, key: Key) -> Response:
     names = await page.read(names_of, key.account_ids, [key.id])
-    models = [model.id for model in page.services.gateway.models()]
-    return page.render("key.html", key=key, names=names, models=models, dialects=list(DIALECTS))
+    return page.render("key.html", key=key, names=names, shown=shown_rules(key))
 
 
 def _read(database: Database, account: int | None, after: int) -> tuple[list[Key], Mapping[int, KeyActivity], Names]:
@@ -95,31 +90,6 @@ def _rotate(administrator: Administrator, key_id: int) -> tuple[Key, CreatedKey]
         others = tuple(each for each in old.account_ids if each != old.account_id)
         created = administrator.create_key(old.account_id, label=old.label, rules=old.rules, other_accounts=others)
         return administrator.revoke_key(key_id), created
-
-
-def _rules(fields: Fields) -> KeyRules:
-    """Return the limits of a form. Raises ValueError for names that no request could have."""
-    dialects = fields.names("dialects")
-    if unknown := [name for name in dialects or () if name not in DIALECTS]:
-        raise ValueError(f"There is no dialect {unknown[0]}; there are {', '.join(DIALECTS)}")
-    budget, expires = fields.text("budget"), fields.text("expires")
-    return KeyRules(
-        expires_at=None if expires is None else _milliseconds(expires),
-        models=fields.names("models"),
-        dialects=dialects,
-        budget=None if budget is None else parse_amount(budget),
-        requests_per_minute=fields.integer("requests_per_minute"),
-        tokens_per_minute=fields.integer("tokens_per_minute"),
-        concurrent_requests=fields.integer("concurrent_requests"),
-    )
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("The end must be a date, or a date and a time in UTC") from None
-    return to_milliseconds(at.replace(tzinfo=UTC) if at.tzinfo is None else at)
 
 
 def _number(page: PageRequest) -> int:

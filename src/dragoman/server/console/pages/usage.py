@@ -161,11 +161,13 @@ def _read(database: Database, period: Period, group: Grouping | None, shown: Req
     read = {1: usage_by_hour, 6: usage_by_six_hours, 24: usage_by_day}[period.hours]
     points = together = [] if group is not None and period.unit == "day" else read(database, first, last, shown)
     if group is not None:
-        only = largest_groups(database, period.hours, first, last, shown, group, most=_MAX_GROUPS + 1)
+        only = largest_groups(
+            database, period.hours, first, last, request_filter=shown, group=group, most=_MAX_GROUPS + 1
+        )
         if len(only) <= _MAX_GROUPS:
             points = read(database, first, last, shown, group)
         else:
-            points = read(database, first, last, shown, group, only[:_MAX_GROUPS])
+            points = read(database, first, last, shown, group, only=only[:_MAX_GROUPS])
             points += _rest(together or read(database, first, last, shown), points)
     ids = {point.group for point in points if isinstance(point.group, int)}
     names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
