@@ -89,6 +89,30 @@ async def test_saving_a_key_changes_only_what_was_changed(account: AccountFixtur
         assert account.keys[0].rules == KeyRules()
 
 
+@pytest.mark.parametrize(
+    ("page", "action", "fields"),
+    [
+        ("/accounts", "/accounts", {"name": "owl", "amount": "twelve", "currency": "EUR"}),
+        ("/accounts/acme", "/accounts/1/deposit", {"amount": "1,5", "reference": "invoice-9", "note": "thanks"}),
+        ("/accounts/acme", "/keys", {"account": "1", "label": "nest", "budget": "much", "models": "owl"}),
+        ("/keys/1", "/keys/1", {"label": "nest", "tokens_per_minute": "-3", "expires_at": "tomorrow"}),
+        ("/models", "/models/prices", {"model": "echo", "prompt": "0.00001", "completion": "7.25"}),
+        ("/upstreams", "/upstreams", {"deployment": "echo", "url": "gpu3", "weight": "heavy", "model": "owl"}),
+    ],
+)
+async def test_a_refused_form_is_shown_again_with_what_was_typed(
+    page: str, action: str, fields: dict[str, str], account: AccountFixture, app: App
+) -> None:
+    account.new_key()
+    async with console_client(app, key=ADMIN_KEY) as client:
+        refused = await client.submit(page, action, **fields)
+        foreign = await client.http.post(f"/console{action}", data={**fields, "form_token": "0"})
+    assert (refused.status_code, 'role="alert"' in refused.text) == (400, True)
+    for name, value in fields.items():
+        assert re.search(f'name="{name}"[^>]* value="{re.escape(value)}"|<option selected>{value}<', refused.text), name
+    assert (foreign.status_code, fields.get("name", "invoice-9") in foreign.text) == (403, False)
+
+
 async def test_money_and_prices_are_changed_through_the_audit_log(account: AccountFixture, app: App) -> None:
     async with console_client(app, key=ADMIN_KEY) as client:
         before = account.account.balance

@@ -58,6 +58,8 @@ async def _refuse(_page: PageRequest) -> Response:
     raise PageError(404, "There is no such page", "The menu has all of them.")
 
 
+_REFUSALS = (PageError, DragomanError, LookupError, ValueError)
+
 _NO_SUCH_PAGE = ConsoleRoute("GET", "/", BOTH, _refuse)
 
 
@@ -124,11 +126,11 @@ class ConsolePages:
                 if request.method not in _SAFE_METHODS:
                     check_origin(request)
                     check_form_token(await page.sent_token(), secret)
-                response = await route.handler(page)
+                response = await _answer(route, page)
             except ClientDisconnect:
                 return Response()
-            except (PageError, DragomanError, LookupError, ValueError) as error:
-                response = self._error_page(page, error)
+            except _REFUSALS as error:
+                response = page.error(_page_error(error))
             if cookies.secret is None and "set-cookie" not in response.headers:
                 cookies.set(response, secret)
             return response
@@ -171,24 +173,37 @@ class ConsolePages:
         else:
             await forward(self._api, viewer, scope, receive, send)
 
-    def _error_page(self, page: PageRequest, error: Exception) -> Response:
-        match error:
-            case PageError():
-                return page.error(error)
-            case AccountNotFound() | KeyNotFound() | UpstreamNotFound():
-                return page.error(PageError(404, str(error), ""))
-            case AccountNameTaken():
-                return page.error(PageError(409, str(error), "Choose another name."))
-            case ResponseNotFound() | JobNotFound():
-                return page.error(PageError(404, error.message, ""))
-            case Overloaded():
-                return page.error(PageError(503, "The server is busy", error.message))
-            case DragomanError():
-                return page.error(PageError(400, error.message, ""))
-            case msgspec.ValidationError() | ValueError() | LookupError():
-                return page.error(PageError(400, str(error), "Correct it and try again."))
-            case _:
-                raise error
+
+async def _answer(route: ConsoleRoute, page: PageRequest) -> Response:
+    """Call the route's handler; a form that it refuses is shown again."""
+    try:
+        return await route.handler(page)
+    except _REFUSALS as error:
+        refusal = _page_error(error)
+        if route.again is None or refusal.status >= 500:
+            raise
+        page.refusal, page.typed = refusal, (await page.fields()).values()
+        return await route.again(page)
+
+
+def _page_error(error: Exception) -> PageError:
+    match error:
+        case PageError():
+            return error
+        case AccountNotFound() | KeyNotFound() | UpstreamNotFound():
+            return PageError(404, str(error), "")
+        case AccountNameTaken():
+            return PageError(409, str(error), "Choose another name.")
+        case ResponseNotFound() | JobNotFound():
+            return PageError(404, error.message, "")
+        case Overloaded():
+            return PageError(503, "The server is busy", error.message)
+        case DragomanError():
+            return PageError(400, error.message, "")
+        case msgspec.ValidationError() | ValueError() | LookupError():
+            return PageError(400, str(error), "Correct it and try again.")
+        case _:
+            raise error
 
 
 def _is_from_this_machine(request: Request, services: ConsoleServices) -> bool:

@@ -34,6 +34,8 @@ class ConsoleRoute(NamedTuple):
     roles: frozenset[Role] | None
     """None: everybody, also without signing in."""
     handler: Callable[[PageRequest], Awaitable[Response]]
+    again: Callable[[PageRequest], Awaitable[Response]] | None = None
+    """Shows the form again if it is refused, with what was typed. None: an error page says why."""
 
 
 CONSOLE_ROUTES = (
@@ -54,7 +56,7 @@ CONSOLE_ROUTES = (
     ConsoleRoute("GET", "/queue", BOTH, queue.show),
     ConsoleRoute("GET", "/queue/{job}", BOTH, queue.show_job),
     ConsoleRoute("POST", "/queue/{job}/cancel", BOTH, queue.cancel),
-    ConsoleRoute("POST", "/queue/{job}/priority", OPERATOR_ONLY, queue.prioritize),
+    ConsoleRoute("POST", "/queue/{job}/priority", OPERATOR_ONLY, queue.prioritize, queue.show_job),
     ConsoleRoute("POST", "/queue/{job}/webhook", BOTH, queue.send_webhook),
     ConsoleRoute("POST", "/queue/{job}/retry", OPERATOR_ONLY, queue.retry),
     ConsoleRoute("GET", "/responses", BOTH, responses.show),
@@ -62,24 +64,24 @@ CONSOLE_ROUTES = (
     ConsoleRoute("GET", "/models", BOTH, models.show),
     ConsoleRoute("POST", "/models/load", OPERATOR_ONLY, models.load),
     ConsoleRoute("POST", "/models/unload", OPERATOR_ONLY, models.unload),
-    ConsoleRoute("POST", "/models/prices", OPERATOR_ONLY, models.set_price),
+    ConsoleRoute("POST", "/models/prices", OPERATOR_ONLY, models.set_price, models.show),
     ConsoleRoute("GET", "/upstreams", OPERATOR_ONLY, upstreams.show),
-    ConsoleRoute("POST", "/upstreams", OPERATOR_ONLY, upstreams.add),
+    ConsoleRoute("POST", "/upstreams", OPERATOR_ONLY, upstreams.add, upstreams.show),
     ConsoleRoute("POST", "/upstreams/drain", OPERATOR_ONLY, upstreams.drain),
     ConsoleRoute("POST", "/upstreams/undrain", OPERATOR_ONLY, upstreams.undrain),
     ConsoleRoute("POST", "/upstreams/probe", OPERATOR_ONLY, upstreams.probe),
     ConsoleRoute("POST", "/upstreams/remove", OPERATOR_ONLY, upstreams.remove),
     ConsoleRoute("GET", "/keys", BOTH, keys.show),
-    ConsoleRoute("POST", "/keys", OPERATOR_ONLY, keys.create),
+    ConsoleRoute("POST", "/keys", OPERATOR_ONLY, keys.create, accounts.show_account_of_key),
     ConsoleRoute("GET", "/keys/{key}", OPERATOR_ONLY, keys.show_key),
-    ConsoleRoute("POST", "/keys/{key}", OPERATOR_ONLY, keys.change),
+    ConsoleRoute("POST", "/keys/{key}", OPERATOR_ONLY, keys.change, keys.show_key),
     ConsoleRoute("POST", "/keys/{key}/rotate", OPERATOR_ONLY, keys.rotate),
     ConsoleRoute("POST", "/keys/{key}/disable", OPERATOR_ONLY, keys.disable),
     ConsoleRoute("POST", "/keys/{key}/enable", OPERATOR_ONLY, keys.enable),
     ConsoleRoute("GET", "/accounts", OPERATOR_ONLY, accounts.show),
-    ConsoleRoute("POST", "/accounts", OPERATOR_ONLY, accounts.create),
+    ConsoleRoute("POST", "/accounts", OPERATOR_ONLY, accounts.create, accounts.show),
     ConsoleRoute("GET", "/accounts/{account}", OPERATOR_ONLY, accounts.show_account),
-    ConsoleRoute("POST", "/accounts/{account}/deposit", OPERATOR_ONLY, accounts.deposit),
+    ConsoleRoute("POST", "/accounts/{account}/deposit", OPERATOR_ONLY, accounts.deposit, accounts.show_account),
     ConsoleRoute("GET", "/health", OPERATOR_ONLY, health.show),
     ConsoleRoute("GET", "/audit", OPERATOR_ONLY, audit.show),
 )

@@ -50,6 +50,11 @@ async def show_account(page: PageRequest) -> Response:
     return page.render("account.html", **await page.read(_read, page.path["account"]))
 
 
+async def show_account_of_key(page: PageRequest) -> Response:
+    """Show the account that a refused form wanted a key for."""
+    return page.render("account.html", **await page.read(_read, (await page.fields()).required("account")))
+
+
 async def deposit(page: PageRequest) -> Response:
     """Pay in, or out."""
     fields = await page.fields()
