@@ -5,7 +5,9 @@ A browser, since scripts, the policy against foreign ones, layout and focus exis
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from dragoman.accounts.administration.audit_log import Administrator
@@ -151,6 +153,20 @@ def test_further_rows_for_an_ended_session_lead_to_signing_in(open_page: OpenPag
         page.context.clear_cookies()
         page.get_by_role("link", name="Older requests").click()
         expect(page).to_have_url(re.compile("/console/login"))
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Pacific/Kiritimati"])
+def test_days_of_charts_are_those_of_the_table_wherever_somebody_looks(
+    zone: str, open_page: OpenPage, server: ConsoleServer
+) -> None:
+    server.ask("Good morning").raise_for_status()
+    with open_page(timezone_id=zone, locale="sv-SE") as page:
+        page.goto("/console/usage?period=30d")
+        page.locator("[data-chart=requests]").focus()
+        page.keyboard.press("End")
+        today = datetime.now(UTC)
+        note = page.locator("[data-chart=requests] + .chart-note")
+        expect(note).to_have_text(re.compile(f"^{today.day} .*{today.year}: "))
 
 
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:

@@ -3,6 +3,10 @@
 const data = JSON.parse(document.getElementById("chart-data").textContent);
 const plots = [];
 
+// Days are those of the ledger, in UTC; hours are shown in the viewer's time zone.
+const isDaily = data.unit === "day";
+const timeZone = isDaily ? "UTC" : undefined;
+
 // Tokens are light-dark() pairs: only a property that is a colour says which of the two it is now.
 const sample = document.createElement("span");
 sample.hidden = true;
@@ -56,7 +60,7 @@ function dateLabels(_, ticks) {
     const at = new Date(tick * 1000);
     return isHourly
       ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })
-      : at.toLocaleDateString([], { month: "short", day: "numeric" });
+      : at.toLocaleDateString([], { month: "short", day: "numeric", timeZone });
   });
 }
 
@@ -118,6 +122,7 @@ function draw(holder) {
     padding: [8, 12, 0, 0],
     cursor: { y: false, points: { show: false } },
     legend: { show: false },
+    ...(isDaily && { tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC") }),
     scales: {
       x: { range: (_, low, high) => [low - step / 2, high + step / 2] },
       y: { range: (_, _low, high) => [0, high > 0 ? high * 1.04 : 1] },
@@ -133,7 +138,9 @@ function draw(holder) {
             return;
           }
           const moment = new Date(data.times[at] * 1000);
-          const when = data.unit !== "day" ? moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false }) : moment.toLocaleDateString([], { dateStyle: "medium" });
+          const when = isDaily
+            ? moment.toLocaleDateString([], { dateStyle: "medium", timeZone })
+            : moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false });
           const parts = describe(at).map(([label, value]) => `${label} ${format(value)}`);
           note.textContent = `${when}: ${parts.join(", ") || "none"}`;
         },
