@@ -169,6 +169,15 @@ def test_days_of_charts_are_those_of_the_table_wherever_somebody_looks(
         expect(note).to_have_text(re.compile(f"^{today.day} .*{today.year}: "))
 
 
+def test_without_scripts_the_menu_is_open_and_nothing_says_that_it_is_live(open_page: OpenPage) -> None:
+    with open_page(java_script_enabled=False, viewport={"width": 390, "height": 844}) as page:
+        page.goto("/console/requests")
+        expect(page.locator("#live-badge")).to_be_hidden()
+        expect(page.get_by_role("button", name="Menu")).to_be_hidden()
+        page.get_by_role("link", name="Accounts").click()
+        expect(page).to_have_url(re.compile("/accounts"))
+
+
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:
     with open_page(color_scheme="light") as page:
         background = "getComputedStyle(document.body).backgroundColor"
