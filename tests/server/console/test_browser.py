@@ -232,7 +232,9 @@ def test_a_keys_secret_is_shown_once(open_page: OpenPage, server: ConsoleServer)
         page.goto(f"/console/keys/{newest}")
         expect(page.get_by_role("heading", name="<b>laptop</b>")).to_be_visible()
         assert secret not in page.content()
-        page.get_by_role("button", name="Disable").click()
+        expect(page.get_by_role("button", name="Disable this key")).to_be_hidden()
+        page.get_by_text("Disable", exact=True).click()
+        page.get_by_role("button", name="Disable this key").click()
         expect(page.locator(".badge.bad")).to_have_text("disabled")
     assert server.ask("Hello", key=secret).status_code == 401
 
