@@ -178,6 +178,24 @@ def test_without_scripts_the_menu_is_open_and_nothing_says_that_it_is_live(open_
         expect(page).to_have_url(re.compile("/accounts"))
 
 
+def test_a_form_is_sent_once_however_often_its_button_is_pressed(open_page: OpenPage) -> None:
+    with open_page() as page:
+        page.goto("/console/accounts/acme")
+        page.get_by_label("Amount").fill("25")
+        is_stopped = page.get_by_role("button", name="Book").evaluate(
+            """(button) => {
+                const found = [];
+                addEventListener("submit", (event) => {
+                    found.push(event.defaultPrevented);
+                    event.preventDefault();
+                });
+                for (const _ of [1, 2, 3]) button.click();
+                return found;
+            }"""
+        )
+        assert is_stopped == [False, True, True]
+
+
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:
     with open_page(color_scheme="light") as page:
         background = "getComputedStyle(document.body).backgroundColor"

@@ -49,6 +49,17 @@ for (const form of document.querySelectorAll("[data-submit-on-change]")) {
   });
 }
 
+// A form is sent once, however often its button is pressed: a deposit is booked by each sending.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post" || event.defaultPrevented) return;
+  if (form.dataset.sent === undefined) form.dataset.sent = "";
+  else event.preventDefault();
+});
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("[data-sent]")) delete form.dataset.sent;
+});
+
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copyText(document.querySelector(button.dataset.copy).textContent, button));
 }
