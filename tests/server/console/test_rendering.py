@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.server.console.rendering import align_amount, decimal_places, price_amount, short_amount
+from dragoman.server.console.rendering import align_amount, decimal_places, name_class, price_amount, short_amount
 
 NANO = 10**9
 
@@ -30,3 +30,8 @@ def test_the_points_of_a_column_stand_below_each_other_and_no_digit_is_lost() ->
     texts = [align_amount(amount, decimal_places(column)) for amount in column]
     assert texts == ["0.514512400", "0.045292480", "3.000000000", "-0.000000001"]
     assert align_amount(NANO, decimal_places([NANO])) == "1.00"
+
+
+def test_only_names_with_long_words_are_broken_within_them() -> None:
+    names = ("nightly batch", "smollm2-135m-instruct", "", "o" * 21, f"owl {'o' * 30}")
+    assert [name_class(name) for name in names] == ["name", "name", "name", "name long", "name long"]

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ NOTHING = "\N{EN DASH}"
 
 _PRICE_PLACES = 5
 """Digits after the point of the price of a request that is not smaller."""
+
+_LONG_WORD = 20
+"""Characters of the longest word that is never broken."""
 
 _MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -67,6 +71,7 @@ class Renderer:
             duration=format_duration,
             time=time_element,
             share=format_share,
+            name_class=name_class,
             short_id=shorten_id,
             safe_json=embed_json,
             minute=format_minute,
@@ -195,6 +200,12 @@ def format_share(part: int, whole: int) -> str:
 def shorten_id(text: str) -> str:
     """Shorten an id to its random end: its beginning is the time."""
     return f"…{text[-8:]}" if len(text) > 10 else text
+
+
+def name_class(text: str) -> str:
+    """Return the classes of a cell with a name: long words are broken where a row has no room for them."""
+    longest = max(map(len, re.split(r"[\s/-]", text)))
+    return "name long" if longest > _LONG_WORD else "name"
 
 
 def embed_json(text: str) -> Markup:
