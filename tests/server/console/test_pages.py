@@ -161,6 +161,20 @@ async def test_what_does_not_exist_is_not_found_and_says_nothing_of_changes(app:
             assert (page.status_code, "changed" in page.text) == (404, False), path
 
 
+async def test_an_account_is_found_by_its_name_and_shows_where_all_its_keys_and_requests_are(
+    account: AccountFixture, app: App
+) -> None:
+    for _ in range(101):
+        account.new_key()
+    async with console_client(app, key=ADMIN_KEY) as client:
+        assert (await client.get("/accounts", account="acme")).headers["location"] == "/console/accounts/1"
+        missing = await client.get("/accounts", account="nobody")
+        assert (missing.status_code, 'value="nobody"' in missing.text) == (404, True)
+        page = (await client.get("/accounts/acme")).text
+        assert 'href="/console/keys?account=1&amp;after=100"' in page, "its 101st key"
+        assert "key 101" in (await client.get("/keys", account=1, after=100)).text
+
+
 async def test_keys_show_when_they_were_used_and_what_they_spent(account: AccountFixture, app: App) -> None:
     key = account.new_key()
     async with console_client(app, key=key) as client:

@@ -182,7 +182,8 @@ async def _answer(route: ConsoleRoute, page: PageRequest) -> Response:
         refusal = _page_error(error)
         if route.again is None or refusal.status >= 500:
             raise
-        page.refusal, page.typed = refusal, (await page.fields()).values()
+        fields = page.query if page.request.method in _SAFE_METHODS else await page.fields()
+        page.refusal, page.typed = refusal, fields.values()
         return await route.again(page)
 
 

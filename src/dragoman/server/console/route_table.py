@@ -78,7 +78,7 @@ CONSOLE_ROUTES = (
     ConsoleRoute("POST", "/keys/{key}/rotate", OPERATOR_ONLY, keys.rotate),
     ConsoleRoute("POST", "/keys/{key}/disable", OPERATOR_ONLY, keys.disable),
     ConsoleRoute("POST", "/keys/{key}/enable", OPERATOR_ONLY, keys.enable),
-    ConsoleRoute("GET", "/accounts", OPERATOR_ONLY, accounts.show),
+    ConsoleRoute("GET", "/accounts", OPERATOR_ONLY, accounts.show, accounts.show),
     ConsoleRoute("POST", "/accounts", OPERATOR_ONLY, accounts.create, accounts.show),
     ConsoleRoute("GET", "/accounts/{account}", OPERATOR_ONLY, accounts.show_account),
     ConsoleRoute("POST", "/accounts/{account}/deposit", OPERATOR_ONLY, accounts.deposit, accounts.show_account),

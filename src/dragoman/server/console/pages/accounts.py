@@ -26,8 +26,12 @@ _DEPOSITS = 20
 
 
 async def show(page: PageRequest) -> Response:
-    """Show a page of accounts."""
+    """Show a page of accounts, or lead to the one that is looked for."""
     accounts: list[Account] = []
+    wanted = page.query.text("account")
+    if wanted is not None and page.refusal is None and page.services.has_accounts:
+        account = await page.read(find_account, wanted)
+        return page.redirect(f"/accounts/{account.id}")
     if page.services.has_accounts:
         accounts = await page.read(_list, page.query.integer("after") or 0)
     more = page.renderer.url("/accounts", after=accounts[-1].id) if len(accounts) == _SHOWN else None
@@ -90,6 +94,7 @@ def _read(database: Database, number_or_name: str) -> dict[str, Any]:
     return {
         "account": account,
         "keys": keys,
+        "last_key": keys[-1].id if len(keys) == _SHOWN else None,
         "activity": read_activity(database, keys),
         "names": NO_NAMES,
         "deposits": list_deposits(database, account.id, limit=_DEPOSITS),
