@@ -143,3 +143,33 @@ def test_an_operator_lends_the_playground_a_key(open_page: OpenPage, server: Con
         expect(page.locator(".message.assistant .bubble")).to_contain_text("Good morning")
         page.get_by_role("button", name="Use another key").click()
         expect(page.get_by_role("textbox", name="API key")).to_be_visible()
+
+
+def test_a_setting_that_is_no_number_is_refused_where_it_stands(open_page: OpenPage, server: ConsoleServer) -> None:
+    with open_page(server.key) as page:
+        page.goto("/console/playground")
+        page.get_by_text("Sampling", exact=True).click()
+        page.get_by_label("Temperature").fill("warm")
+        say(page, "Good morning")
+        expect(page.locator("[data-problem=sampling]")).to_have_text("Temperature must be a number")
+        expect(page.get_by_label("Message", exact=True)).to_have_value("Good morning")
+        page.get_by_label("Temperature").fill("0,5")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator(".message.assistant .figures")).to_contain_text("price")
+        expect(page.locator("[data-problem=sampling]")).to_be_empty()
+        page.get_by_label("Temperature").fill("warm")
+        page.get_by_role("button", name="Retry").click()
+        expect(page.locator("[data-problem=sampling]")).not_to_be_empty()
+        expect(page.locator(".message.user .bubble")).to_have_text("Good morning")
+
+
+def test_what_came_before_a_failure_stays_to_be_read(open_page: OpenPage, server: ConsoleServer) -> None:
+    events = ({"choices": [{"index": 0, "delta": {"content": "Half an"}}]}, {"error": {"message": "The engine died"}})
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    with open_page(server.key) as page:
+        page.goto("/console/playground")
+        page.route("**/console/api/**", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+        say(page, "Good morning")
+        bubble = page.locator(".message.assistant .bubble")
+        expect(bubble.get_by_role("alert")).to_have_text("The engine died")
+        expect(bubble).to_contain_text("Half an")

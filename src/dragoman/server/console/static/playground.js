@@ -47,10 +47,21 @@ function readJson(name, kind) {
   }
 }
 
+/** Read a field with a number; its problem is shown below the numbers. Throws if there is one. */
+function readNumber(input, note) {
+  const value = Number(input.value.trim().replace(",", "."));
+  if (Number.isFinite(value)) return value;
+  note.textContent = `${input.parentElement.firstElementChild.textContent} must be a number`;
+  note.closest("details").open = true;
+  throw new Error(note.textContent);
+}
+
 function readSettings() {
   const sampling = {};
+  const note = form.querySelector('[data-problem="sampling"]');
+  note.textContent = "";
   for (const input of form.querySelectorAll("[data-number]")) {
-    if (input.value.trim()) sampling[input.name] = Number(input.value.replace(",", "."));
+    if (input.value.trim()) sampling[input.name] = readNumber(input, note);
   }
   const stop = form.elements.stop.value.split(",").map((each) => each.trim()).filter(Boolean);
   if (stop.length) sampling.stop = stop;
@@ -67,7 +78,16 @@ function readSettings() {
   };
 }
 
-async function send(sent, settings = readSettings()) {
+/** Return the settings, or null if a field is wrong: its problem is shown. */
+function readValidSettings() {
+  try {
+    return readSettings();
+  } catch {
+    return null;
+  }
+}
+
+async function send(sent, settings) {
   const turn = { sent, answers: settings.models.map((model) => new Answer(model)), node: null };
   turns.push(turn);
   drawTurn(turn);
@@ -163,9 +183,9 @@ function drawAnswer(turn, answer) {
     const isOpen = answer.node.querySelector(".thoughts")?.open ?? false;
     bubble.append(make("details", { class: "thoughts", open: isOpen }, make("summary", {}, answer.text ? "Thoughts" : "Thinking…"), renderMarkdown(answer.thoughts)));
   }
-  if (answer.error) bubble.append(make("p", { class: "error-text", role: "alert" }, answer.error));
-  else if (answer.logprobs.length && answer.isDone) bubble.append(heat(answer.logprobs));
+  if (answer.logprobs.length && answer.isDone) bubble.append(heat(answer.logprobs));
   else bubble.append(renderMarkdown(answer.text));
+  if (answer.error) bubble.append(make("p", { class: "error-text", role: "alert" }, answer.error));
   for (const call of answer.calls.filter(Boolean)) bubble.append(drawCall(turn, answer, call));
   parts.push(bubble, figuresOf(answer));
   answer.node.replaceChildren(...parts);
@@ -181,7 +201,9 @@ function drawCall(turn, answer, call) {
       call.result = input.value;
       const calls = answer.calls.filter(Boolean);
       if (calls.every((each) => each.result !== undefined)) {
-        send(calls.map((each) => ({ role: "tool", tool_call_id: each.id, content: each.result })));
+        const settings = readValidSettings();
+        const results = calls.map((each) => ({ role: "tool", tool_call_id: each.id, content: each.result }));
+        if (settings !== null) send(results, settings);
       }
     };
     node.append(make("div", { class: "row" }, input, make("button", { type: "button", onclick: give }, "Return it")));
@@ -239,8 +261,10 @@ function edit(turn) {
 async function retry(turn) {
   if (running !== null) return;
   const { sent } = turn;
+  const settings = readValidSettings();
+  if (settings === null) return;
   removeFrom(turn);
-  await send(sent);
+  await send(sent, settings);
 }
 
 function removeFrom(turn) {
@@ -292,12 +316,8 @@ composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const content = prompt.value.trim();
   if (!content || running !== null) return;
-  let settings;
-  try {
-    settings = readSettings();
-  } catch {
-    return; // readJson has shown the problem, and the message stays
-  }
+  const settings = readValidSettings();
+  if (settings === null) return; // the message stays
   prompt.value = "";
   send([{ role: "user", content }], settings);
 });
