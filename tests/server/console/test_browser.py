@@ -196,6 +196,31 @@ def test_a_form_is_sent_once_however_often_its_button_is_pressed(open_page: Open
         assert is_stopped == [False, True, True]
 
 
+CONTRAST = """
+(input) => {
+    const luminance = (colour) => {
+        const [red, green, blue] = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => {
+            const share = part / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+    };
+    const border = luminance(getComputedStyle(input).borderTopColor);
+    const behind = luminance(getComputedStyle(input.closest(".card")).backgroundColor);
+    return Math.max(border, behind) / Math.min(border, behind);
+}
+"""
+"""The contrast of a field's border, which axe-core does not check (WCAG 2.2, criterion 1.4.11)."""
+
+
+def test_the_borders_of_fields_stand_out_in_light_and_in_dark(open_page: OpenPage) -> None:
+    with open_page() as page:
+        page.goto("/console/accounts/acme")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.get_by_label("Amount").evaluate(CONTRAST) >= 3, scheme
+
+
 def test_the_theme_stays_as_it_was_chosen(open_page: OpenPage) -> None:
     with open_page(color_scheme="light") as page:
         background = "getComputedStyle(document.body).backgroundColor"
