@@ -67,9 +67,18 @@ def assert_fits(page: Page, path: str) -> None:
 
 def hide_and_show(page: Page) -> None:
     """Let the page believe that its tab was hidden and shown again: live data begins anew."""
-    for is_hidden in ("true", "false"):
-        page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: {is_hidden}, configurable: true}})")
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    for is_hidden in (True, False):
+        hide(page, is_hidden=is_hidden)
+
+
+def hide(page: Page, *, is_hidden: bool) -> None:
+    page.evaluate(
+        """(isHidden) => {
+            Object.defineProperty(document, "hidden", {value: isHidden, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_hidden,
+    )
 
 
 def assert_menu_opens(page: Page) -> None:
@@ -143,6 +152,21 @@ def test_a_live_page_goes_on_after_a_proxys_error(open_page: OpenPage) -> None:
         expect(page.locator("#live-badge")).to_have_text("reconnecting")
         page.unroute("**/events*")
         expect(page.locator("#live-badge")).to_have_text("live")
+
+
+def test_a_live_page_says_where_requests_are_missing(open_page: OpenPage, server: ConsoleServer) -> None:
+    with open_page() as page:
+        page.goto("/console/requests")
+        expect(page.locator("#live-badge")).to_have_text("live")
+        before = server.ask("Before").headers["x-request-id"]
+        expect(page.locator(f"#live-rows a[href$='{before}']")).to_be_visible()
+        hide(page, is_hidden=True)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: server.ask("x", max_tokens=1), range(60)))
+        hide(page, is_hidden=False)
+        expect(page.locator("#live-rows .gap")).to_contain_text("Load the page again")
+        below = page.locator("#live-rows .gap + tr a[href*='/requests/']")
+        expect(below.first).to_have_attribute("href", re.compile(before))
 
 
 def test_further_rows_for_an_ended_session_lead_to_signing_in(open_page: OpenPage, server: ConsoleServer) -> None:

@@ -105,6 +105,22 @@ def test_a_stream_continues_after_the_last_request_that_the_page_has(live: LiveS
     assert first not in rows
 
 
+def test_requests_that_a_page_has_missed_are_those_of_its_account_or_it_says_that_some_are_missing(
+    live: LiveServer,
+) -> None:
+    database = live.account.database
+    other = create_account(database, "owl").id
+    deposit(database, other, 10**9)
+    own, foreign = live.account.new_key(), create_key(database, other).secret
+    missed = live.ask(own)
+    for _ in range(51):
+        live.ask(foreign)
+    for key, is_there, is_cut in ((own, True, False), (foreign, False, True), (ADMIN_KEY, False, True)):
+        with live.signed_in(key) as client, client.stream("GET", "/console/events?after=0") as response:
+            first = next(ticks(response.iter_lines()))
+        assert (missed in "".join(first["rows"]), first["is_cut"]) == (is_there, is_cut)
+
+
 def test_first_tokens_are_those_of_the_requests_since_somebody_looks(live: LiveServer) -> None:
     key = live.account.new_key()
     live.ask(key)

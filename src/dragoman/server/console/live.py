@@ -29,7 +29,7 @@ _MAX_HOLDERS = 96
 _MAX_OF_HOLDER = 16
 
 _MAX_ROWS = 50
-"""New requests of one second. When there are more, the page says so by the gap."""
+"""New requests of one second. When there are more, the page says that some are missing."""
 
 _OVERLAP = 64
 """Ids behind the newest that are read again: PostgreSQL's transactions may commit in another order than their ids."""
@@ -50,6 +50,8 @@ class Tick(msgspec.Struct, frozen=True):
     """Of the accounts and keys of the rows."""
     newest: int
     """The id of the newest request."""
+    is_cut: bool
+    """Whether there were more rows."""
 
 
 class Broadcast:
@@ -96,8 +98,9 @@ class Broadcast:
             yield b"retry: 2000\n\n"
             # Requests that both the first tick and the page have are dropped by the page.
             first = await queue.get()
-            missed = [] if last_id is None else await self._read_rows(last_id)
-            yield self._frame(viewer, await self._tick_of(first.gauges, missed, first.newest))
+            missed = [] if last_id is None else await self._read_rows(last_id, viewer.account_id)
+            is_cut = len(missed) == _MAX_ROWS
+            yield self._frame(viewer, await self._tick_of(first.gauges, missed, first.newest, is_cut=is_cut))
             ticks = 0
             while not self._is_draining():
                 yield self._frame(viewer, await queue.get())
@@ -122,22 +125,24 @@ class Broadcast:
 
     async def _tick(self) -> Tick:
         since = None if self._newest is None else self._newest - _OVERLAP
-        rows = [row for row in await self._read_rows(since) if row.id not in self._seen]
+        found = await self._read_rows(since)
+        rows = [row for row in found if row.id not in self._seen]
         is_first = self._newest is None
+        is_cut = self._newest is not None and len(found) == _MAX_ROWS and found[0].id > self._newest + 1
         self._seen.extend(row.id for row in rows)
         self._newest = max([self._newest or 0, *(row.id for row in rows)])
-        return await self._tick_of(await self.gauges(), [] if is_first else rows, self._newest)
+        return await self._tick_of(await self.gauges(), [] if is_first else rows, self._newest, is_cut=is_cut)
 
-    async def _tick_of(self, gauges: Gauges, rows: Sequence[UsageRecord], newest: int) -> Tick:
+    async def _tick_of(self, gauges: Gauges, rows: Sequence[UsageRecord], newest: int, *, is_cut: bool) -> Tick:
         thread = self._services.thread
         names = NO_NAMES
         if rows and thread is not None:
             names = await thread.run(read_names, thread.database, rows)
-        return Tick(gauges, rows, names, newest)
+        return Tick(gauges, rows, names, newest, is_cut)
 
-    async def _read_rows(self, after: int | None) -> list[UsageRecord]:
+    async def _read_rows(self, after: int | None, account_id: int | None = None) -> list[UsageRecord]:
         thread = self._services.thread
-        return [] if thread is None else await thread.run(newest_requests, thread.database, after)
+        return [] if thread is None else await thread.run(newest_requests, thread.database, after, account_id)
 
     def _frame(self, viewer: ConsoleViewer, tick: Tick) -> bytes:
         rows = [row for row in tick.rows if viewer.is_operator or _is_own(viewer, row)]
@@ -146,15 +151,21 @@ class Broadcast:
         body = {
             "rows": [self._renderer.text(template, row=row, **values) for row in rows],
             "gauges": tick.gauges if viewer.is_operator else None,
+            "is_cut": tick.is_cut and viewer.sees_usage,
         }
         return b"id: %d\nevent: tick\ndata: %s\n\n" % (tick.newest, msgspec.json.encode(body))
 
 
-def newest_requests(database: Database, after: int | None) -> list[UsageRecord]:
-    """Return the newest requests behind the id `after`, oldest first; without it only the very newest."""
+def newest_requests(database: Database, after: int | None, account_id: int | None = None) -> list[UsageRecord]:
+    """Return the newest requests behind the id `after`, oldest first; without it only the very newest.
+
+    `account_id`: only those of this account.
+    """
     query = select(usage).order_by(usage.c.id.desc()).limit(_MAX_ROWS if after is not None else 1)
     if after is not None:
         query = query.where(usage.c.id > after)
+    if account_id is not None:
+        query = query.where(usage.c.account_id == account_id)
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [msgspec.convert(row, UsageRecord, from_attributes=True) for row in reversed(rows)]

@@ -51,6 +51,18 @@ function showState(name, state) {
   badge.className = `badge ${KINDS[state] ?? ""}`;
 }
 
+/** Say that requests are missing between the rows that are there and those to come. */
+function addGap() {
+  const link = document.createElement("a");
+  link.href = location.href;
+  link.textContent = "Load the page again";
+  const row = rows.insertRow(0);
+  row.className = "gap";
+  row.append(document.createElement("td"));
+  row.cells[0].colSpan = 13;
+  row.cells[0].append("More requests ended here than are shown. ", link);
+}
+
 function addRows(fragments) {
   for (const fragment of fragments) {
     const template = document.createElement("template");
@@ -61,6 +73,7 @@ function addRows(fragments) {
   }
   const shown = rows.querySelectorAll("tr[data-request]");
   for (const row of [...shown].slice(mostRows)) row.remove();
+  while (rows.lastElementChild?.classList.contains("gap")) rows.lastElementChild.remove();
   if (shown.length) {
     document.getElementById("live-table").hidden = false;
     document.getElementById("live-empty")?.remove();
@@ -81,7 +94,8 @@ function open() {
   source.addEventListener("tick", (event) => {
     show("live");
     newest = Math.max(newest, Number(event.lastEventId));
-    const { rows: fragments, gauges } = JSON.parse(event.data);
+    const { rows: fragments, gauges, is_cut: isCut } = JSON.parse(event.data);
+    if (isCut && rows !== null && rows.childElementCount && mostRows > fragments.length) addGap();
     if (rows !== null) addRows(fragments);
     if (gauges === null) return;
     setGauge("gauge-running", gauges.running);
