@@ -255,6 +255,19 @@ async def test_cookies_of_others_do_not_end_a_session(account: AccountFixture, a
             assert response.status_code == 200, other
 
 
+async def test_without_its_database_the_playground_says_like_any_page_that_the_server_is_busy(
+    account: AccountFixture, app: App
+) -> None:
+    async with console_client(app, key=account.new_key()) as client:
+        headers = {"x-form-token": await client.token("/playground")}
+        with account.database.write() as connection:
+            connection.exec_driver_sql("ALTER TABLE console_sessions RENAME TO gone")
+        page = await client.get("/playground")
+        answer = await client.http.post("/console/api/v1/chat/completions", json=CHAT, headers=headers)
+    assert (page.status_code, "The server is busy" in page.text) == (503, True)
+    assert (answer.status_code, answer.text) == (503, "The server is busy")
+
+
 async def test_keys_of_the_settings_open_the_playground_but_no_records(tmp_path: Path) -> None:
     database = Database(create_sqlite_database(tmp_path / "usage.db"))
     app = console_app(database, tmp_path / "journals", has_accounts=False, keys={"sk-of-the-settings": "lab"})

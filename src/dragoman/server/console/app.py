@@ -161,15 +161,16 @@ class ConsolePages:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         cookies = CookieJar(request, self._services)
-        viewer = await self._viewer(request, cookies)
-        if viewer is None or cookies.secret is None:
-            await Response("Sign in again", 401)(scope, receive, send)
-            return
         try:
+            viewer = await self._viewer(request, cookies)
+            if viewer is None or cookies.secret is None:
+                await Response("Sign in again", 401)(scope, receive, send)
+                return
             check_origin(request)
             check_form_token(request.headers.get(TOKEN_HEADER, ""), cookies.secret)
-        except PageError as error:
-            await Response(error.message, error.status)(scope, receive, send)
+        except _REFUSALS as error:
+            refusal = _page_error(error)
+            await Response(refusal.message, refusal.status)(scope, receive, send)
         else:
             await forward(self._api, viewer, scope, receive, send)
 
