@@ -138,11 +138,18 @@ def format_number(value: int) -> str:
 
 def compact_number(value: float) -> str:
     """Format a number with three digits at most, as in 1.24 M."""
-    for unit, suffix in ((1e9, "\u202fG"), (1e6, "\u202fM"), (1e3, "\u202fk")):
-        if abs(value) >= unit:
-            scaled = value / unit
-            return f"{scaled:.{0 if scaled >= 100 else 1 if scaled >= 10 else 2}f}{suffix}"
-    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    text = f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    for unit, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "G")):
+        if abs(float(text.partition("\u202f")[0])) < 1000:
+            break
+        text = f"{_three_digits(value / unit)}\u202f{suffix}"
+    return text
+
+
+def _three_digits(value: float) -> str:
+    """Format a number with three digits, or more before the point if it has them."""
+    places = next((places for places in (2, 1) if abs(round(value, places)) < 10 ** (3 - places)), 0)
+    return f"{value:.{places}f}"
 
 
 def format_size(size: int) -> str:
@@ -179,17 +186,24 @@ def align_amount(amount: int, places: int) -> str:
 
 
 def format_duration(milliseconds: float | None) -> str:
-    """Format a duration in the unit that people would choose."""
+    """Format a duration in the unit that people would choose, or in two."""
     if milliseconds is None:
         return NOTHING
-    if milliseconds < 1000:
+    if round(milliseconds) < 1000:
         return f"{milliseconds:.0f}\u202fms"
     seconds = milliseconds / 1000
-    if seconds < 100:
-        return f"{seconds:.{2 if seconds < 10 else 1}f}\u202fs"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f}\u202fmin"
-    return f"{seconds / 3600:.0f}\u202fh" if seconds < 172_800 else f"{seconds / 86_400:.0f}\u202fd"
+    if round(seconds, 1) < 100:
+        return f"{_three_digits(seconds)}\u202fs"
+    if round(seconds) < 3600:
+        return _two_units(round(seconds), 60, "min", "s")
+    if round(seconds / 60) < 24 * 60:
+        return _two_units(round(seconds / 60), 60, "h", "min")
+    return _two_units(round(seconds / 3600), 24, "d", "h")
+
+
+def _two_units(value: int, per_unit: int, unit: str, smaller: str) -> str:
+    whole, rest = divmod(value, per_unit)
+    return f"{whole}\u202f{unit}" + (f" {rest}\u202f{smaller}" if rest else "")
 
 
 def format_share(part: int, whole: int) -> str:
