@@ -17,12 +17,12 @@ export function formToken() {
   return document.querySelector('meta[name="form-token"]').content;
 }
 
-/** Copy a text, and say so on the button for a moment. */
+/** Copy a text, and say on the button for a moment whether the browser allowed it: it may not without HTTPS. */
 export async function copyText(text, button) {
-  await navigator.clipboard.writeText(text);
-  const before = button.textContent;
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = before), 1500);
+  const isCopied = await Promise.resolve(navigator.clipboard?.writeText(text).then(() => true)).catch(() => false);
+  button.dataset.label ??= button.textContent;
+  button.textContent = isCopied ? "Copied" : "Not allowed";
+  setTimeout(() => (button.textContent = button.dataset.label), 1500);
 }
 
 function switchTheme() {
