@@ -102,3 +102,13 @@ def test_older_requests_are_appended_once_each(open_page: OpenPage, server: Cons
         links = page.locator("#live-rows a[title]").evaluate_all("links => links.map((link) => link.title)")
     assert len(links) == len(set(links))
     assert ids <= set(links)
+
+
+def test_the_keyboard_goes_on_behind_the_rows_that_were_there(open_page: OpenPage, server: ConsoleServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: server.ask("x", max_tokens=1), range(51)))
+    with open_page() as page:
+        page.goto("/console/requests?account=acme")
+        rows = page.locator("#live-rows tr[data-request]")
+        page.get_by_role("link", name="Older requests").press("Enter")
+        expect(rows.nth(50).get_by_role("link").first).to_be_focused()

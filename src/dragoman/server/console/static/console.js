@@ -69,7 +69,15 @@ for (const element of document.querySelectorAll("[data-origin]")) {
 }
 
 showLocalTimes();
-document.addEventListener("htmx:after:swap", () => showLocalTimes());
+
+// Further rows take the place of the link that had the focus, so the first of them gets it.
+let lastRow = null;
+document.addEventListener("click", (event) => (lastRow = event.target.closest("#more-row")?.previousElementSibling), true);
+document.addEventListener("htmx:after:swap", () => {
+  showLocalTimes();
+  lastRow?.nextElementSibling?.querySelector("a")?.focus({ preventScroll: true });
+  lastRow = null;
+});
 
 // Whatever was answered instead of further rows is shown as a page of its own.
 document.addEventListener("htmx:response:error", (event) => {
