@@ -59,6 +59,18 @@ async def test_a_session_ends_with_its_key_and_with_signing_out(
         assert (await client.get("/")).status_code == 303
 
 
+async def test_signing_in_ends_the_session_that_the_browser_had(account: AccountFixture, app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        before = dict(client.http.cookies)
+        token = await client.token("/accounts")
+        fields = {"form_token": token, "key": account.new_key()}
+        assert (await client.http.post("/console/login", data=fields)).status_code == 303
+        assert (await client.get("/accounts")).status_code == 403
+        client.http.cookies.clear()
+        client.http.cookies.update(before)
+        assert (await client.get("/accounts")).status_code == 303
+
+
 async def test_wrong_keys_are_counted_with_those_of_the_api(app: App) -> None:
     async with console_client(app) as client:
         statuses = {(await client.sign_in(f"sk-wrong-{number}")).status_code for number in range(20)}

@@ -44,6 +44,8 @@ async def sign_in(page: PageRequest) -> Response:
             problem="Too many wrong keys. Wait a minute." if is_limited else str(error),
             next=target,
         )
+    if page.viewer.session is not None:
+        await page.services.thread.run(page.sessions.end, page.secret)
     response = RedirectResponse(page.renderer.url(target), 303)
     page.cookies.set(response, secret)
     return response
