@@ -121,6 +121,17 @@ def test_requests_that_a_page_has_missed_are_those_of_its_account_or_it_says_tha
         assert (missed in "".join(first["rows"]), first["is_cut"]) == (is_there, is_cut)
 
 
+def test_a_page_that_has_the_newest_requests_gets_none_again(live: LiveServer) -> None:
+    key = live.account.new_key()
+    for _ in range(60):
+        live.ask(key)
+    for _ in range(2):  # Nobody listens in between.
+        with live.signed_in(ADMIN_KEY) as operator, operator.stream("GET", "/console/events?after=60") as response:
+            stream = ticks(response.iter_lines())
+            found = [next(stream) for _ in range(3)]
+        assert [(tick["rows"], tick["is_cut"]) for tick in found] == [([], False)] * 3
+
+
 def test_first_tokens_are_those_of_the_requests_since_somebody_looks(live: LiveServer) -> None:
     key = live.account.new_key()
     live.ask(key)

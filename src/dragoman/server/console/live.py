@@ -124,13 +124,13 @@ class Broadcast:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _tick(self) -> Tick:
-        since = None if self._newest is None else self._newest - _OVERLAP
-        found = await self._read_rows(since)
+        # The first time too: rows of the overlap are not new then.
+        found = await self._read_rows(0 if self._newest is None else self._newest - _OVERLAP)
         rows = [row for row in found if row.id not in self._seen]
         is_first = self._newest is None
         is_cut = self._newest is not None and len(found) == _MAX_ROWS and found[0].id > self._newest + 1
         self._seen.extend(row.id for row in rows)
-        self._newest = max([self._newest or 0, *(row.id for row in rows)])
+        self._newest = max([self._newest or 0, *(row.id for row in found)])
         return await self._tick_of(await self.gauges(), [] if is_first else rows, self._newest, is_cut=is_cut)
 
     async def _tick_of(self, gauges: Gauges, rows: Sequence[UsageRecord], newest: int, *, is_cut: bool) -> Tick:
@@ -140,7 +140,7 @@ class Broadcast:
             names = await thread.run(read_names, thread.database, rows)
         return Tick(gauges, rows, names, newest, is_cut)
 
-    async def _read_rows(self, after: int | None, account_id: int | None = None) -> list[UsageRecord]:
+    async def _read_rows(self, after: int, account_id: int | None = None) -> list[UsageRecord]:
         thread = self._services.thread
         return [] if thread is None else await thread.run(newest_requests, thread.database, after, account_id)
 
@@ -156,14 +156,9 @@ class Broadcast:
         return b"id: %d\nevent: tick\ndata: %s\n\n" % (tick.newest, msgspec.json.encode(body))
 
 
-def newest_requests(database: Database, after: int | None, account_id: int | None = None) -> list[UsageRecord]:
-    """Return the newest requests behind the id `after`, oldest first; without it only the very newest.
-
-    `account_id`: only those of this account.
-    """
-    query = select(usage).order_by(usage.c.id.desc()).limit(_MAX_ROWS if after is not None else 1)
-    if after is not None:
-        query = query.where(usage.c.id > after)
+def newest_requests(database: Database, after: int, account_id: int | None = None) -> list[UsageRecord]:
+    """Return the newest requests behind the id `after`, oldest first; of this account if one is given."""
+    query = select(usage).where(usage.c.id > after).order_by(usage.c.id.desc()).limit(_MAX_ROWS)
     if account_id is not None:
         query = query.where(usage.c.account_id == account_id)
     with database.read() as connection:
