@@ -83,6 +83,8 @@ class SimulatedBackend:
         self._next_cell = 0
         self.batches: list[list[int]] = []
         """The number of tokens of each chunk, for every step."""
+        self.outputs: list[list[int]] = []
+        """The number of outputs of each chunk, for every step."""
         self.adapters_by_step: list[int] = []
         """The adapter of every step."""
 
@@ -105,6 +107,7 @@ class SimulatedBackend:
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is loaded as long as it is used"
         self.batches.append([len(chunk.tokens) for chunk in chunks])
+        self.outputs.append([chunk.outputs for chunk in chunks])
         self.adapters_by_step.append(adapter)
         rows = []
         for chunk in chunks:

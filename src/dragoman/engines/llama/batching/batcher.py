@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
+from dragoman.engines.llama.batching.adapter_watch import AdapterWatch
 from dragoman.engines.llama.batching.cache import ScheduledChunk
 from dragoman.engines.llama.batching.host_cache import HostSegment
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
@@ -19,10 +21,12 @@ from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS, agreeing_tokens
 from dragoman.engines.llama.batching.whole_sequence_cache import open_cache
-from dragoman.engines.llama.native.backend import Backend, Chunk
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend, Chunk
 from dragoman.output import logprobs
 from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
 from dragoman.output.processor import DetokenizerVocabulary, OutputProcessor
+
+_NO_WATCH, _NO_NOTE = AdapterWatch(), nullcontext()
 
 
 class RequestOutput(NamedTuple):
@@ -53,6 +57,7 @@ class Batcher:
         host_cache_tokens: int,
         max_draft_tokens: int = MAX_DRAFT_TOKENS,
         saver: SegmentSaver | None = None,
+        watch: AdapterWatch = _NO_WATCH,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`max_draft_tokens`: the most tokens that are drafted for a sequence in a step; 0 turns speculation off.
@@ -64,6 +69,7 @@ class Batcher:
         self._backend = backend
         self._clock = clock
         self._saver = saver
+        self._watch = watch
         self._vocabulary = vocabulary
         self._masks = MaskWorker()
         self.cache = open_cache(backend, host_cache_tokens)
@@ -133,7 +139,9 @@ class Batcher:
                 constraints += filter(None, (item.sequence.active_constraint,))
         if constraints:
             self._masks.begin(constraints)
-        logits = self._backend.decode(chunks, scheduled[0].sequence.adapter)
+        adapter = scheduled[0].sequence.adapter
+        with _NO_NOTE if adapter == NO_ADAPTER else self._watch.computing(adapter):
+            logits = self._backend.decode(chunks, adapter)
         if constraints:
             self._masks.wait()
         self.scheduler.note_duration(sum(len(chunk.tokens) for chunk in chunks), self._clock() - started)
@@ -168,6 +176,7 @@ class Batcher:
             self._adapters_to_unload.remove(adapter)
             self.cache.forget_adapter(adapter)
             self._backend.unload_adapter(adapter)
+            self._watch.unloaded(adapter)
 
     def _sequence(self, request: EngineRequest, index: int, seed: int) -> ChoiceSequence:
         sampling, output_format, end_token_ids = request.sampling, request.output_format, self._vocabulary.end_token_ids
@@ -380,10 +389,12 @@ def _no_token_allowed(request: EngineRequest) -> BadRequest | EngineFailed:
 
 def _chunk(scheduled: ScheduledChunk) -> Chunk:
     sequence, position, length, draft = scheduled
-    outputs = length if sequence.needs_prompt_logprobs else int(position + length == sequence.length) + len(draft)
+    image = sequence.request.image_at(position)
+    # With an adapter always one: if the cells have values that are no numbers, this step has to show it.
+    needed = position + length == sequence.length or (sequence.adapter != NO_ADAPTER and image is None)
+    outputs = length if sequence.needs_prompt_logprobs else int(needed) + len(draft)
     tokens = sequence.tokens_between(position, position + length)
     if draft:
         tokens = np.concatenate((tokens, np.array(draft, dtype=np.int32)))
     sequence_id = -1 if sequence.sequence_id is None else sequence.sequence_id
-    request = sequence.request
-    return Chunk(sequence_id, request.position_of(position), tokens, outputs, request.image_at(position))
+    return Chunk(sequence_id, sequence.request.position_of(position), tokens, outputs, image)

@@ -23,12 +23,12 @@ from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.image_projector import ImageProjector
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
+from dragoman.engines.llama.process.adapter_changes import AdapterChanges
 from dragoman.engines.llama.process.image_queue import ImageQueue, image_task
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
-from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.process.turn_end import turn_end_tokens
 from dragoman.engines.llama.process.workloads import (
     PreparedRequest,
@@ -42,7 +42,6 @@ from dragoman.engines.llama.process.workloads import (
 )
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
-from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
 
 _log = logs.get_logger(__name__)
@@ -72,8 +71,6 @@ class EngineServer:
         """
         self._model = model
         self._adapters = adapters
-        self._adapter_changes: set[asyncio.Task[None]] = set()
-        """The tasks that load or remove adapters."""
         self._options = options
         self._projector = projector
         self._chat_template = options.chat_template or model.chat_template
@@ -85,6 +82,7 @@ class EngineServer:
         else:
             self._workload = self._generation_workload(backend)
         self._stepper = self._workload.stepper
+        self._adapter_changes = AdapterChanges(adapters, self._stepper, self._note_activity)
         self._saved = self._workload.saved_prefixes
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._images = ImageQueue(options.max_sequences + options.max_waiting)
@@ -107,7 +105,9 @@ class EngineServer:
         prefixes = public_prefixes(vocabulary, self._chat_template, options)
         preprocessor = RequestPreprocessor(self._model, backend.cells, prefixes, images)
         saved = saved_prefixes(options, self._adapters, backend)
-        stepper = generation_stepper(self._model, backend, options, saved, self._publish_from_thread)
+        stepper = generation_stepper(
+            self._model, backend, options, saved, self._publish_from_thread, watch=self._adapters
+        )
 
         def prepare(key: RequestKey, command: messages.RequestCommand) -> PreparedRequest:
             if isinstance(command, messages.EmbedCommand):
@@ -183,9 +183,9 @@ class EngineServer:
         """Close the connections and wait for the last step, but not for workers that do not read."""
         for connection in self._connections.values():
             connection.close()
-        for task in (*self._adapter_changes, *self._detached):
+        for task in (*self._adapter_changes.tasks, *self._detached):
             task.cancel()
-        await asyncio.wait((step_task, *self._adapter_changes, *self._detached))
+        await asyncio.wait((step_task, *self._adapter_changes.tasks, *self._detached))
         for connection in self._connections.values():
             connection.abort()
 
@@ -231,7 +231,7 @@ class EngineServer:
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._adapter_changes) or any(each.open_requests for each in self._connections.values())
+        return bool(self._adapter_changes.tasks) or any(each.open_requests for each in self._connections.values())
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _WorkerConnection(self._next_connection, writer)
@@ -271,12 +271,8 @@ class EngineServer:
                 self._stepper.cancel((connection.number, command.number))
             case messages.StatisticsCommand():
                 self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
-            case messages.AddAdapterCommand(number, record) if isinstance(self._stepper, Stepper):
-                self._start_adapter_change(connection, number, self._adapters.add(record, self._stepper))
-            case messages.RemoveAdapterCommand(number, name) if isinstance(self._stepper, Stepper):
-                self._start_adapter_change(connection, number, self._adapters.remove(name, self._stepper))
-            case messages.AddAdapterCommand(number) | messages.RemoveAdapterCommand(number):
-                connection.send([messages.error_reply(number, BadRequest("the model takes no adapters", "model"))])
+            case messages.AddAdapterCommand() | messages.RemoveAdapterCommand():
+                self._adapter_changes.start(command, connection.send)
             case _:
                 await self._tokenize(connection, command)
 
@@ -289,25 +285,6 @@ class EngineServer:
             self._start_detached(self._submit(connection, command, self._images.run(task, prepare)))
         else:
             await self._submit(connection, command, self._loop.run_in_executor(self._tokenizer, prepare))
-
-    def _start_adapter_change(
-        self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
-    ) -> None:
-        """Change an adapter in a task of its own, so that slow loading does not delay other commands."""
-
-        async def reply_when_done() -> None:
-            try:
-                reply: messages.EngineReply = messages.AdapterReply(number, (await change).adapter)
-            except (BadRequest, ModelNotFound) as error:
-                reply = messages.error_reply(number, error)
-            except OSError as error:  # The registry cannot be written: the disk is full, or the folder is gone.
-                reply = messages.error_reply(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
-            self._last_activity = time.monotonic()
-            connection.send([reply])
-
-        task = asyncio.create_task(reply_when_done())
-        self._adapter_changes.add(task)
-        task.add_done_callback(self._adapter_changes.discard)
 
     async def _tokenize(self, connection: "_WorkerConnection", command: messages.TokenizingCommand) -> None:
         try:
@@ -368,8 +345,11 @@ class EngineServer:
         if ended:
             self._loop.call_soon_threadsafe(self._note_ended, ended)
 
-    def _note_ended(self, ended: list[RequestKey]) -> None:
+    def _note_activity(self) -> None:
         self._last_activity = time.monotonic()
+
+    def _note_ended(self, ended: list[RequestKey]) -> None:
+        self._note_activity()
         for connection, number in ended:
             if connection in self._connections:
                 self._connections[connection].close_request(number)

@@ -6,6 +6,7 @@ import queue
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -172,12 +173,18 @@ class Stepper(CommandThread):
         """Queue the request, or publish Overloaded or BadRequest. Blocks only while thousands of commands wait."""
         self._put(partial(self._add, request, n, seed))
 
-    def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
-        """Load an adapter before the next step.
+    def load_adapter(
+        self,
+        path: Path,
+        scale: float,
+        on_result: Callable[[int | ModelError], object],
+        computing: AbstractContextManager[None],
+    ) -> None:
+        """Load an adapter before the next step, within `computing`.
 
         `on_result` is called from the working thread with the number of the adapter, or the error.
         """
-        self._put(partial(self._load_adapter, path, scale, on_result))
+        self._put(partial(self._load_adapter, path, scale, on_result, computing))
 
     def unload_adapter(self, adapter: int) -> None:
         """Free an adapter when the requests for it that were added so far have ended."""
@@ -218,9 +225,17 @@ class Stepper(CommandThread):
         self._batcher.cancel(displaced.key)
         self._pending_outputs.append(RequestOutput(displaced.key, error))
 
-    def _load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
+    def _load_adapter(
+        self,
+        path: Path,
+        scale: float,
+        on_result: Callable[[int | ModelError], object],
+        computing: AbstractContextManager[None],
+    ) -> None:
         try:
-            on_result(self._batcher.load_adapter(path, scale))
+            with computing:
+                number = self._batcher.load_adapter(path, scale)
+            on_result(number)
         except ModelError as error:
             on_result(error)
 

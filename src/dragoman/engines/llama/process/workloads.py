@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
+from dragoman.engines.llama.batching.adapter_watch import AdapterWatch
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import RequestKey
 from dragoman.engines.llama.embedding.batcher import EmbeddingBatcher
@@ -91,6 +92,8 @@ def generation_stepper(
     options: EngineOptions,
     saved: SavedPrefixes | None,
     publish: Callable[[list[RequestOutput]], None],
+    *,
+    watch: AdapterWatch,
 ) -> Stepper:
     """Return the stepper of a model that generates text."""
     batcher = Batcher(
@@ -101,6 +104,7 @@ def generation_stepper(
         host_cache_tokens=options.host_cache_tokens,
         max_draft_tokens=options.max_draft_tokens,
         saver=saved,
+        watch=watch,
     )
     stepper = Stepper(
         batcher,
