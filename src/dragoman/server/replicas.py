@@ -15,6 +15,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.engines.llama.worker.embedding_client import LlamaEmbeddingEngine
+from dragoman.engines.llama.worker.images import ImageIntake, ImageMemory
 from dragoman.engines.reported_load import LoadReports
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
@@ -38,14 +39,20 @@ SPARE_CONNECTIONS = 4
 """Of an upstream, for probes and counts of tokens beside the requests that it may have."""
 
 
-def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> Deployment:
+def build_deployments(options: WorkerOptions) -> list[Deployment]:
+    """Build the deployments of a worker."""
+    images = ImageMemory()
+    return [_build_deployment(deployment, options, images) for deployment in options.deployments]
+
+
+def _build_deployment(deployment: DeploymentOptions, options: WorkerOptions, images: ImageMemory) -> Deployment:
     """Build a deployment with an engine for each of its replicas."""
     return Deployment(
         name=deployment.name,
         aliases=deployment.aliases,
         dialects=deployment.dialects,
         replicas=tuple(
-            _build_replica(f"{deployment.name}/{number}", engine, options)
+            _build_replica(f"{deployment.name}/{number}", engine, options, images)
             for number, engine in enumerate(deployment.engines)
         ),
         max_attempts=deployment.attempts,
@@ -55,10 +62,10 @@ def build_deployment(deployment: DeploymentOptions, options: WorkerOptions) -> D
     )
 
 
-def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions) -> Replica:
+def _build_replica(name: str, engine: ReplicaOptions, options: WorkerOptions, images: ImageMemory) -> Replica:
     if isinstance(engine, UpstreamOptions):
         return connect_upstream(name, engine.upstream, engine.model, engine.kind)
-    connected = _connect(engine, options.settings.supervision, options.wake_fd)
+    connected = _connect(engine, options.settings.supervision, options.wake_fd, images)
     if isinstance(engine, EchoOptions):
         return Replica(name, connected)
     return Replica(name, connected, cache_tokens=engine.cache_tokens, load_reports=LoadReports(MAX_AGE_SECONDS))
@@ -96,7 +103,9 @@ def connect_upstream(name: str, upstream: UpstreamSettings, model: str, model_ki
     )
 
 
-def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSettings, wake_fd: int) -> Engine:
+def _connect(
+    engine: EchoOptions | LlamaOptions, supervision: SupervisionSettings, wake_fd: int, images: ImageMemory
+) -> Engine:
     match engine:
         case EchoOptions(echo=echo):
             return EchoEngine(
@@ -113,7 +122,8 @@ def _connect(engine: EchoOptions | LlamaOptions, supervision: SupervisionSetting
             )
             wake = None if number is None else partial(os.write, wake_fd, bytes([number]))
             if engine.kind == "generation":
-                return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts, engine.images)
+                intake = None if engine.images is None else ImageIntake(engine.images, images)
+                return LlamaEngine(Path(engine.socket), wake, engine.architecture, timeouts, intake)
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 

@@ -45,7 +45,7 @@ from dragoman.server.image_settings import ImageSettings
 from dragoman.server.metrics import SettingsState, count_as_one_process
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
-from dragoman.server.replicas import build_deployment, connect_added_upstream
+from dragoman.server.replicas import build_deployments, connect_added_upstream
 from dragoman.server.response_options import REASONING_SECRET_VARIABLE, ResponsesSettings, reasoning_key
 from dragoman.server.settings import Settings
 from dragoman.server.tls import CertificateError, certificate_expiry, server_context
@@ -73,7 +73,7 @@ def main() -> int:
         os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings
     logs.configure(settings.log_level, settings.log_format)
-    catalog = Catalog([build_deployment(deployment, options) for deployment in options.deployments])
+    catalog = Catalog(build_deployments(options))
     accounts = _accounts_options(options)
     folder = user_path(settings.adapter_dir) if settings.adapter_dir else None
     tracing = Tracing.exporting() if exports_traces(os.environ) else None

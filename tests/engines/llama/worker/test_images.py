@@ -14,9 +14,10 @@ from dragoman.core.request import ChatPrompt, ImagePart, Message, PromptTruncati
 from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt
 from dragoman.engines.llama.wire.options import ImageLimits
-from dragoman.engines.llama.worker.images import DecodedImages, prepare_images
+from dragoman.engines.llama.worker.images import DecodedImages, ImageIntake, ImageMemory, prepare_images
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import HERMES
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 from tests.support.tiny_projector import data_url, random_image
 
 LIMITS = ImageLimits(max_count=2, max_bytes=20_000, max_pixels=10_000)
@@ -27,9 +28,13 @@ IMAGE = random_image()
 def place(*parts: TextPart | ImagePart, template: ChatTemplate = TEMPLATE) -> ImagePrompt:
     """Render a conversation. Raises BadRequest."""
     prompt = ChatPrompt(messages=(Message(role="user", content=parts),))
-    images = prepare_images(prompt, LIMITS, DecodedImages())
+    images = prepare_images(prompt, ImageIntake(LIMITS, ImageMemory()))
     assert images is not None
-    return asyncio.run(images.place(template.render(images.prompt)))
+    return asyncio.run(images.place(template.render(images.prompt), sent))
+
+
+async def sent() -> None:
+    """Nothing is on its way to the engine process."""
 
 
 def encoded(data: bytes) -> ImagePart:
@@ -70,11 +75,11 @@ def test_an_image_whose_metadata_are_damaged_is_decoded(kind: str) -> None:
 
 def test_literal_offsets_move_with_the_text() -> None:
     prompt = ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)),)),))
-    images = prepare_images(prompt, LIMITS, DecodedImages())
+    images = prepare_images(prompt, ImageIntake(LIMITS, ImageMemory()))
     assert images is not None
     marker = images.prompt.messages[0].text
     rendered = RenderedPrompt(f"ab{marker}cd", TEMPLATE.render(images.prompt).parser_spec, (1, 3 + len(marker)))
-    placed = asyncio.run(images.place(rendered))
+    placed = asyncio.run(images.place(rendered, sent))
     assert (placed.text, placed.literal_offsets, placed.images[0].offset) == ("abcd", (1, 3), 2)
 
 
@@ -130,7 +135,7 @@ def test_too_many_images_and_what_does_not_go_with_them_are_refused() -> None:
         place(one, one, one)
     prompt = ChatPrompt(messages=(Message(role="user", content=(one,)),), truncation=PromptTruncation(8))
     with pytest.raises(BadRequest, match="cannot be truncated"):
-        prepare_images(prompt, LIMITS, DecodedImages())
+        prepare_images(prompt, ImageIntake(LIMITS, ImageMemory()))
     for source in ("{{ messages[0].role }}", "{{ messages[0].content * 2 }}"):
         with pytest.raises(BadRequest, match="does not write each image once"):
             place(one, template=ChatTemplate(source, bos="", eos=""))
@@ -140,15 +145,15 @@ def test_images_that_are_too_large_together_for_the_engine_process_are_refused()
     large = encoded(png(Image.new("1", (5800, 5800))))
     limits = ImageLimits(max_count=9, max_bytes=10**6, max_pixels=2**26)
     prompt = ChatPrompt(messages=(Message(role="user", content=(large, large)),))
-    images = prepare_images(prompt, limits, DecodedImages())
+    images = prepare_images(prompt, ImageIntake(limits, ImageMemory()))
     assert images is not None
     with pytest.raises(BadRequest, match="more than 67108864 pixels together"):
-        asyncio.run(images.place(TEMPLATE.render(images.prompt)))
+        asyncio.run(images.place(TEMPLATE.render(images.prompt), sent))
 
 
 def test_prompts_without_images_are_left_alone() -> None:
     prompt = ChatPrompt(messages=(Message(role="user", content="a"),))
-    assert prepare_images(prompt, LIMITS, DecodedImages()) is None
+    assert prepare_images(prompt, ImageIntake(LIMITS, ImageMemory())) is None
 
 
 def test_an_image_is_decoded_once_for_its_count_and_its_answer_and_anew_for_another_request() -> None:
@@ -156,11 +161,11 @@ def test_an_image_is_decoded_once_for_its_count_and_its_answer_and_anew_for_anot
         return ChatPrompt(messages=(Message(role="user", content=(TextPart("a"), ImagePart(data_url(IMAGE)))),))
 
     def decode(prompt: ChatPrompt) -> RawImage:
-        images = prepare_images(prompt, LIMITS, decoded)
+        images = prepare_images(prompt, ImageIntake(LIMITS, memory))
         assert images is not None
-        return asyncio.run(images.place(TEMPLATE.render(images.prompt))).images[0].image
+        return asyncio.run(images.place(TEMPLATE.render(images.prompt), sent)).images[0].image
 
-    decoded = DecodedImages()
+    memory = ImageMemory()
     counted, other = prompt(), prompt()
     first = decode(counted)
     assert decode(other) is not first
@@ -181,3 +186,41 @@ def test_kept_images_are_bounded_and_go_with_their_requests() -> None:
     for part in later:
         decoded.keep(part, IMAGE)
     assert [decoded.take(part) for part in later] == [IMAGE, IMAGE, None]
+
+
+async def test_images_are_decoded_when_those_of_other_requests_have_left() -> None:
+    memory = ImageMemory(max_bytes=len(IMAGE.pixels) * 3 // 2, max_kept_bytes=0)
+
+    async def place_one(owner: str) -> ImagePrompt:
+        prompt = ChatPrompt(messages=(Message(role="user", content=(ImagePart(data_url(IMAGE)), TextPart("a"))),))
+        images = prepare_images(prompt, ImageIntake(LIMITS, memory), owner)
+        assert images is not None
+        return await images.place(TEMPLATE.render(images.prompt), sent)
+
+    async def is_placed(owner: str) -> bool:
+        return (await place_one(owner)).images[0].image == IMAGE
+
+    first = await place_one("a")
+    waiting = [asyncio.create_task(is_placed(owner)) for owner in ("a", "a", "b")]
+    done, _ = await asyncio.wait(waiting, timeout=0.1)
+    assert not done
+    waiting[0].cancel()
+    assert first.images
+    del first
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        assert await asyncio.gather(*waiting[1:]) == [True, True]
+
+
+async def test_an_image_that_cannot_be_decoded_leaves_its_memory_to_others() -> None:
+    memory = ImageMemory(max_bytes=3 * 40 * 30)
+    for data in (png(Image.new("RGB", (40, 30)))[:-30], png(Image.new("RGB", (40, 30)))):
+        prompt = ChatPrompt(messages=(Message(role="user", content=(encoded(data), TextPart("a"))),))
+        images = prepare_images(prompt, ImageIntake(LIMITS, memory))
+        assert images is not None
+        placing = images.place(TEMPLATE.render(images.prompt), sent)
+        if data.endswith(b"IEND\xaeB`\x82"):
+            async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+                await placing
+        else:
+            with pytest.raises(BadRequest, match="cannot be decoded"):
+                await placing

@@ -57,7 +57,7 @@ class PlacedImage(msgspec.Struct, frozen=True, array_like=True):
     image: RawImage
 
 
-class ImagePrompt(msgspec.Struct, frozen=True, tag="images"):
+class ImagePrompt(msgspec.Struct, frozen=True, tag="images", weakref=True):
     """A rendered conversation with images, at least one."""
 
     text: str

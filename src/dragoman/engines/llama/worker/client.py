@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from dragoman.core import logs
-from dragoman.core.adapters import Adapter
 from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import (
@@ -31,10 +30,10 @@ from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, Generation
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
-from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts, ImageLimits
+from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
 from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
-from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
-from dragoman.engines.llama.worker.images import DecodedImages, prepare_images
+from dragoman.engines.llama.worker.adapters import RemoteAdapters
+from dragoman.engines.llama.worker.images import ImageIntake, prepare_images
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
 from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate
@@ -71,6 +70,11 @@ class EngineConnection:
         """Write one command. Nothing is written to a connection that has just ended, which its reader notices."""
         if not self._writer.is_closing():
             self._writer.write(messages.encode(command))
+
+    async def sent(self) -> None:
+        """Wait until what was sent has left this process, or the connection has ended."""
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
 
     async def request_reply(self, command: messages.EngineCommand) -> Any:
         """Send a command that has one reply, and return its value. Raises the error in the reply, or EngineFailed."""
@@ -163,20 +167,19 @@ class LlamaEngine:
         request_start: Callable[[], object] | None = None,
         architecture: str | None = None,
         timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
-        images: ImageLimits | None = None,
+        images: ImageIntake | None = None,
     ) -> None:
         """`request_start` asks for the process to be started. None if it always runs.
 
         `architecture` is that of the model and its adapters, `images` what bounds images. None if it takes none.
         """
         self.capabilities = ALL_CAPABILITIES - {"verbosity"} - ({"images"} if images is None else set())
-        self._image_limits = images
-        self._decoded_images = DecodedImages()
+        self._images = images
         self._timeouts = timeouts
         self._failure_path = start_failure_path(socket_path)
         self._silent_seconds = 0.0  # since the last frame of the process
         registry = registry_path(socket_path)
-        self.adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
+        self.adapters = RemoteAdapters(registry, architecture, self._request) if architecture else None
         self._socket_path = socket_path
         self._request_start = request_start
         self._connection: EngineConnection | None = None
@@ -266,15 +269,13 @@ class LlamaEngine:
         return await connection.request_reply(command(next(self._numbers), rendered))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        connection = await self._wait_for_connection()
-        return str(await connection.request_reply(messages.DetokenizeCommand(next(self._numbers), tuple(token_ids))))
+        return str(await self._request(lambda number: messages.DetokenizeCommand(number, tuple(token_ids))))
 
     async def statistics(self) -> EngineStatistics:
         if self._connection is None:
             raise EngineFailed("The engine is not running")
-        return cast(
-            EngineStatistics, await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
-        )
+        reply = await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
+        return cast(EngineStatistics, reply)
 
     async def _generate_command(
         self, connection: EngineConnection, number: int, request: GenerationRequest
@@ -308,8 +309,7 @@ class LlamaEngine:
         """Return the prompt for the process, and the format of its answer."""
         if not isinstance(prompt, ChatPrompt):
             return prompt, OutputParserSpec()
-        limits = self._image_limits
-        images = None if limits is None else prepare_images(prompt, limits, self._decoded_images)
+        images = None if self._images is None else prepare_images(prompt, self._images, owner or "")
         prompt = prompt if images is None else images.prompt
         rendered = connection.template.render_in_place(
             prompt, constrained=constrained
@@ -321,13 +321,13 @@ class LlamaEngine:
             owner=owner,
         )
         if images is not None:
-            return await images.place(rendered), rendered.parser_spec
+            return await images.place(rendered, connection.sent), rendered.parser_spec
         text = messages.rendered_prompt(rendered.text, rendered.literal_offsets, prompt.truncation)
         return text, rendered.parser_spec
 
-    async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
+    async def _request(self, command: Callable[[int], messages.EngineCommand]) -> Any:
         connection = await self._wait_for_connection()
-        return cast(Adapter, await connection.request_reply(command(next(self._numbers))))
+        return await connection.request_reply(command(next(self._numbers)))
 
     async def _wait_for_connection(self) -> EngineConnection:
         """Return the current connection, or wait for the next one.

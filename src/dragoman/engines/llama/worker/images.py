@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import io
 import re
 import secrets
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -17,6 +19,7 @@ from dragoman.core.request import ChatPrompt, ImagePart, Message, TextPart
 from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt, PlacedImage
 from dragoman.engines.llama.wire.options import ImageLimits
+from dragoman.engines.llama.worker.pixel_budget import PixelBudget
 from dragoman.prompt.template import RenderedPrompt
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is decoded; of an animation the first picture."""
 
-_MAX_PIXEL_BYTES = 3 * 2**26
+_CHANNELS = 3
+
+_MAX_PIXEL_BYTES = _CHANNELS * 2**26
 """The most bytes of all decoded images of a request: a frame to the engine process has no room for more."""
 
 MAX_ASPECT_RATIO = 50
@@ -33,7 +38,7 @@ MAX_ASPECT_RATIO = 50
 
 
 _MAX_KEPT_BYTES = 64 * 1024 * 1024
-"""Of the images that an engine's client keeps between their count and their answer."""
+"""Of the images that a worker keeps between their count and their answer."""
 
 
 class _KeptImage(NamedTuple):
@@ -59,6 +64,11 @@ class DecodedImages:
             self._free_bytes -= len(image.pixels)
             self._kept[number] = _KeptImage(weakref.ref(part, lambda _: self._remove(number)), image)
 
+    def find(self, part: ImagePart) -> RawImage | None:
+        """Return the image of this very part, which is still kept. None: it is not there."""
+        kept = self._kept.get(id(part))
+        return None if kept is None else kept.image
+
     def take(self, part: ImagePart) -> RawImage | None:
         """Return the image of this very part, which is kept no longer. None: it is not there."""
         return self._remove(id(part))
@@ -71,14 +81,31 @@ class DecodedImages:
         return kept.image
 
 
+class ImageMemory:
+    """The decoded images of a worker, whatever engine they are for."""
+
+    def __init__(self, max_bytes: int = _MAX_PIXEL_BYTES, max_kept_bytes: int = _MAX_KEPT_BYTES) -> None:
+        """`max_bytes`: of all images between their decoding and the engine process, at least those of one request."""
+        self.budget = PixelBudget(max_bytes)
+        self.kept = DecodedImages(max_kept_bytes)
+
+
+class ImageIntake(NamedTuple):
+    """How an engine takes images."""
+
+    limits: ImageLimits
+    memory: ImageMemory
+
+
 class PreparedImages:
     """The images of one prompt. Texts that nobody else can have written stand for them until it is rendered."""
 
-    def __init__(self, prompt: ChatPrompt, limits: ImageLimits, decoded: DecodedImages) -> None:
+    def __init__(self, prompt: ChatPrompt, intake: ImageIntake, owner: str) -> None:
         """Raises BadRequest."""
         self._parts = [image for message in prompt.messages for image in message.images]
-        self._limits = limits
-        self._decoded = decoded
+        self._limits, self._memory = intake
+        self._owner = owner
+        limits = intake.limits
         if len(self._parts) > limits.max_count:
             raise BadRequest(f"{len(self._parts)} images were sent; a request may have {limits.max_count}", "messages")
         if prompt.truncation is not None:
@@ -90,12 +117,33 @@ class PreparedImages:
         self.prompt = msgspec.structs.replace(prompt, messages=messages)
         """The prompt with the texts instead of the images."""
 
-    async def place(self, rendered: RenderedPrompt) -> ImagePrompt:
-        """Return the rendered prompt with the images. Raises BadRequest."""
+    async def place(self, rendered: RenderedPrompt, sent: Callable[[], Awaitable[None]]) -> ImagePrompt:
+        """Return the rendered prompt with the images, when there is memory for them. Raises BadRequest.
+
+        The memory is that of others when the returned object is gone. `sent` waits until what was sent before has left
+        this process.
+        """
         positions = [rendered.text.find(marker) for marker in self._markers]
         if positions != sorted(positions) or any(rendered.text.count(marker) != 1 for marker in self._markers):
             raise BadRequest("The model's chat template does not write each image once and in order", "messages")
-        images = await self._decode()
+        kept = [image for part in self._parts if (image := self._memory.kept.find(part)) is not None]
+        if len(kept) == len(self._parts):
+            size = sum(len(image.pixels) for image in kept)
+        else:
+            size = await asyncio.to_thread(_size, self._parts, self._limits)
+        budget = self._memory.budget
+        await budget.acquire(self._owner, size)
+        decoding = asyncio.ensure_future(self._decode(sent))
+        try:
+            prompt = self._placed(rendered, positions, await asyncio.shield(decoding))
+        except BaseException:
+            # A thread decodes to the end, whoever waits for it.
+            decoding.add_done_callback(partial(_release_decoded, budget, size))
+            raise
+        weakref.finalize(prompt, _release_from_any_thread, asyncio.get_running_loop(), budget, size).atexit = False
+        return prompt
+
+    def _placed(self, rendered: RenderedPrompt, positions: Sequence[int], images: Sequence[RawImage]) -> ImagePrompt:
         text, literal = "", list[int]()
         begin = 0
         placed = []
@@ -107,20 +155,34 @@ class PreparedImages:
         literal += _moved(rendered.literal_offsets, begin, len(rendered.text), len(text))
         return ImagePrompt(text + rendered.text[begin:], tuple(literal), tuple(placed))
 
-    async def _decode(self) -> list[RawImage]:
+    async def _decode(self, sent: Callable[[], Awaitable[None]]) -> list[RawImage]:
         """Raises BadRequest."""
-        kept = [image for part in self._parts if (image := self._decoded.take(part)) is not None]
+        await sent()
+        kept = [image for part in self._parts if (image := self._memory.kept.take(part)) is not None]
         if len(kept) == len(self._parts):
             return kept
         images = await asyncio.to_thread(_decode_all, self._parts, self._limits)
         for part, image in zip(self._parts, images, strict=True):
-            self._decoded.keep(part, image)
+            self._memory.kept.keep(part, image)
         return images
 
 
-def prepare_images(prompt: ChatPrompt, limits: ImageLimits, decoded: DecodedImages) -> PreparedImages | None:
+def prepare_images(prompt: ChatPrompt, intake: ImageIntake, owner: str = "") -> PreparedImages | None:
     """Return the images of a prompt. None: it has none. Raises BadRequest."""
-    return PreparedImages(prompt, limits, decoded) if any(message.images for message in prompt.messages) else None
+    has_images = any(message.images for message in prompt.messages)
+    return PreparedImages(prompt, intake, owner) if has_images else None
+
+
+def _release_decoded(budget: PixelBudget, size: int, decoding: asyncio.Future[list[RawImage]]) -> None:
+    if not decoding.cancelled():
+        decoding.exception()  # Whoever waited for it has it, or is gone.
+    budget.release(size)
+
+
+def _release_from_any_thread(loop: asyncio.AbstractEventLoop, budget: PixelBudget, size: int) -> None:
+    """Return the memory of an object that is gone: the garbage collector runs in whatever thread."""
+    with contextlib.suppress(RuntimeError):  # The loop has ended, and with it who would wait.
+        loop.call_soon_threadsafe(budget.release, size)
 
 
 def _with_markers(message: Message, markers: Iterator[str]) -> Message:
@@ -134,18 +196,25 @@ def _moved(offsets: Sequence[int], begin: int, end: int, target: int) -> list[in
     return [offset - begin + target for offset in offsets if begin <= offset < end]
 
 
-def _decode_all(parts: Sequence[ImagePart], limits: ImageLimits) -> list[RawImage]:
-    """Decode the images of a request. Raises BadRequest, as soon as they have too many pixels together."""
-    images: list[RawImage] = []
+def _size(parts: Sequence[ImagePart], limits: ImageLimits) -> int:
+    """Return the bytes that the images of a request have when they are decoded. Raises BadRequest."""
+    size = 0
     for part in parts:
-        images.append(_decode(part, limits))
-        if sum(len(image.pixels) for image in images) > _MAX_PIXEL_BYTES:
-            raise BadRequest(f"The images have more than {_MAX_PIXEL_BYTES // 3} pixels together", "messages")
-    return images
+        with _opened(part, limits) as opened:
+            size += _CHANNELS * opened.width * opened.height
+        if size > _MAX_PIXEL_BYTES:
+            raise BadRequest(f"The images have more than {_MAX_PIXEL_BYTES // _CHANNELS} pixels together", "messages")
+    return size
 
 
-def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
-    """Decode an image. Raises BadRequest."""
+def _decode_all(parts: Sequence[ImagePart], limits: ImageLimits) -> list[RawImage]:
+    """Decode the images of a request. Raises BadRequest."""
+    return [_decode(part, limits) for part in parts]
+
+
+@contextlib.contextmanager
+def _opened(part: ImagePart, limits: ImageLimits) -> Iterator["Image.Image"]:
+    """Open an image, and translate all errors of the block to BadRequest."""
     encoded = _encoded(part, limits)
     # Only for images: the import takes a while.
     from PIL import Image
@@ -154,15 +223,23 @@ def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
             _check_size(*opened.size, limits)
-            image = _with_8_bits(_upright(opened))
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            decoded = image.convert("RGB")
+            yield opened
     except BadRequest:
         raise
     except Exception as error:
         raise BadRequest("An image cannot be decoded; PNG, JPEG, WebP, GIF and BMP can be", "messages") from error
-    return RawImage(*decoded.size, decoded.tobytes())
+
+
+def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
+    """Decode an image. Raises BadRequest."""
+    from PIL import Image
+
+    with _opened(part, limits) as opened:
+        image = _with_8_bits(_upright(opened))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        decoded = image.convert("RGB")
+        return RawImage(*decoded.size, decoded.tobytes())
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
