@@ -14,7 +14,7 @@ from dragoman.core.request import ChatPrompt, ImagePart, Message, PromptTruncati
 from dragoman.engines.llama.raw_image import RawImage
 from dragoman.engines.llama.wire.messages import ImagePrompt
 from dragoman.engines.llama.wire.options import ImageLimits
-from dragoman.engines.llama.worker.images import DecodedImages, ImageIntake, ImageMemory, prepare_images
+from dragoman.engines.llama.worker.images import DecodedImages, ImageIntake, ImageMemory, decode_images, prepare_images
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import HERMES
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -149,6 +149,15 @@ def test_images_that_are_too_large_together_for_the_engine_process_are_refused()
     assert images is not None
     with pytest.raises(BadRequest, match="more than 67108864 pixels together"):
         asyncio.run(images.place(TEMPLATE.render(images.prompt), sent))
+
+
+def test_a_file_of_many_passes_over_its_pixels_is_not_decoded_for_as_long_as_it_takes() -> None:
+    limits = ImageLimits(max_count=1, max_bytes=10**6, max_pixels=2**22)
+    once = png(Image.new("RGB", (2048, 2048)), "JPEG", progressive=True)
+    last = once[once.rfind(b"\xff\xda") : -2]
+    with pytest.raises(BadRequest, match="too long to decode"):
+        decode_images([encoded(once[:-2] + 10_000 * last + once[-2:])], limits, max_seconds=0.5)
+    assert decode_images([encoded(once)], limits)
 
 
 def test_prompts_without_images_are_left_alone() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 import secrets
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -39,6 +40,13 @@ MAX_ASPECT_RATIO = 50
 
 _MAX_KEPT_BYTES = 64 * 1024 * 1024
 """Of the images that a worker keeps between their count and their answer."""
+
+
+_MAX_SECONDS = 20.0
+"""Of a thread's own time for the images of a request. What takes longest of usual files takes a few."""
+
+_READ_BYTES = 1024
+"""What is decoded between two looks at the clock. Each 30 bytes of a JPEG may be a pass over all of its pixels."""
 
 
 class _KeptImage(NamedTuple):
@@ -161,7 +169,7 @@ class PreparedImages:
         kept = [image for part in self._parts if (image := self._memory.kept.take(part)) is not None]
         if len(kept) == len(self._parts):
             return kept
-        images = await asyncio.to_thread(_decode_all, self._parts, self._limits)
+        images = await asyncio.to_thread(decode_images, self._parts, self._limits)
         for part, image in zip(self._parts, images, strict=True):
             self._memory.kept.keep(part, image)
         return images
@@ -196,24 +204,39 @@ def _moved(offsets: Sequence[int], begin: int, end: int, target: int) -> list[in
     return [offset - begin + target for offset in offsets if begin <= offset < end]
 
 
+class _TimedFile(io.BytesIO):
+    """An image's file that can no longer be read when its thread has taken too long."""
+
+    def __init__(self, content: bytes, deadline: float) -> None:
+        """`deadline`: in seconds of time.thread_time."""
+        super().__init__(content)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._deadline:
+            raise BadRequest("The images take too long to decode", "messages")
+        return super().read(size)
+
+
 def _size(parts: Sequence[ImagePart], limits: ImageLimits) -> int:
     """Return the bytes that the images of a request have when they are decoded. Raises BadRequest."""
-    size = 0
+    size, deadline = 0, time.thread_time() + _MAX_SECONDS
     for part in parts:
-        with _opened(part, limits) as opened:
+        with _opened(part, limits, deadline) as opened:
             size += _CHANNELS * opened.width * opened.height
         if size > _MAX_PIXEL_BYTES:
             raise BadRequest(f"The images have more than {_MAX_PIXEL_BYTES // _CHANNELS} pixels together", "messages")
     return size
 
 
-def _decode_all(parts: Sequence[ImagePart], limits: ImageLimits) -> list[RawImage]:
-    """Decode the images of a request. Raises BadRequest."""
-    return [_decode(part, limits) for part in parts]
+def decode_images(parts: Sequence[ImagePart], limits: ImageLimits, max_seconds: float = _MAX_SECONDS) -> list[RawImage]:
+    """Decode the images of a request, in so many seconds of the thread's own time. Raises BadRequest."""
+    deadline = time.thread_time() + max_seconds
+    return [_decode(part, limits, deadline) for part in parts]
 
 
 @contextlib.contextmanager
-def _opened(part: ImagePart, limits: ImageLimits) -> Iterator["Image.Image"]:
+def _opened(part: ImagePart, limits: ImageLimits, deadline: float) -> Iterator["Image.Image"]:
     """Open an image, and translate all errors of the block to BadRequest."""
     encoded = _encoded(part, limits)
     # Only for images: the import takes a while.
@@ -221,8 +244,9 @@ def _opened(part: ImagePart, limits: ImageLimits) -> Iterator["Image.Image"]:
 
     Image.MAX_IMAGE_PIXELS = None  # The limits below are checked instead, before the pixels are read.
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+        with Image.open(_TimedFile(encoded, deadline), formats=FORMATS) as opened:
             _check_size(*opened.size, limits)
+            opened.decodermaxblock = _READ_BYTES
             yield opened
     except BadRequest:
         raise
@@ -230,11 +254,11 @@ def _opened(part: ImagePart, limits: ImageLimits) -> Iterator["Image.Image"]:
         raise BadRequest("An image cannot be decoded; PNG, JPEG, WebP, GIF and BMP can be", "messages") from error
 
 
-def _decode(part: ImagePart, limits: ImageLimits) -> RawImage:
+def _decode(part: ImagePart, limits: ImageLimits, deadline: float) -> RawImage:
     """Decode an image. Raises BadRequest."""
     from PIL import Image
 
-    with _opened(part, limits) as opened:
+    with _opened(part, limits, deadline) as opened:
         image = _with_8_bits(_upright(opened))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
