@@ -71,7 +71,7 @@ def test_choices_advance_independently(compiler: GrammarCompiler) -> None:
 def test_masks_computed_in_the_background_are_the_same(compiler: GrammarCompiler) -> None:
     worker = MaskWorker()
     constraints = [compiler.compile(grammar, "response_format").copy() for grammar in (DIGITS, GREETING)]
-    worker.begin(constraints)
+    worker.begin(("a", constraint) for constraint in constraints)
     worker.wait()
     assert [allowed(constraint) for constraint in constraints] == [b"0123456789", b"H"]
     worker.begin(())

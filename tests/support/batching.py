@@ -9,7 +9,8 @@ import numpy as np
 
 from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput, SegmentSaver
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.host_cache import SegmentSaver
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS
 from dragoman.engines.llama.native.backend import NO_ADAPTER, OWN_SEQUENCE_IDS, SEQUENCE_IDS, SPARE_SEQUENCE_IDS

@@ -1,8 +1,12 @@
 """A grammar applied to one choice: the tokens that it allows next, and those that it forces."""
 
+import contextlib
 import functools
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import llguidance
@@ -18,6 +22,15 @@ TokenMask = npt.NDArray[np.bool_]
 
 GRAMMAR_CACHE_SIZE = 64
 """Compiled grammars cached for each model, since conversations repeat theirs."""
+
+_MASK_THREADS = 2
+"""Most masks take less than a step. The model needs the processor, too."""
+
+_SLOW_SECONDS = 0.003
+"""What a slow mask takes of its thread's own time. Those of schemas take a tenth, but for the first ones."""
+
+_SLOW_MASKS = 16
+"""The masks after a slow one that are taken for slow, too."""
 
 _PROBE_TEXT = b"name"
 
@@ -68,6 +81,9 @@ class GrammarConstraint:
         self._fast_forward = fast_forward
         self._mask = llguidance.numpy.allocate_token_bitmask(1, vocabulary_size)
         self._is_mask_current = False
+        self.is_ready = True
+        """Whether no thread computes a mask of it."""
+        self._masks_until_quick = 0
 
     def copy(self, *, fast_forward: bool = True) -> "GrammarConstraint":
         """Copy the grammar and its position for another choice."""
@@ -83,8 +99,16 @@ class GrammarConstraint:
     def compute_mask(self) -> None:
         """Compute the next mask unless it is current."""
         if not self._is_mask_current:
+            started = time.thread_time()
             llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask)
             self._is_mask_current = True
+            is_slow = time.thread_time() - started > _SLOW_SECONDS
+            self._masks_until_quick = _SLOW_MASKS if is_slow else max(0, self._masks_until_quick - 1)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether one of its last masks took so long that others should not wait for the next one."""
+        return self._masks_until_quick > 0
 
     def allowed(self) -> TokenMask:
         """Return the mask of the tokens that may come next. Raises ConstraintFailed."""
@@ -144,24 +168,64 @@ class GrammarCompiler:
 
 
 class MaskWorker:
-    """Computes masks on its own thread while the model computes logits."""
+    """Computes masks on threads of its own while the model computes logits.
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "masks")
-        self._pending: Future[None] | None = None
+    Owners take turns, and each has one thread at a time: the masks of one never wait for another's, however long those
+    take, unless as many others compute as there are threads.
+    """
 
-    def begin(self, constraints: Iterable[GrammarConstraint]) -> None:
-        """Start to compute the next masks. The constraints must not be used until `wait` returns."""
-        if batch := list(constraints):
-            self._pending = self._thread.submit(_compute_masks, batch)
+    def __init__(self, threads: int = _MASK_THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, "masks")
+        self._changed = threading.Condition()
+        self._idle_threads = threads
+        self._waiting: dict[str, deque[GrammarConstraint]] = {}
+        """By owner, the one whose turn it is first. Without those who have a thread."""
+        self._behind: dict[str, deque[GrammarConstraint]] = {}
+        """Of the owners who have a thread."""
+        self._begun: list[GrammarConstraint] = []
 
-    def wait(self) -> None:
-        """Wait until the masks are computed."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+    def begin(self, constraints: Iterable[tuple[str, GrammarConstraint]]) -> None:
+        """Start to compute the next masks, each for its owner. Until it is ready, a constraint must not be used."""
+        self._begun = []
+        with self._changed:
+            for owner, constraint in constraints:
+                self._begun.append(constraint)
+                if constraint.is_ready:
+                    constraint.is_ready = False
+                    of_owner = self._behind if owner in self._behind else self._waiting
+                    of_owner.setdefault(owner, deque()).append(constraint)
+            started = min(self._idle_threads, len(self._waiting))
+            self._idle_threads -= started
+        for _ in range(started):
+            self._pool.submit(self._work)
 
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the masks that were begun last are computed, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: all(each.is_ready for each in self._begun), seconds)
 
-def _compute_masks(constraints: Iterable[GrammarConstraint]) -> None:
-    for constraint in constraints:
-        constraint.compute_mask()
+    def wait_for_any(self, constraints: Collection[GrammarConstraint], seconds: float) -> None:
+        """Wait until one of these is ready, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(each.is_ready for each in constraints), seconds)
+
+    def _work(self) -> None:
+        """Compute masks in the turns of their owners until none waits."""
+        with self._changed:
+            while self._waiting:
+                owner = next(iter(self._waiting))
+                queue = self._behind[owner] = self._waiting.pop(owner)
+                constraint = queue.popleft()
+                self._changed.release()
+                try:
+                    # What fails here fails again, and is reported, where the mask is used.
+                    with contextlib.suppress(Exception):
+                        constraint.compute_mask()
+                finally:
+                    self._changed.acquire()
+                constraint.is_ready = True
+                del self._behind[owner]
+                if queue:
+                    self._waiting[owner] = queue
+                self._changed.notify_all()
+            self._idle_threads += 1

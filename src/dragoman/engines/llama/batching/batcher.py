@@ -1,10 +1,10 @@
 """The loop of steps: schedule, decode, sample, publish. It has no thread and no socket."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,9 @@ from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.adapter_watch import AdapterWatch
 from dragoman.engines.llama.batching.cache import ScheduledChunk
-from dragoman.engines.llama.batching.host_cache import HostSegment
+from dragoman.engines.llama.batching.host_cache import HostSegment, SegmentSaver
+from dragoman.engines.llama.batching.late_masks import LateMasks
+from dragoman.engines.llama.batching.prompt_reports import add_prompt_logprobs
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
@@ -28,20 +30,15 @@ from dragoman.output.processor import DetokenizerVocabulary, OutputProcessor
 
 _NO_WATCH, _NO_NOTE = AdapterWatch(), nullcontext()
 
+_MIN_MASK_SECONDS = 0.01
+"""How long a step waits for masks at least. It also waits as long as it has computed."""
+
 
 class RequestOutput(NamedTuple):
     """The next event of the request `key`, or the error that ends it."""
 
     key: RequestKey
     event: Event | BadRequest | EngineFailed | Overloaded
-
-
-class SegmentSaver(Protocol):
-    """Saves segments of host memory beyond the process's end."""
-
-    def offer(self, chain: Sequence[HostSegment]) -> bool:
-        """Take the segments of one sequence, in order, to be saved later. False: it has no room for them now."""
-        ...
 
 
 class Batcher:
@@ -78,6 +75,7 @@ class Batcher:
         self.scheduler = Scheduler(self.cache, max_sequences, max_batched_tokens, draft_tokens)
         self.drafted_tokens = self.accepted_draft_tokens = 0
         self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
+        self._late = LateMasks()
         self._arrivals = 0
         self._adapters_to_unload: set[int] = set()
         """Adapters to unload when their last request has ended."""
@@ -112,6 +110,7 @@ class Batcher:
     def cancel(self, key: RequestKey) -> None:
         """Drop the request if it has not ended. It gives no more output."""
         for sequence in self._sequences.pop(key, ()):
+            self._late.remove(sequence)
             self.scheduler.remove(sequence)
         self._unload_unused_adapters()
 
@@ -126,26 +125,31 @@ class Batcher:
 
     def step(self) -> list[RequestOutput]:
         """Compute what the scheduler chooses, and return the output. Raises DecodeError."""
+        outputs: list[RequestOutput] = []
+        for late, rows in self._late.take_ready() if self._late.kept else ():
+            self._sample_scheduled(late, rows, outputs)
         scheduled = self.scheduler.schedule()
         if not scheduled:
-            return []
+            if self._late.kept and not outputs:
+                self._late.wait(self._masks)
+            self._unload_unused_adapters()
+            return outputs
         started = self._clock()
         chunks: list[Chunk] = []
-        constraints: list[GrammarConstraint] = []
+        constraints: list[tuple[str, GrammarConstraint]] = []
         # As few passes as possible: with many sequences, each finds them evicted from the processor's caches.
         for item in scheduled:
             chunks.append(_chunk(item))
             if item.sequence.constraint is not None and item.reaches_end:
-                constraints += filter(None, (item.sequence.active_constraint,))
+                constraints += [(item.sequence.owner, one) for one in (item.sequence.active_constraint,) if one]
         if constraints:
             self._masks.begin(constraints)
         adapter = scheduled[0].sequence.adapter
         with _NO_NOTE if adapter == NO_ADAPTER else self._watch.computing(adapter):
             logits = self._backend.decode(chunks, adapter)
         if constraints:
-            self._masks.wait()
+            self._masks.wait(max(_MIN_MASK_SECONDS, self._clock() - started))
         self.scheduler.note_duration(sum(len(chunk.tokens) for chunk in chunks), self._clock() - started)
-        outputs: list[RequestOutput] = []
         first = 0
         for item, chunk in zip(scheduled, chunks, strict=True):
             rows, first = logits[first : first + chunk.outputs], first + chunk.outputs
@@ -156,19 +160,12 @@ class Batcher:
 
     def use_idle_time(self) -> bool:
         """Do one piece of optional work while nothing else is to do. False if there is none."""
-        return self.cache.offload_one() or (self._saver is not None and self._offer_segments(self._saver))
+        return self.cache.offload_one() or (self._saver is not None and self.cache.host_cache.offer_to(self._saver))
 
     def restore_segments(self, segments: Iterable[HostSegment]) -> None:
         """Put what was saved back into host memory, for the requests after it."""
         for segment in segments:
             self.cache.host_cache.insert(segment)
-
-    def _offer_segments(self, saver: SegmentSaver) -> bool:
-        chain = self.cache.host_cache.unoffered_chain()
-        if not chain or not saver.offer(chain):
-            return False
-        chain[-1].was_offered = True
-        return True
 
     def _unload_unused_adapters(self) -> None:
         used = {sequences[0].adapter for sequences in self._sequences.values()} if self._adapters_to_unload else set()
@@ -223,17 +220,33 @@ class Batcher:
         if sequence.checkpoint == sequence.computed:
             self.cache.keep_checkpoint(sequence)
         if sequence.needs_prompt_logprobs:
-            self._add_prompt_logprobs(scheduled, rows)
+            add_prompt_logprobs(scheduled, rows, self._vocabulary.piece)
         if sequence.pending:
             return
         if not request.max_tokens:
             self._end_without_answer(sequence, outputs)
             return
+        rows = rows[-1 - len(scheduled.draft) :]
+        constraint = sequence.active_constraint
+        if constraint is None or constraint.is_ready:
+            self._sample_scheduled(scheduled, rows, outputs)
+        else:
+            self._sample_later(scheduled, rows[:1], constraint)
+
+    def _sample_later(self, scheduled: ScheduledChunk, row: Logits, constraint: GrammarConstraint) -> None:
+        """Leave a sequence out of the steps until its mask has come."""
+        self._masks.begin([(scheduled.sequence.owner, constraint)])
+        self._late.add(scheduled, row, constraint)
+        self.cache.drop_rejected(scheduled.sequence)
+
+    def _sample_scheduled(self, scheduled: ScheduledChunk, rows: Logits, outputs: list[RequestOutput]) -> None:
+        """Sample from the logits after a chunk and after each of its drafted tokens."""
+        request = scheduled.sequence.request
         try:
             if scheduled.draft:
-                self._sample_with_draft(scheduled, rows[-1 - len(scheduled.draft) :], outputs)
+                self._sample_with_draft(scheduled, rows, outputs)
             else:
-                self._sample(sequence, rows[-1], outputs)
+                self._sample(scheduled.sequence, rows[0], outputs)
         except NoTokenAllowed:
             outputs.append(self._fail(request, _no_token_allowed(request)))
         except ConstraintFailed as failure:
@@ -246,9 +259,12 @@ class Batcher:
         Each is sampled as it would be without a draft, from the logits after the same tokens.
         """
         sequence, draft, start = scheduled.sequence, scheduled.draft, scheduled.sequence.length
-        accepted = 0
-        continues = True
+        accepted, continues = 0, True
         while continues and sequence.pending == 0:
+            constraint = sequence.active_constraint
+            if accepted and constraint is not None and constraint.is_slow:
+                self._sample_later(scheduled, rows[accepted : accepted + 1], constraint)
+                break
             continues = self._sample(sequence, rows[accepted], outputs)
             appended = sequence.tokens[start + accepted :].tolist() if continues else []
             agreeing = agreeing_tokens(appended, draft[accepted:])
@@ -339,22 +355,6 @@ class Batcher:
         if request.logprobs is None:
             return None
         return logprobs.token_logprobs(logits, token, request.logprobs, self._vocabulary.piece)
-
-    def _add_prompt_logprobs(self, scheduled: ScheduledChunk, rows: Logits) -> None:
-        """Add the log-probabilities of prompt tokens. The logits at one token are those for the next one."""
-        sequence = scheduled.sequence
-        request, prompt_logprobs, prompt = sequence.request, sequence.prompt_logprobs, sequence.request.prompt
-        assert request.prompt_top is not None, "only such a request needs the log-probabilities of its prompt"
-        if not prompt_logprobs:
-            first = int(prompt[0])
-            prompt_logprobs.append(TokenLogprobs(first, self._vocabulary.piece(first), None, []))
-        for position, row in enumerate(rows, scheduled.position):
-            # A preempted sequence computes for the second time what it has reported.
-            if position + 1 == len(prompt_logprobs) < len(prompt):
-                token, with_rank = int(prompt[position + 1]), request.prompt_logprobs is not None
-                prompt_logprobs.append(
-                    logprobs.token_logprobs(row, token, request.prompt_top, self._vocabulary.piece, with_rank=with_rank)
-                )
 
 
 def _opening_output(sequence: ChoiceSequence) -> Iterator[RequestOutput]:

@@ -3,7 +3,8 @@
 Outside the KV cache they do not slow down the model's steps.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from dragoman.engines.llama.arrays import SequenceState, TokenArray
 
@@ -84,6 +85,14 @@ class SegmentSpan(NamedTuple):
     end: int
 
 
+class SegmentSaver(Protocol):
+    """Saves segments of host memory beyond the process's end."""
+
+    def offer(self, chain: Sequence[HostSegment]) -> bool:
+        """Take the segments of one sequence, in order, to be saved later. False: it has no room for them now."""
+        ...
+
+
 class HostKVCache:
     """Segments by scope and tokens. The least recently used one is dropped first.
 
@@ -135,6 +144,14 @@ class HostKVCache:
         while self.tokens > self.limit:
             oldest = min(self._segments, key=lambda segment: segment.last_used)
             self._remove(oldest)
+
+    def offer_to(self, saver: SegmentSaver) -> bool:
+        """Offer the segments of one sequence to be saved. False: there are none, or the saver has no room for them."""
+        chain = self.unoffered_chain()
+        if not chain or not saver.offer(chain):
+            return False
+        chain[-1].was_offered = True
+        return True
 
     def unoffered_chain(self) -> list[HostSegment]:
         """Return the segments of the sequence used last that was not offered yet, in order. Empty: there is none.

@@ -373,6 +373,8 @@ class ChoiceSequence:
 
     def draft(self, count: int) -> list[int]:
         """Return up to `count` tokens that are expected next, as far as the grammar allows them."""
+        if self.constraint is not None and self.constraint.is_slow:  # Others would wait for what it says of them.
+            return []
         draft = self.drafter.draft(count)
         if self.request.images:  # Numbers below zero stand for them, and are no tokens that could follow.
             draft = draft[: next((number for number, token in enumerate(draft) if token < 0), count)]

@@ -92,7 +92,7 @@ def cells_fingerprint(digests: Sequence[str], options: EngineOptions) -> str:
 
 
 class SavedPrefixes:
-    """Implements batching.batcher.SegmentSaver, whose `offer` the stepper's thread calls."""
+    """Implements batching.host_cache.SegmentSaver, whose `offer` the stepper's thread calls."""
 
     def __init__(
         self, options: SavedPrefixOptions, adapters: AdapterManager, backend: Backend, host_cache_tokens: int
