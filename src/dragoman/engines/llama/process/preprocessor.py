@@ -1,7 +1,12 @@
 """The preprocessor: from a worker's command to a request of the batcher, with tokens, limits and a constraint."""
 
+import asyncio
 import functools
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -31,9 +36,66 @@ from dragoman.output.text_element import TextElement
 from dragoman.output.tool_call_parser import ArgumentTypes, ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
+Result = TypeVar("Result")
+
 _NO_GRAMMAR = BuiltGrammar(None)
 _MAX_TRUNCATED_CONTEXTS = 16
 """A prompt that is to be truncated is tokenized as a whole. It is refused if it would fill the context this often."""
+
+
+class TokenizerThread:
+    """The thread of a tokenizer. Owners share its time, jobs come last. Its methods are called on the event loop.
+
+    This is start-time fair queueing, as of prompt tokens: whoever has taken the least time of the thread while others
+    waited is next.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "tokenizer")
+        self._waiting: dict[tuple[bool, str], deque[tuple[Callable[[], bool], asyncio.Future[bool]]]] = {}
+        """Whether it is a job, and the owner → what waits, in its order, and whether it is still wanted."""
+        self._is_busy = False
+        self._virtual_time = 0.0
+        self._finish_tags: dict[str, float] = {}
+
+    async def run(
+        self, owner: str, work: Callable[[], Result], is_wanted: Callable[[], bool], *, is_queued: bool = False
+    ) -> Result | None:
+        """Run the work on the thread when it is the owner's turn. None: by then it was not wanted any more."""
+        loop = asyncio.get_running_loop()
+        if self._is_busy:
+            turn = loop.create_future()
+            self._waiting.setdefault((is_queued, owner), deque()).append((is_wanted, turn))
+            try:
+                if not await turn:
+                    return None
+            except asyncio.CancelledError:
+                if not turn.cancelled() and turn.result():  # The turn was given before the cancellation arrived.
+                    self._pass_turn()
+                raise
+        self._is_busy = True
+        started, self._virtual_time = time.perf_counter(), self._start_tag(owner)
+        try:
+            return await loop.run_in_executor(self._thread, work)
+        finally:
+            self._finish_tags[owner] = self._virtual_time + time.perf_counter() - started
+            self._pass_turn()
+
+    def _start_tag(self, owner: str) -> float:
+        return max(self._virtual_time, self._finish_tags.get(owner, 0.0))
+
+    def _pass_turn(self) -> None:
+        while self._waiting:
+            place = min(self._waiting, key=lambda place: (place[0], self._start_tag(place[1])))
+            is_wanted, turn = self._waiting[place].popleft()
+            if not self._waiting[place]:
+                del self._waiting[place]
+            if not turn.done():
+                turn.set_result(is_wanted())
+                if turn.result():
+                    return
+        self._is_busy = False
+        self._finish_tags.clear()  # Nobody waits, so that nobody has taken time from others.
 
 
 class PromptTokenizer:

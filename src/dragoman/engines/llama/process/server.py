@@ -5,16 +5,16 @@ import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from dragoman import __version__
 from dragoman.core import logs
 from dragoman.core.child_process import HEARTBEAT_SECONDS
-from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
+from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.events import Unenforced, Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.core.own_folders import is_missing_in_own_folder
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import RequestOutput
@@ -25,7 +25,7 @@ from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.native.parallel_contexts import ParallelContexts
 from dragoman.engines.llama.process.adapter_changes import AdapterChanges
 from dragoman.engines.llama.process.image_queue import ImageQueue, image_task
-from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.process.preprocessor import RequestPreprocessor, TokenizerThread
 from dragoman.engines.llama.process.public_prefixes import public_prefixes
 from dragoman.engines.llama.process.saved_prefixes import cells_fingerprint, saved_prefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
@@ -84,10 +84,10 @@ class EngineServer:
         self._stepper = self._workload.stepper
         self._adapter_changes = AdapterChanges(adapters, self._stepper, self._note_activity)
         self._saved = self._workload.saved_prefixes
-        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        self._tokenizer = TokenizerThread()
         self._images = ImageQueue(options.max_sequences + options.max_waiting)
         self._detached: set[asyncio.Task[None]] = set()
-        """The tasks that describe images or read saved prefixes."""
+        """The tasks of commands, which do not delay the other commands of their connection."""
         self._connections: dict[int, _WorkerConnection] = {}
         self._last_activity = time.monotonic()
         self._is_unloading = asyncio.Event()
@@ -265,7 +265,7 @@ class EngineServer:
     async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
             case messages.GenerateCommand() | messages.EmbedCommand():
-                await self._open_request(connection, command)
+                self._open_request(connection, command)
             case messages.CancelCommand():
                 connection.close_request(command.number)
                 self._stepper.cancel((connection.number, command.number))
@@ -274,24 +274,35 @@ class EngineServer:
             case messages.AddAdapterCommand() | messages.RemoveAdapterCommand():
                 self._adapter_changes.start(command, connection.send)
             case _:
-                await self._tokenize(connection, command)
+                self._start_detached(self._tokenize(connection, command))
 
-    async def _open_request(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> None:
+    def _open_request(self, connection: "_WorkerConnection", command: messages.RequestCommand) -> None:
         self._last_activity = time.monotonic()
         connection.open_request(command)
         prepare = partial(self._workload.prepare, (connection.number, command.number), command)
+
+        def is_wanted() -> bool:
+            return command.number in connection.open_requests
+
+        preparation: Awaitable[PreparedRequest | None]
         if isinstance(command, messages.GenerateCommand) and isinstance(command.prompt, messages.ImagePrompt):
-            task = image_task(command, command.prompt, lambda: command.number in connection.open_requests)
-            self._start_detached(self._submit(connection, command, self._images.run(task, prepare)))
+            preparation = self._images.run(image_task(command, command.prompt, is_wanted), prepare)
         else:
-            await self._submit(connection, command, self._loop.run_in_executor(self._tokenizer, prepare))
+            is_queued = command.priority >= QUEUED_PRIORITY_OFFSET
+            preparation = self._tokenizer.run(command.owner, prepare, is_wanted, is_queued=is_queued)
+        self._start_detached(self._submit(connection, command, preparation))
 
     async def _tokenize(self, connection: "_WorkerConnection", command: messages.TokenizingCommand) -> None:
+        def is_wanted() -> bool:
+            return connection.number in self._connections
+
         try:
-            reply = await self._loop.run_in_executor(self._tokenizer, tokenized, self._workload.tokenizer, command)
-        except BadRequest as error:
-            reply = messages.error_reply(command.number, error)
-        connection.send([reply])
+            # Whose it is, is not known: all of them are as one owner's.
+            reply = await self._tokenizer.run("", partial(tokenized, self._workload.tokenizer, command), is_wanted)
+        except Exception as error:  # noqa: BLE001 - as above
+            reply = messages.error_reply(command.number, _translated(error))
+        if reply is not None:
+            connection.send([reply])
 
     async def _submit(
         self,
@@ -309,9 +320,9 @@ class EngineServer:
                 prepared.start()
             else:
                 self._start_detached(self._start_restored(connection, command.number, prepared))
-        except (BadRequest, ModelNotFound, Overloaded) as error:
+        except Exception as error:  # noqa: BLE001 - a defect fails the request, which would wait for ever
             connection.close_request(command.number)
-            connection.send([messages.error_reply(command.number, error)])
+            connection.send([messages.error_reply(command.number, _translated(error))])
 
     async def _start_restored(self, connection: "_WorkerConnection", number: int, prepared: PreparedRequest) -> None:
         """Start a request once the prefix that was saved for it is in host memory."""
@@ -321,7 +332,7 @@ class EngineServer:
         if number in connection.open_requests:
             try:
                 prepared.start()
-            except ModelNotFound as error:
+            except DragomanError as error:
                 connection.close_request(number)
                 connection.send([messages.error_reply(number, error)])
 
@@ -358,6 +369,13 @@ class EngineServer:
         self, connection: "_WorkerConnection", number: int, values: EngineStatistics
     ) -> None:
         connection.send([messages.StatisticsReply(number, values)])
+
+
+def _translated(error: Exception) -> DragomanError:
+    if isinstance(error, DragomanError):
+        return error
+    _log.error("unexpected_error", exc_info=error)
+    return EngineFailed("The engine could not prepare the request")
 
 
 class _WorkerConnection(messages.ReplySender):
