@@ -1,3 +1,4 @@
+import contextlib
 import math
 import tracemalloc
 from collections import Counter
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits, TokenArray
-from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler, uniform
+from dragoman.engines.llama.batching.sampler import LogitsNotFinite, NoTokenAllowed, Sampler, uniform
 from tests.support import reference_sampling
 
 ENDS = frozenset({0})
@@ -283,6 +284,20 @@ def test_a_request_that_forbids_every_token_fails() -> None:
     )
     with pytest.raises(NoTokenAllowed):
         sampler.sample(row_of([0, 1, 2, 3]), 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@given(sampling=st.one_of(GREEDY, DRAWN))
+def test_a_logit_that_is_no_number_raises_nothing_else(value: float, sampling: SamplingParams) -> None:
+    row = row_of([0.0] * VOCABULARY)
+    row[5] = value
+    sampler = new_sampler(sampling, seed=1, prompt=np.array([5], dtype=np.int32), size=VOCABULARY)
+    for position in range(3):
+        # A penalty may have put a finite value in its place.
+        with contextlib.suppress(LogitsNotFinite):
+            assert sampler.sample(row, position) in range(VOCABULARY)
+    with pytest.raises(LogitsNotFinite):
+        new_sampler(SamplingParams(), seed=1, prompt=row[:0].astype(np.int32), size=VOCABULARY).sample(row, 0)
 
 
 def test_a_choice_that_waits_takes_no_memory_for_each_token_of_the_vocabulary() -> None:

@@ -18,7 +18,8 @@ from dragoman.engines.llama.batching.cache import ScheduledChunk
 from dragoman.engines.llama.batching.host_cache import HostSegment, SegmentSaver
 from dragoman.engines.llama.batching.late_masks import LateMasks
 from dragoman.engines.llama.batching.prompt_reports import add_prompt_logprobs
-from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
+from dragoman.engines.llama.batching.sampler import LogitsNotFinite, NoTokenAllowed, Sampler
+from dragoman.engines.llama.batching.sampling_errors import sampling_error
 from dragoman.engines.llama.batching.scheduler import Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.batching.speculation import MAX_DRAFT_TOKENS, agreeing_tokens
@@ -247,11 +248,8 @@ class Batcher:
                 self._sample_with_draft(scheduled, rows, outputs)
             else:
                 self._sample(scheduled.sequence, rows[0], outputs)
-        except NoTokenAllowed:
-            outputs.append(self._fail(request, _no_token_allowed(request)))
-        except ConstraintFailed as failure:
-            error = EngineFailed(f"The response format could not be followed any further: {failure}")
-            outputs.append(self._fail(request, error))
+        except (NoTokenAllowed, LogitsNotFinite, ConstraintFailed) as failure:
+            outputs.append(self._fail(request, sampling_error(request, failure)))
 
     def _sample_with_draft(self, scheduled: ScheduledChunk, rows: Logits, outputs: list[RequestOutput]) -> None:
         """Sample the next token and, as long as the sequence goes on like its draft, those after it.
@@ -378,13 +376,6 @@ def _with_top(reported: list[TokenLogprobs], top: int | None) -> list[TokenLogpr
     return [
         msgspec.structs.replace(entry, top=entry.top[:top]) if len(entry.top) > top else entry for entry in reported
     ]
-
-
-def _no_token_allowed(request: EngineRequest) -> BadRequest | EngineFailed:
-    if request.constraint is None:
-        parameter = "bad_words" if request.sampling.allowed_token_ids is None else "allowed_token_ids"
-        return BadRequest("allowed_token_ids, bad_words and min_tokens leave no token to choose from", parameter)
-    return EngineFailed("The response format leaves no token to choose from that the request allows")
 
 
 def _chunk(scheduled: ScheduledChunk) -> Chunk:

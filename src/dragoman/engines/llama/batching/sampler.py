@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import struct
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,10 @@ _BLOCK_SIZE = 64
 
 class NoTokenAllowed(Exception):
     """The masks left no token to choose from."""
+
+
+class LogitsNotFinite(Exception):
+    """The highest logit is no number, or infinite."""
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -109,7 +114,7 @@ class Sampler:
     def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: _Mask | None = None) -> int:
         """Sample the token at `position` (0 is the first generated one) from float32[vocabulary], which is not changed.
 
-        `allowed` is bool[vocabulary]; None allows all tokens. Raises NoTokenAllowed.
+        `allowed` is bool[vocabulary]; None allows all tokens. Raises NoTokenAllowed or LogitsNotFinite.
         """
         masked = self._masks_logits or bar_ends or allowed is not None
         if self._adjusts_logits or masked:
@@ -118,6 +123,8 @@ class Sampler:
             raise NoTokenAllowed
         # numpy's argmax takes the first of equal values, which is the lowest token id.
         token = int(logits.argmax()) if self._greedy else self._draw(logits, position)
+        if self._greedy and not math.isfinite(logits.item(token)):
+            raise LogitsNotFinite
         self.record(token)
         return token
 
@@ -159,7 +166,10 @@ class Sampler:
         sampling = self._sampling
         kept = _top_k(logits, sampling.top_k)
         values = logits if kept is None else logits[kept]
-        masses = np.exp((values - values.max()) / np.float32(sampling.temperature))
+        highest = values.max(initial=-np.inf)  # top_k finds none among values that are no numbers.
+        if not math.isfinite(highest):
+            raise LogitsNotFinite
+        masses = np.exp((values - highest) / np.float32(sampling.temperature))
         if sampling.top_p < 1.0:
             kept, masses = _narrow(kept, masses, _top_p(masses, sampling.top_p))
         if sampling.min_p > 0.0:
