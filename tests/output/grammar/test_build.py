@@ -81,6 +81,10 @@ def test_a_grammar_derives_the_whole_answer(grammar: str, texts: list[str], othe
         (GrammarFormat('"\ud800"'), "half a surrogate pair"),
         (GrammarFormat("start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(5000))), "too large"),
         (GrammarFormat("start: " + '"a" ' * 20_000), "too large"),
+        (
+            GrammarFormat("start: T0\n" + "".join(f"T{i}: T{i + 1} T{i + 1}\n" for i in range(900)) + 'T900: "b"'),
+            "may have 300 terminals",
+        ),
         (GrammarFormat("start: " + "(" * 9000 + '"a"' + ")" * 9000), "too large or too complex"),
         (GrammarFormat("root ::= " + "(" * 9000 + '"a"' + ")" * 9000), "The grammar is no GBNF"),
         (

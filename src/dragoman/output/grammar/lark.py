@@ -38,6 +38,12 @@ _MAX_CHARACTERS = 30_000
 _MAX_RULES = 1_000
 """Limit of a client's grammar. The compiler recurses through rules and overflows its stack at some 2,000."""
 
+_MAX_TERMINALS = 300
+"""Terminals within each other that are too large together take llguidance time by the square of their number."""
+
+_TERMINAL = re.compile(r"\b_*[A-Z]\w*(?=\s*(?:[.\[{]|\Z))")
+"""The name of a terminal before the colon of its definition, and perhaps some that are only used there."""
+
 _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
 
@@ -89,6 +95,9 @@ def client_grammar(text: str, parameter: str) -> str:
         raise BadRequest(
             "The grammar may not have %json or %lark in it; a JSON schema has a format of its own", parameter
         )
+    terminals = {name for before_colon in text.split(":")[:-1] for name in _TERMINAL.findall(before_colon)}
+    if len(terminals) > _MAX_TERMINALS:
+        raise BadRequest(f"The grammar is too large: it may have {_MAX_TERMINALS} terminals", parameter)
     try:
         _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
     except ValueError:  # compile_error reports the same problem as an error of the grammar
