@@ -3,7 +3,7 @@
 import msgspec
 
 from dragoman.output.parts import ContentText, OutputParser, OutputPart
-from dragoman.output.scanning import WHITESPACE, overlap
+from dragoman.output.scanning import MAX_HELD_WHITESPACE, WHITESPACE, overlap
 
 
 class TextMarkers(msgspec.Struct, frozen=True):
@@ -30,10 +30,11 @@ class MarkedTextParser:
         self._buffer += text
         if self._at_beginning:
             start = self._buffer.lstrip(WHITESPACE)
-            if self._markers.opening.startswith(start) and start != self._markers.opening:
+            is_text = len(self._buffer) - len(start) > MAX_HELD_WHITESPACE
+            if not is_text and self._markers.opening.startswith(start) and start != self._markers.opening:
                 return []
             self._at_beginning = False
-            if start.startswith(self._markers.opening):
+            if not is_text and start.startswith(self._markers.opening):
                 self._buffer = start.removeprefix(self._markers.opening)
         *complete, last = self._buffer.split(self._markers.closing)
         end = len(last) - overlap(last, self._markers.closing)

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from dragoman.output.parts import ContentText, OutputParser, OutputPart, ReasoningText
-from dragoman.output.scanning import WHITESPACE, overlap
+from dragoman.output.scanning import MAX_HELD_WHITESPACE, WHITESPACE, end_of_text, overlap
 
 
 class ReasoningSpec(msgspec.Struct, frozen=True):
@@ -75,7 +75,9 @@ class ReasoningParser:
     def _parse_beginning(self) -> None:
         start = self._buffer.lstrip(WHITESPACE)
         opening, closing = self._spec.opening.strip(WHITESPACE), self._spec.closing
-        if start.startswith(opening):
+        if len(self._buffer) - len(start) > MAX_HELD_WHITESPACE:
+            self._state = "answer"
+        elif start.startswith(opening):
             self._consume_marker("reasoning", start.removeprefix(opening))
         elif self._spec.closes_alone and start.startswith(closing):
             self._consume_marker("answer", start.removeprefix(closing))
@@ -86,7 +88,7 @@ class ReasoningParser:
         self._skip_whitespace()
         found = self._buffer.find(self._spec.closing)
         end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._spec.closing)
-        text = self._buffer[:end].rstrip(WHITESPACE)
+        text = self._buffer[: end_of_text(self._buffer, end)]
         if found >= 0:
             self._consume_marker("answer", self._buffer[found + len(self._spec.closing) :])
         else:

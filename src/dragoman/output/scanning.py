@@ -7,6 +7,9 @@ from dragoman.output.markup import ID, PLACEHOLDERS, split_at_placeholders
 
 WHITESPACE = " \t\r\n"
 
+MAX_HELD_WHITESPACE = 1024
+"""More than any model writes before markup. Each token looks through what is held: without a bound, ever longer."""
+
 ANY_WHITESPACE = f"[{WHITESPACE}]{{0,64}}"
 _NAME = r"[\w.:/-]{1,128}"
 _VALUE_FOLLOWS = r'(?=[{\["\-0-9tfn])'
@@ -20,6 +23,11 @@ def overlap(text: str, marker: str) -> int:
     """Return the length of the longest proper prefix of `marker` that `text` ends with."""
     longest = min(len(text), len(marker) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)
+
+
+def end_of_text(text: str, end: int) -> int:
+    """Return where the text before `end` ends: whitespace after it is held, since markup may follow it."""
+    return max(len(text[:end].rstrip(WHITESPACE)), end - MAX_HELD_WHITESPACE)
 
 
 def atoms_of_words(text: str) -> Atoms:

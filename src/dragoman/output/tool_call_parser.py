@@ -26,6 +26,7 @@ from dragoman.output.scanning import (
     atoms_of_call,
     atoms_of_head,
     atoms_of_words,
+    end_of_text,
     overlap,
 )
 from dragoman.output.tagged_arguments import ParameterSyntax, TaggedArguments
@@ -207,7 +208,7 @@ class ToolCallParser:
             return False
         found = self._buffer.find(self._syntax.trigger)
         end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._syntax.trigger)
-        text = self._buffer[:end].rstrip(WHITESPACE)
+        text = self._buffer[: end_of_text(self._buffer, end)]
         self._emit_text(text, parts)
         if found < 0:
             self._buffer = self._buffer[len(text) :]
