@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dragoman.core.events import (
+    CUT_OFF,
     ChoiceEvent,
     Delta,
     Event,
@@ -217,7 +218,9 @@ class ResponsesCase(DialectCase):
         parts = [part for item in items if item["type"] == "message" for part in item["content"]]
         reasoning = [part["text"] for item in items if item["type"] == "reasoning" for part in item["content"]]
         calls = [(item["call_id"], item["name"], item["arguments"]) for item in items if "call_id" in item]
-        reason = "length" if document["incomplete_details"] else "tool_calls" if calls else "stop"
+        cut_off_by = (document["incomplete_details"] or {}).get("reason")
+        reasons = {"max_output_tokens": "length", "content_filter": "content_filter"}
+        reason = reasons[cut_off_by] if cut_off_by else "tool_calls" if calls else "stop"
         logprobs = chat_tokens([token for part in parts for token in part["logprobs"]])
         return [AssembledChoice("".join(part["text"] for part in parts), reason, "".join(reasoning), calls, logprobs)]
 
@@ -303,14 +306,19 @@ class Anthropic(DialectCase):
         """Return the choice; inputs that are no JSON object are empty, and left out of the last call if it is cut."""
         choice = super()._expected_choice(events, finished)
         calls = [(call_id, name, as_object(arguments)) for call_id, name, arguments in choice.tool_calls or []]
-        if calls and finished.reason == "length" and calls[-1][2] is None:
+        if calls and finished.reason in CUT_OFF and calls[-1][2] is None:
             calls.pop()
         tool_calls = [(call_id, name, arguments or "{}") for call_id, name, arguments in calls]
         return choice._replace(tool_calls=tool_calls)
 
     def read(self, document: Any) -> list[AssembledChoice]:
         blocks = document["content"]
-        reasons = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+        reasons = {
+            "end_turn": "stop",
+            "max_tokens": "length",
+            "tool_use": "tool_calls",
+            "refusal": "content_filter",
+        }
         assert all(block.get("text", block.get("thinking", "x")) for block in blocks), "no block is empty"
         return [
             AssembledChoice(
