@@ -213,12 +213,17 @@ def _moved_away(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
-    """Put a changed copy in the file's place, and a backup at the end."""
+    """Put a changed copy in the file's place, and a backup at the end.
+
+    The shared memory of connections to the file before is no longer at its path: SQLite would empty it under them, if
+    they are connections of the process that opens the file in its place.
+    """
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     backup, changed = path.with_name(f"{path.name}.backup"), path.with_name(f"{path.name}.changed")
     shutil.copyfile(path, backup)
     changed.write_bytes(change(path.read_bytes()))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     changed.rename(path)
     try:
         yield
