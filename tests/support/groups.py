@@ -17,6 +17,7 @@ SHARED_FIXTURES = frozenset(
     {
         *("model", "fast_model", "shallow_model", "one_layer_model"),
         *("model_server", "steady_server", "shallow_server", "echo_server", "slow_server", "keep_alive_server"),
+        "browser",
     }
 )
 """They are set up once on each worker that runs one of their tests, which costs more than most tests."""
@@ -71,6 +72,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     ),
     # They start servers and engines of their own.
     "launches": (
+        "engines/llama/process/test_adapter_faults.py",
         "engines/llama/process/test_embedding_server.py",
         "engines/llama/process/test_server.py",
         "server/test_launch*.py",
@@ -79,6 +81,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "browser": (
         "server/console/test_browser.py",
         "server/console/test_first_hour.py",
+        "server/console/test_live_browser.py",
         "server/console/test_playground.py",
     ),
     # They start what a second worker would have to start again.
@@ -126,13 +129,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Raise UsageError for tests of one name, of which pytest-xdist runs one, and for models outside the groups."""
+    """Raise UsageError for tests of one name, of which only one would run, and for shared fixtures without a group."""
     if repeated := [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]:
         raise pytest.UsageError(f"tests of one name, of which only one would run: {', '.join(repeated)}")
     using = [item for item in items if not SHARED_FIXTURES.isdisjoint(_fixtures_of(item))]
     paths = sorted({_path_of(item.nodeid) for item in using})
     if ungrouped := [path for path in paths if group_of(path) is None]:
-        raise pytest.UsageError(f"tests of shared models and servers without a group: {', '.join(ungrouped)}")
+        raise pytest.UsageError(f"tests of shared models, servers and browsers without a group: {', '.join(ungrouped)}")
 
 
 def _fixtures_of(item: pytest.Item) -> set[str]:
