@@ -142,7 +142,9 @@ class Batcher:
         for item in scheduled:
             chunks.append(_chunk(item))
             if item.sequence.constraint is not None and item.reaches_end:
-                constraints += [(item.sequence.owner, one) for one in (item.sequence.active_constraint,) if one]
+                constraint = item.sequence.active_constraint
+                if constraint is not None:
+                    constraints.append((item.sequence.owner, constraint))
         if constraints:
             self._masks.begin(constraints)
         adapter = scheduled[0].sequence.adapter

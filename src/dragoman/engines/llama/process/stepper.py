@@ -184,7 +184,17 @@ class Stepper(CommandThread):
 
         `on_result` is called from the working thread with the number of the adapter, or the error.
         """
-        self._put(partial(self._load_adapter, path, scale, on_result, computing))
+
+        def load() -> None:
+            try:
+                with computing:
+                    number = self._batcher.load_adapter(path, scale)
+            except ModelError as error:
+                on_result(error)
+            else:
+                on_result(number)
+
+        self._put(load)
 
     def unload_adapter(self, adapter: int) -> None:
         """Free an adapter when the requests for it that were added so far have ended."""
@@ -224,20 +234,6 @@ class Stepper(CommandThread):
             raise error
         self._batcher.cancel(displaced.key)
         self._pending_outputs.append(RequestOutput(displaced.key, error))
-
-    def _load_adapter(
-        self,
-        path: Path,
-        scale: float,
-        on_result: Callable[[int | ModelError], object],
-        computing: AbstractContextManager[None],
-    ) -> None:
-        try:
-            with computing:
-                number = self._batcher.load_adapter(path, scale)
-            on_result(number)
-        except ModelError as error:
-            on_result(error)
 
     def _statistics(self) -> EngineStatistics:
         scheduler, cache = self._batcher.scheduler, self._batcher.cache
