@@ -16,6 +16,9 @@ from tests.support.dialects.large_bodies import BODY_BYTES, body_routes, large_b
 
 MAX_DELAY_SECONDS = 0.25
 
+ATTEMPTS = 3
+"""What a body delays, it delays each time. Other threads of the tests, and the system's memory, do so now and then."""
+
 PAUSE_SECONDS = 0.001
 """Between two requests to /health. Without it they keep the interpreter from the thread that decodes the body."""
 
@@ -43,11 +46,15 @@ async def longest_delay(client: httpx.AsyncClient, path: str, body: bytes) -> fl
 @pytest.mark.parametrize(("number", "operation"), list(enumerate(ROUTES.values())), ids=list(ROUTES))
 async def test_no_body_delays_the_health_of_the_server(number: int, operation: Operation) -> None:
     app = echo_app(max_body_bytes=BODY_BYTES)
+    late: dict[str, list[float]] = {}
     async with running_app(app), client_of(app) as client:
         path = operation.path.format(model="echo", deployment="echo", name="echo")
-        delays = {
-            large.label: await longest_delay(client, path, large.content)
-            for large in large_bodies(operation, number, SAMPLE)
-        }
-    late = {label: delay for label, delay in delays.items() if delay > MAX_DELAY_SECONDS}
+        for large in large_bodies(operation, number, SAMPLE):
+            delays: list[float] = []
+            while len(delays) < ATTEMPTS:
+                delays.append(await longest_delay(client, path, large.content))
+                if delays[-1] <= MAX_DELAY_SECONDS:
+                    break
+            else:
+                late[large.label] = delays
     assert not late, late
