@@ -8,9 +8,10 @@ free port. Every process starts with a `sitecustomize` module that the tool puts
 a profile function (sys.setprofile) in every thread, which records the functions of src that are called or resumed.
 A byte of a shared file is the phase to record into:
 
-1. One streamed chat, unrecorded, so that nothing is done for the first time in the one that counts.
+1. One streamed chat, unrecorded, so that nothing is done for the first time in those that count.
 2. IDLE_SECONDS without a request. What is entered here is background work and does not count.
-3. The second streamed chat, and TAIL_SECONDS for what follows its last byte, such as the settlement.
+3. CHATS streamed chats, each in a phase of its own with TAIL_SECONDS for what follows its last byte, such as the
+   settlement. What each of them enters counts: background work that falls into one of them by chance does not.
 
 A coroutine that waits for requests counts when the request resumes it. Class bodies, comprehensions, generator
 expressions and lambdas do not count as functions. Values without code, such as structs, are never called and do not
@@ -38,8 +39,10 @@ SOURCE = Path(__file__).parent.parent / "src"
 IDLE_SECONDS = 5.0
 TAIL_SECONDS = 1.0
 WRITE_SECONDS = 3.0
+CHATS = 3
 
-UNRECORDED, IDLE, REQUEST, WRITE = range(4)
+UNRECORDED, IDLE, FIRST_CHAT = range(3)
+WRITE = FIRST_CHAT + CHATS
 """Phases. In WRITE, every process writes what it has recorded."""
 
 _RECORDER = f"""
@@ -67,7 +70,8 @@ def write():
         time.sleep(0.05)
     arguments = sys.orig_argv
     process = arguments[arguments.index("-m") + 1] if "-m" in arguments else arguments[0]
-    result = {{"process": process, "idle": functions(entered[{IDLE}]), "request": functions(entered[{REQUEST}])}}
+    chats = set.intersection(*entered[{FIRST_CHAT}:{WRITE}])
+    result = {{"process": process, "functions": functions(chats - entered[{IDLE}])}}
     path = os.path.join(folder, str(os.getpid()))
     with open(path + ".part", "w") as file:
         json.dump(result, file)
@@ -83,7 +87,7 @@ Function = tuple[str, str]
 
 
 def measure() -> dict[str, set[Function]]:
-    """Run the server and the two chats; returns what the second entered, by the module that a process runs."""
+    """Run the server and the chats; returns what each of the last ones entered, by the module that a process runs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sitecustomize.py").write_text(_RECORDER, encoding="utf-8")
@@ -94,9 +98,10 @@ def measure() -> dict[str, set[Function]]:
             time.sleep(TAIL_SECONDS)
             phase[0] = IDLE
             time.sleep(IDLE_SECONDS)
-            phase[0] = REQUEST
-            _chat(url, model)
-            time.sleep(TAIL_SECONDS)
+            for number in range(CHATS):
+                phase[0] = FIRST_CHAT + number
+                _chat(url, model)
+                time.sleep(TAIL_SECONDS)
             phase[0] = WRITE
             return _recorded(folder)
 
@@ -147,14 +152,12 @@ def _chat(url: str, model: str) -> None:
 
 
 def _recorded(folder: Path) -> dict[str, set[Function]]:
-    """Read what the processes have written; those that the request did not enter are left out."""
+    """Read what the processes have written; those that a chat does not enter are left out."""
     time.sleep(WRITE_SECONDS)
     entered: dict[str, set[Function]] = {}
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        functions = {(file, name) for file, name in record["request"]}
-        functions -= {(file, name) for file, name in record["idle"]}
-        if functions:
+        if functions := {(file, name) for file, name in record["functions"]}:
             entered.setdefault(record["process"], set()).update(functions)
     return entered
 
