@@ -1,8 +1,10 @@
 """Pages of requests, and sums of usage over time."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,16 +14,16 @@ from sqlalchemy import delete, select
 from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.usage_rebuild import rebuild_usage_sums
 from dragoman.accounts.administration.usage_reports import (
+    Grouping,
     RequestFilter,
-    UsagePoint,
+    UnitHours,
+    UsageSpan,
     add_classes,
     find_request,
     largest_groups,
     list_requests,
     percentile_ms,
-    usage_by_day,
-    usage_by_hour,
-    usage_by_six_hours,
+    usage_over_time,
 )
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import MIGRATIONS, upgrade
@@ -32,7 +34,11 @@ from tests.support.ledger_harness import LedgerHarness, ManualClock, clear_table
 from tests.support.sqlite_files import create_sqlite_database
 
 EVERYTHING = RequestFilter()
-FOREVER = (0, 2**40)
+UNITS: tuple[UnitHours, ...] = (1, 6, 24)
+
+
+def forever(hours: UnitHours) -> UsageSpan:
+    return UsageSpan(hours, 0, 2**40)
 
 
 def request(harness: LedgerHarness, ledger: Ledger | None = None, **fields: Any) -> str:
@@ -101,36 +107,33 @@ def test_sums_are_grouped_by_everything_that_a_page_offers(harness: LedgerHarnes
     request(harness)
     request(harness, model="owl", result="crashed")
 
-    def sums(points: list[UsagePoint]) -> dict[Any, tuple[int, int]]:
+    def sums(hours: UnitHours, shown: RequestFilter, group: Grouping | None = None) -> dict[Any, tuple[int, int]]:
+        points = usage_over_time(harness.database, forever(hours), shown, group)
         return {point.group: (point.requests, point.errors) for point in points}
 
-    for read in (usage_by_hour, usage_by_six_hours, usage_by_day):
-        assert sums(read(harness.database, *FOREVER, EVERYTHING)) == {None: (2, 1)}
-        assert sums(read(harness.database, *FOREVER, EVERYTHING, "model")) == {"owl": (1, 1), "parrot": (1, 0)}
-        assert sums(read(harness.database, *FOREVER, EVERYTHING, "key_id")) == {harness.key_id: (2, 1)}
-        assert sums(read(harness.database, *FOREVER, RequestFilter(model="owl"))) == {None: (1, 1)}
-        assert sums(read(harness.database, *FOREVER, RequestFilter(account_id=harness.account_id + 1))) == {}
-    for read in (usage_by_hour, usage_by_six_hours):
-        assert sums(read(harness.database, *FOREVER, EVERYTHING, "dialect")) == {"arcee": (2, 1)}
+    for hours in UNITS:
+        assert sums(hours, EVERYTHING) == {None: (2, 1)}
+        assert sums(hours, EVERYTHING, "model") == {"owl": (1, 1), "parrot": (1, 0)}
+        assert sums(hours, EVERYTHING, "key_id") == {harness.key_id: (2, 1)}
+        assert sums(hours, RequestFilter(model="owl")) == {None: (1, 1)}
+        assert sums(hours, RequestFilter(account_id=harness.account_id + 1)) == {}
+    for hours in UNITS[:2]:
+        assert sums(hours, EVERYTHING, "dialect") == {"arcee": (2, 1)}
     with pytest.raises(ValueError, match="ask for hours"):
-        usage_by_day(harness.database, *FOREVER, EVERYTHING, "dialect")
+        sums(24, EVERYTHING, "dialect")
 
 
 def test_the_largest_groups_are_found_and_summed_alone(harness: LedgerHarness) -> None:
     for tokens, model in enumerate(("owl", "crow", "wren"), start=1):
         for _ in range(2):
             request(harness, model=model, completion_tokens=tokens)
-    units: tuple[tuple[Literal[1, 6, 24], Any], ...] = (
-        (1, usage_by_hour),
-        (6, usage_by_six_hours),
-        (24, usage_by_day),
-    )
-    for hours, read in units:
-        largest = largest_groups(harness.database, hours, *FOREVER, request_filter=EVERYTHING, group="model", most=2)
+    for hours in UNITS:
+        span = forever(hours)
+        largest = largest_groups(harness.database, span, EVERYTHING, group="model", most=2)
         assert largest == ["wren", "crow"]
         own = RequestFilter(account_id=harness.account_id, model="owl")
-        assert largest_groups(harness.database, hours, *FOREVER, request_filter=own, group="model", most=2) == ["owl"]
-        points = read(harness.database, *FOREVER, EVERYTHING, "model", only=largest)
+        assert largest_groups(harness.database, span, own, group="model", most=2) == ["owl"]
+        points = usage_over_time(harness.database, forever(hours), EVERYTHING, "model", only=largest)
         assert {point.group: point.completion_tokens for point in points} == {"wren": 6, "crow": 4}
 
 
@@ -153,11 +156,11 @@ def test_six_hours_are_summed_once_they_have_ended_an_hour_ago(clocked: tuple[Da
         clock.advance(hour)
         request(harness)
         assert summed() == [3]
-        points = usage_by_six_hours(database, *FOREVER, EVERYTHING)
+        points = usage_over_time(database, forever(6), EVERYTHING)
         assert [point.requests for point in points] == [3, 2]
         assert points == [
-            *usage_by_six_hours(database, 0, points[0].at // (6 * 3_600_000), EVERYTHING),
-            *usage_by_six_hours(database, points[1].at // (6 * 3_600_000), FOREVER[1], EVERYTHING),
+            *usage_over_time(database, UsageSpan(6, 0, points[0].at // (6 * 3_600_000)), EVERYTHING),
+            *usage_over_time(database, UsageSpan(6, points[1].at // (6 * 3_600_000), 2**40), EVERYTHING),
         ]
 
 
@@ -175,7 +178,7 @@ def test_a_settlement_sums_a_week_at_most(clocked: tuple[Database, ManualClock])
             another.commit([harness.admission()])
             another.close()
             assert len(stored_sums(database)[2]) == stored
-            assert sum(point.requests for point in usage_by_six_hours(database, *FOREVER, EVERYTHING)) == 30
+            assert sum(point.requests for point in usage_over_time(database, forever(6), EVERYTHING)) == 30
     assert find_discrepancies(database) == []
 
 
@@ -235,9 +238,11 @@ SETTLED = st.tuples(
 
 
 @pytest.fixture(scope="module")
-def clocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Database, ManualClock]:
+def clocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, ManualClock]]:
     clock = ManualClock()
-    return Database(create_sqlite_database(Path(tmp_path_factory.mktemp("sums")) / "sums.db"), clock), clock
+    url = create_sqlite_database(Path(tmp_path_factory.mktemp("sums")) / "sums.db")
+    with contextlib.closing(Database(url, clock)) as database:
+        yield database, clock
 
 
 @settings(max_examples=25)
@@ -254,15 +259,15 @@ def test_the_sums_of_any_requests_are_those_of_the_ledger(
             request(harness, result=result, model=model, first_token_ms=first_token_ms, **fields)
         with database.read() as connection:
             settled = connection.execute(select(usage)).all()
-        for read in (usage_by_hour, usage_by_six_hours, usage_by_day):
-            points = read(database, *FOREVER, EVERYTHING)
+        for hours in UNITS:
+            points = usage_over_time(database, forever(hours), EVERYTHING)
             for name in ("prompt_tokens", "completion_tokens", "charge"):
                 assert sum(getattr(point, name) for point in points) == sum(getattr(row, name) for row in settled)
             assert sum(point.requests for point in points) == len(rows)
             assert sum(point.errors for point in points) == sum(row[0] in ("failed", "crashed") for row in rows)
         measured = Counter(row[4] is not None for row in rows)[True]
-        for read in (usage_by_hour, usage_by_six_hours):
-            assert sum(add_classes(read(database, *FOREVER, EVERYTHING))) == measured
+        for hours in UNITS[:2]:
+            assert sum(add_classes(usage_over_time(database, forever(hours), EVERYTHING))) == measured
         assert find_discrepancies(database) == []
         written = stored_sums(database)
         rebuild_usage_sums(database)

@@ -9,31 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    Table,
-    TextClause,
-    bindparam,
-    cast,
-    func,
-    select,
-    text,
-)
+from sqlalchemy import Connection, Row, Select, TextClause, bindparam, select, text
 
 from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import (
-    FIRST_TOKEN_BOUNDS_MS,
-    FIRST_TOKEN_CLASSES,
-    daily_usage,
-    hourly_usage,
-    usage,
-)
-from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
+from dragoman.accounts.database.tables import FIRST_TOKEN_BOUNDS_MS, FIRST_TOKEN_CLASSES, usage
+from dragoman.accounts.times import HOUR_MILLISECONDS
 
 SCANNED_ROWS = 10_000
 """Rows that one page searches for conditions without an index. The next page continues behind them."""
@@ -49,6 +30,8 @@ IS_ERROR = "result IN ('failed', 'crashed')"
 """The condition of the index usage_errors."""
 
 Grouping = Literal["model", "key_id", "account_id", "dialect"]
+
+UnitHours = Literal[1, 6, 24]
 
 
 class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +53,15 @@ class RequestPage(msgspec.Struct, frozen=True):
     rows: list[UsageRecord]
     next: int | None
     """The next page's `before`. None: this is the last page."""
+
+
+class UsageSpan(msgspec.Struct, frozen=True):
+    """A time whose usage is summed in units of so many `hours`."""
+
+    hours: UnitHours
+    first: int
+    """The first and the last unit, in units since 1970."""
+    last: int
 
 
 class UsagePoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,123 +121,75 @@ def find_request(database: Database, request_id: str, account_id: int | None = N
     return None if row is None else msgspec.convert(row, UsageRecord, from_attributes=True)
 
 
-def usage_by_hour(
+def usage_over_time(
     database: Database,
-    first: int,
-    last: int,
+    span: UsageSpan,
     request_filter: RequestFilter,
     group: Grouping | None = None,
     only: Sequence[str | int] | None = None,
 ) -> list[UsagePoint]:
-    """Sum the hours `first` to `last`, in hours since 1970, earliest first; of the groups `only` if they are given.
+    """Sum the requests in each unit of a span, earliest first, of each group apart; of the groups `only` if given.
 
-    Times to the first token are summed without a group only. The filter's `errors` and `min_seconds` do not count.
+    Times to the first token are summed without a group only, and of days not at all. The filter's `errors` and
+    `min_seconds` do not count.
+
+    Raises ValueError for a dialect as filter or group of days, which are not separated by dialect.
     """
-    column = hourly_usage.c
-    query = _sums_over_time(hourly_usage, column.hour, _names(group), group).where(column.hour.between(first, last))
-    with database.read() as connection:
-        rows = connection.execute(_filtered_sums(query, hourly_usage, request_filter, group, only)).all()
-    return [_point(row, HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
-
-
-def usage_by_six_hours(
-    database: Database,
-    first: int,
-    last: int,
-    request_filter: RequestFilter,
-    group: Grouping | None = None,
-    only: Sequence[str | int] | None = None,
-) -> list[UsagePoint]:
-    """Sum six hours at a time, `first` to `last` in units of six hours since 1970; otherwise as `usage_by_hour`.
-
-    Most of it is summed already; the rest is read from the hours behind that.
-    """
+    if span.hours == 24 and (group == "dialect" or request_filter.dialect is not None):
+        raise ValueError("days are not summed by dialect; ask for hours")
     wanted = _wanted(request_filter)
-    parameters: dict[str, Any] = {"first": first, "last": last, **wanted}
-    if only is not None:
-        parameters["only"] = list(only)
+    query = _sums_query(span.hours, group, tuple(wanted), only is not None)
+    parameters = {"first": span.first, "last": span.last, **wanted, **({} if only is None else {"only": list(only)})}
     with database.read() as connection:
-        query = _six_hourly_query(group, tuple(wanted), only is not None)
         rows = connection.execute(query, parameters).all()
-    return [_point(row, 6 * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+    return [_point(row, span.hours * HOUR_MILLISECONDS, grouped=group is not None) for row in rows]
+
+
+def largest_groups(
+    database: Database, span: UsageSpan, request_filter: RequestFilter, *, group: Grouping, most: int
+) -> list[str | int]:
+    """Return up to `most` groups, those with the largest charges, or else with the most tokens, first."""
+    wanted = _wanted(request_filter)
+    query = _largest_groups_query(span.hours, group, tuple(wanted))
+    parameters = {"first": span.first, "last": span.last, "most": most, **wanted}
+    with database.read() as connection:
+        return list(connection.execute(query, parameters).scalars())
+
+
+# As texts, since to build a query of so many columns takes longer than to run it.
 
 
 @functools.cache
-def _six_hourly_query(group: Grouping | None, filtered: tuple[str, ...], is_limited: bool) -> TextClause:
-    """Return the query of `usage_by_six_hours`. As a text: to build its columns takes longer than to run it."""
+def _sums_query(hours: UnitHours, group: Grouping | None, filtered: tuple[str, ...], is_limited: bool) -> TextClause:
     key = ("unit",) if group is None else ("unit", group)
-    columns = ", ".join((*key[1:], *_names(group)))
-    sums = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _names(group))
-    conditions = _conditions(filtered) + (f" AND {group} IN :only" if is_limited else "")
-    source = _six_hourly_rows(columns, conditions)
-    query = text(
-        f"SELECT {', '.join(key)}, {sums} FROM ({source}) AS summed GROUP BY {', '.join(key)} ORDER BY {', '.join(key)}"
-    )
+    names = (*_SUMS, *FIRST_TOKEN_CLASSES) if group is None and hours != 24 else _SUMS
+    # PostgreSQL's sums are decimals, which are slow to read.
+    sums = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in names)
+    source = _rows(hours, (*key[1:], *names), _conditions(filtered) + (f" AND {group} IN :only" if is_limited else ""))
+    keys = ", ".join(key)
+    query = text(f"SELECT {keys}, {sums} FROM ({source}) AS summed GROUP BY {keys} ORDER BY {keys}")
     return query.bindparams(bindparam("only", expanding=True)) if is_limited else query
 
 
-def _six_hourly_rows(columns: str, conditions: str) -> str:
+@functools.cache
+def _largest_groups_query(hours: UnitHours, group: Grouping, filtered: tuple[str, ...]) -> TextClause:
+    source = _rows(hours, (group, "charge", "prompt_tokens", "completion_tokens"), _conditions(filtered))
+    order = f"SUM(charge) DESC, SUM(prompt_tokens + completion_tokens) DESC, {group}"
+    return text(f"SELECT {group} FROM ({source}) AS summed GROUP BY {group} ORDER BY {order} LIMIT :most")
+
+
+def _rows(hours: UnitHours, names: Sequence[str], conditions: str) -> str:
+    """Return the query of a span's rows. Most of six hours is summed already; the rest is in the hours behind that."""
+    columns = ", ".join(names)
+    if hours != 6:
+        table, unit = ("hourly_usage", "hour") if hours == 1 else ("daily_usage", "day")
+        return f"SELECT {unit} AS unit, {columns} FROM {table} WHERE {unit} BETWEEN :first AND :last{conditions}"
     return (
         f"SELECT six_hours AS unit, {columns} FROM six_hourly_usage "
         f"WHERE six_hours BETWEEN :first AND :last{conditions} "
         f"UNION ALL SELECT hour / 6, {columns} FROM hourly_usage WHERE hour BETWEEN :first * 6 AND :last * 6 + 5 "
         f"AND hour >= (SELECT COALESCE(MAX(six_hours) + 1, 0) * 6 FROM six_hourly_usage){conditions}"
     )
-
-
-def usage_by_day(
-    database: Database,
-    first: int,
-    last: int,
-    request_filter: RequestFilter,
-    group: Grouping | None = None,
-    only: Sequence[str | int] | None = None,
-) -> list[UsagePoint]:
-    """Sum the days `first` to `last`, in days since 1970, earliest first; otherwise as `usage_by_hour`.
-
-    Days are not separated by dialect.
-
-    Raises ValueError for a dialect as filter or group.
-    """
-    if group == "dialect" or request_filter.dialect is not None:
-        raise ValueError("days are not summed by dialect; ask for hours")
-    column = daily_usage.c
-    query = _sums_over_time(daily_usage, column.day, _SUMS, group).where(column.day.between(first, last))
-    with database.read() as connection:
-        rows = connection.execute(_filtered_sums(query, daily_usage, request_filter, group, only)).all()
-    return [_point(row, DAY_MILLISECONDS, grouped=group is not None) for row in rows]
-
-
-def largest_groups(
-    database: Database,
-    hours: Literal[1, 6, 24],
-    first: int,
-    last: int,
-    *,
-    request_filter: RequestFilter,
-    group: Grouping,
-    most: int,
-) -> list[str | int]:
-    """Return up to `most` groups, those with the largest charges, or else with the most tokens, first.
-
-    `first` and `last` are in units of so many `hours` since 1970, as of the functions that sum them.
-    """
-    wanted = _wanted(request_filter)
-    query = _largest_groups_query(hours, group, tuple(wanted))
-    with database.read() as connection:
-        return list(connection.execute(query, {"first": first, "last": last, "most": most, **wanted}).scalars())
-
-
-@functools.cache
-def _largest_groups_query(hours: Literal[1, 6, 24], group: Grouping, filtered: tuple[str, ...]) -> TextClause:
-    columns, conditions = f"{group}, charge, prompt_tokens, completion_tokens", _conditions(filtered)
-    if hours == 6:
-        source = _six_hourly_rows(columns, conditions)
-    else:
-        table, unit = ("hourly_usage", "hour") if hours == 1 else ("daily_usage", "day")
-        source = f"SELECT {columns} FROM {table} WHERE {unit} BETWEEN :first AND :last{conditions}"
-    order = f"SUM(charge) DESC, SUM(prompt_tokens + completion_tokens) DESC, {group}"
-    return text(f"SELECT {group} FROM ({source}) AS summed GROUP BY {group} ORDER BY {order} LIMIT :most")
 
 
 def percentile_ms(classes: Sequence[int], fraction: float) -> float | None:
@@ -304,31 +248,6 @@ def _unindexed_conditions(request_filter: RequestFilter) -> list[str]:
         "settled_at - admitted_at >= :milliseconds": request_filter.min_seconds,
     }
     return [condition for condition, value in conditions.items() if value is not None]
-
-
-def _names(group: Grouping | None) -> Sequence[str]:
-    return (*_SUMS, *FIRST_TOKEN_CLASSES) if group is None else _SUMS
-
-
-def _sums_over_time(
-    table: Table, unit: ColumnElement[int], names: Sequence[str], group: Grouping | None
-) -> Select[Any]:
-    columns = [unit.label("unit"), *([] if group is None else [table.c[group]])]
-    # PostgreSQL's sums are decimals, which are slow to read.
-    sums = [cast(func.sum(table.c[name]), BigInteger).label(name) for name in names]
-    return select(*columns, *sums).group_by(*columns).order_by(*columns)
-
-
-def _filtered_sums(
-    query: Select[Any],
-    table: Table,
-    request_filter: RequestFilter,
-    group: Grouping | None,
-    only: Sequence[str | int] | None,
-) -> Select[Any]:
-    for name, value in _wanted(request_filter).items():
-        query = query.where(table.c[name] == value)
-    return query if only is None or group is None else query.where(table.c[group].in_(only))
 
 
 def _wanted(request_filter: RequestFilter) -> Mapping[str, Any]:

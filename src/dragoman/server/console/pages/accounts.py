@@ -14,7 +14,7 @@ from dragoman.accounts.administration.accounts import (
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.key_activity import read_activity
 from dragoman.accounts.administration.keys import list_keys
-from dragoman.accounts.administration.usage_reports import RequestFilter, usage_by_hour
+from dragoman.accounts.administration.usage_reports import RequestFilter, UsageSpan, usage_over_time
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.times import HOUR_MILLISECONDS
 from dragoman.core.money import parse_amount
@@ -90,7 +90,7 @@ def _read(database: Database, number_or_name: str) -> dict[str, Any]:
     with database.read() as connection:
         now = database.now(connection).wall // HOUR_MILLISECONDS
     keys = list_keys(database, account_id=account.id, limit=_SHOWN)
-    points = usage_by_hour(database, now - 23, now, RequestFilter(account_id=account.id))
+    points = usage_over_time(database, UsageSpan(1, now - 23, now), RequestFilter(account_id=account.id))
     return {
         "account": account,
         "keys": keys,

@@ -9,10 +9,11 @@ from dragoman.accounts.administration.keys import get_key
 from dragoman.accounts.administration.usage_reports import (
     RequestFilter,
     UsagePoint,
+    UsageSpan,
     add_classes,
     list_requests,
     percentile_ms,
-    usage_by_hour,
+    usage_over_time,
 )
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.times import HOUR_MILLISECONDS
@@ -41,7 +42,7 @@ def _read(database: Database, viewer: ConsoleViewer) -> dict[str, Any]:
     key = None if viewer.key_id is None else get_key(database, viewer.key_id)
     this_hour = now // HOUR_MILLISECONDS
     own = RequestFilter(account_id=viewer.account_id)
-    points = usage_by_hour(database, this_hour - _HOURS + 1, this_hour, own)
+    points = usage_over_time(database, UsageSpan(1, this_hour - _HOURS + 1, this_hour), own)
     latest = list_requests(database, own, limit=_LATEST).rows
     classes = add_classes(points)
     return {

@@ -13,11 +13,10 @@ from dragoman.accounts.administration.usage_reports import (
     Grouping,
     RequestFilter,
     UsagePoint,
+    UsageSpan,
     largest_groups,
     percentile_ms,
-    usage_by_day,
-    usage_by_hour,
-    usage_by_six_hours,
+    usage_over_time,
 )
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.times import HOUR_MILLISECONDS
@@ -157,21 +156,18 @@ def _read(database: Database, period: Period, group: Grouping | None, shown: Req
     milliseconds = period.hours * HOUR_MILLISECONDS
     with database.read() as connection:
         last = database.now(connection).wall // milliseconds
-    first = last - period.length + 1
-    read = {1: usage_by_hour, 6: usage_by_six_hours, 24: usage_by_day}[period.hours]
-    points = together = [] if group is not None and period.unit == "day" else read(database, first, last, shown)
+    span = UsageSpan(period.hours, last - period.length + 1, last)
+    points = together = [] if group is not None and period.unit == "day" else usage_over_time(database, span, shown)
     if group is not None:
-        only = largest_groups(
-            database, period.hours, first, last, request_filter=shown, group=group, most=_MAX_GROUPS + 1
-        )
+        only = largest_groups(database, span, shown, group=group, most=_MAX_GROUPS + 1)
         if len(only) <= _MAX_GROUPS:
-            points = read(database, first, last, shown, group)
+            points = usage_over_time(database, span, shown, group)
         else:
-            points = read(database, first, last, shown, group, only=only[:_MAX_GROUPS])
-            points += _rest(together or read(database, first, last, shown), points)
+            points = usage_over_time(database, span, shown, group, only=only[:_MAX_GROUPS])
+            points += _rest(together or usage_over_time(database, span, shown), points)
     ids = {point.group for point in points if isinstance(point.group, int)}
     names = names_of(database, ids if group == "account_id" else (), ids if group == "key_id" else ())
-    times = [number * milliseconds for number in range(first, last + 1)]
+    times = [number * milliseconds for number in range(span.first, last + 1)]
     report = _build(points, times, period.unit, {each: _group_name(each, group, names) for each in _distinct(points)})
     classes = {point.at: point.first_tokens for point in together}
     return msgspec.structs.replace(
