@@ -37,11 +37,18 @@ class Table(NamedTuple):
     name: str
     struct: type[msgspec.Struct]
     is_array: bool
+    prefix: str
+    """What stands before its keys, such as `deployments[].`."""
 
     @property
     def header(self) -> str:
         """The table as the file writes it."""
         return f"[[{self.name}]]" if self.is_array else f"[{self.name}]"
+
+    @property
+    def is_in_array(self) -> bool:
+        """Whether it is there once for each entry of an array, so that neither variables nor options can set it."""
+        return "[]" in self.prefix
 
 
 def updated(document: str) -> str:
@@ -49,16 +56,18 @@ def updated(document: str) -> str:
     return replace_part(document, BEGIN, END, "\n".join(_part()))
 
 
-def tables(struct: type[msgspec.Struct] = Settings, name: str = "", *, is_array: bool = False) -> Iterator[Table]:
+def tables(
+    struct: type[msgspec.Struct] = Settings, name: str = "", prefix: str = "", *, is_array: bool = False
+) -> Iterator[Table]:
     """Yield the tables of the file: the top level, its tables, and the tables inside those."""
-    yield Table(name, struct, is_array)
+    yield Table(name, struct, is_array, prefix)
     for field in _fields(struct):
         inner = f"{name}.{field.name}".lstrip(".")
         match field.type:
             case inspect.StructType(cls=cls):
-                yield from tables(cls, inner)
+                yield from tables(cls, inner, f"{prefix}{field.name}.")
             case inspect.VarTupleType(item_type=inspect.StructType(cls=cls)):
-                yield from tables(cls, inner, is_array=True)
+                yield from tables(cls, inner, f"{prefix}{field.name}[].", is_array=True)
 
 
 def docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
@@ -106,15 +115,15 @@ def _rows(table: Table) -> Iterator[str]:
     for field in _fields(table.struct):
         if isinstance(field.type, inspect.StructType):
             continue  # a table, whose settings have rows of their own
-        key = f"{table.name}{'[]' if table.is_array else ''}.{field.name}".lstrip(".")
+        key = table.prefix + field.name
         kinds = [kind for kind in alternatives(field.type) if not isinstance(kind, inspect.NoneType)]
         cells = (
             f"`{key}`",
             " or ".join(_type_name(kind) for kind in kinds),
             ", ".join(filter(None, map(_range, kinds))),
             _default(field),
-            "" if table.is_array or key in FILE_ONLY else f"`{environment_variable(key)}`",
-            "" if table.is_array else OPTIONS.get(key, ""),
+            "" if table.is_in_array or key in FILE_ONLY else f"`{environment_variable(key)}`",
+            "" if table.is_in_array else OPTIONS.get(key, ""),
             documented[field.name],
         )
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,5 +1,7 @@
 """Types of fields in the words of the documents' tables."""
 
+import sys
+
 import msgspec
 from msgspec import inspect
 
@@ -44,7 +46,7 @@ def allowed_range(info: inspect.Type) -> str:
 
 def _bounds(low: float | None, high: float | None, above: float | None) -> str:
     if above is not None:
-        return f"> {above:g}"
+        return f"> {above:g}" + ("" if high in (None, sys.float_info.max) else f", ≤ {high:g}")
     if low is not None and high is not None:
         return f"{_number(low)} … {_number(high)}"
     return f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from dragoman.server.renamed_settings import RENAMED_SETTINGS
+from dragoman.server.settings_loading import SettingsError, load_settings
 from tools.configuration_tables import DOCUMENT, Table, docstrings, tables, updated
 
 TABLES = list(tables())
@@ -33,6 +34,20 @@ def test_every_setting_has_a_docstring_of_sentences(table: Table) -> None:
     for field in msgspec.structs.fields(table.struct):
         if field.name not in inner:
             assert re.fullmatch(r"[A-Z`].+\.", documented[field.name]), field.name
+
+
+def is_known(variable: str) -> bool:
+    try:
+        load_settings(None, {variable: "?"}, {})
+    except SettingsError as error:
+        return "unknown variable" not in str(error)
+    return True
+
+
+def test_the_document_names_only_variables_that_exist() -> None:
+    assert not is_known("DRAGOMAN_DEPLOYMENTS")
+    variables = set(re.findall(r"DRAGOMAN_\w+", DOCUMENT.read_text()))
+    assert {variable for variable in variables if not is_known(variable)} == set()
 
 
 def test_every_row_has_the_same_number_of_cells_and_every_key_is_there_once() -> None:
