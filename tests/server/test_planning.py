@@ -40,7 +40,7 @@ def test_two_deployments_cannot_have_one_name() -> None:
         DeploymentSettings(name="a", model="echo", aliases=("b",)),
         DeploymentSettings(name="b", model="echo"),
     )
-    with pytest.raises(DeploymentError, match="the deployments a and b are both called b"):
+    with pytest.raises(DeploymentError, match="a and b are called b"):
         plan_deployments(Settings(deployments=twice))
 
 
@@ -50,7 +50,7 @@ def test_a_fallback_must_be_another_deployment(fallback: str) -> None:
         DeploymentSettings(name="a", model="echo", fallbacks=("b",), context_fallbacks=(fallback,)),
         DeploymentSettings(name="b", model="echo"),
     )
-    with pytest.raises(DeploymentError, match=f"a falls back to {fallback}, which is no other deployment"):
+    with pytest.raises(DeploymentError, match=f"a falls back to {fallback}, which is not another deployment"):
         plan_deployments(Settings(deployments=deployments))
 
 

@@ -191,7 +191,7 @@ def test_a_key_of_the_admin_api_is_written_out_or_as_its_digest(folder: Path) ->
 )
 def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path, secret: str) -> None:
     text = error_message(f'[[admin.keys]]\nname = "ada"\n{secret}\n')
-    assert text.startswith("settings.toml: admin.keys: expected ")
+    assert text.startswith("settings.toml: admin.keys[0]")
     assert not any(hidden in text for hidden in ("too short", "not-a-digest", "sk-0123"))
 
 
@@ -200,12 +200,12 @@ def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path
     [
         (DEPLOYMENT + 'dialects = ["no"]', "[0].dialects[0]", DIALECTS),
         (DEPLOYMENT + 'tool_format = "no"', "[0].tool_format", ", ".join(sorted(FORMATS))),
-        ('[dialect_hosts]\n"a.example" = "no"', "[...]", DIALECTS),
+        ('[dialect_hosts]\n"a.example" = "no"', ": each value", DIALECTS),
     ],
 )
 @pytest.mark.usefixtures("folder")
 def test_a_wrong_choice_in_a_table_is_answered_with_the_allowed_ones(toml: str, place: str, allowed: str) -> None:
-    assert error_message(toml).endswith(f"invalid enum value 'no' - at `${place}`; expected one of {allowed}")
+    assert error_message(toml).endswith(f"{place} must be one of {allowed}, got 'no'")
 
 
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
@@ -283,11 +283,11 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[[keys]]\nname = "x"\nkey = "short-secret"', "length >= 16"),
-        ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
-        ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "matching regex"),
-        ('[[deployments]]\nmodel = "a"', "missing required field `name`"),
-        ('[dialect_hosts]\n"a" = "acme"', "invalid enum value 'acme'"),
+        ('[[keys]]\nname = "x"\nkey = "short-secret"', "keys[0].key must be text of at least 16 characters"),
+        ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "keys[0]: unknown key extra. Allowed"),
+        ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "deployments[0].name must be text of the form ^[A-Z"),
+        ('[[deployments]]\nmodel = "a"', "deployments[0]: the key name is missing"),
+        ('[dialect_hosts]\n"a" = "acme"', "dialect_hosts: each value must be one of anthropic"),
     ],
 )
 def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, expected: str) -> None:

@@ -34,7 +34,7 @@ def test_no_array_or_table_has_a_variable() -> None:
 
 def test_a_text_in_place_of_an_array_is_refused(tmp_path: Path) -> None:
     message = error_message(tmp_path, '[console]\nhosts = "a"\n')
-    assert message == "/settings.toml: console.hosts: expected `array`, got `str`"
+    assert message == "/settings.toml: console.hosts must be an array"
 
 
 def test_a_text_that_is_too_short_or_of_another_form_is_described(tmp_path: Path) -> None:
@@ -42,6 +42,25 @@ def test_a_text_that_is_too_short_or_of_another_form_is_described(tmp_path: Path
     assert message == "/settings.toml: api_key must be text of at least 16 characters"
     message = error_message(tmp_path, '[console]\nbase_path = "admin"\n')
     assert message.endswith("console.base_path must be text of the form ^(/[A-Za-z0-9._~-]+)+$, got 'admin'")
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ('engine = { requantize = "no" }', "deployments[1].engine.requantize must be one of auto, never, got 'no'"),
+        ("engine = { threads = 0 }", "deployments[1].engine.threads must be an integer from 1 to 512"),
+        ("engine = { thread = 4 }", "deployments[1].engine: unknown key thread; did you mean threads? Allowed here: "),
+        ("engine = 4", "deployments[1].engine must be a table"),
+        ("aliases = 4", "deployments[1].aliases must be an array"),
+        (
+            '[[deployments.upstreams]]\nurl = "http://127.0.0.1:1"\nweight = 2000',
+            "deployments[1].upstreams[0].weight must be a number above 0, 1000 at most",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_deployment_is_named_with_its_place(tmp_path: Path, setting: str, expected: str) -> None:
+    message = error_message(tmp_path, f'[[deployments]]\nname = "a"\n[[deployments]]\nname = "b"\n{setting}\n')
+    assert message.startswith(f"/settings.toml: {expected}")
 
 
 def test_a_file_that_is_gone_is_missed_by_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

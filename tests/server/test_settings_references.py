@@ -100,11 +100,12 @@ def test_there_are_no_files_of_unknown_variables() -> None:
 
 
 def test_a_secret_in_the_arguments_is_refused_and_a_reference_to_one_taken() -> None:
-    with pytest.raises(SettingsError) as caught:
-        read_settings(None, {}, {"api_key": SECRET})
-    assert str(caught.value) == (
-        "command line: --api-key: every user of this machine can read it while the server runs; pass env:NAME or "
-        "file:/path, or set DRAGOMAN_API_KEY"
-    )
+    for secret in (SECRET, "short"):
+        with pytest.raises(SettingsError) as caught:
+            read_settings(None, {}, {"api_key": secret})
+        assert str(caught.value) == (
+            "command line: --api-key: every user of this machine can read it while the server runs; pass env:NAME or "
+            "file:/path, or set DRAGOMAN_API_KEY"
+        )
     [key] = read_settings(None, {"NAME": SECRET}, {"api_key": "env:NAME"}).settings.client_keys
     assert (key.name, key.key) == ("api_key", SECRET)

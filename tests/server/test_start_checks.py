@@ -58,7 +58,7 @@ def test_a_root_path_that_is_none_or_hides_routes_is_refused(path: str) -> None:
     ("settings", "message"),
     [
         (Settings(model="echo", deployments=(DeploymentSettings(name="a"),)), "a model and .* are both set"),
-        (Settings(deployments=(DeploymentSettings(name="a"),) * 2), "the deployments a and a are both called a"),
+        (Settings(deployments=(DeploymentSettings(name="a"),) * 2), "two deployments are called a"),
         (Settings(deployments=(DeploymentSettings(name="a", fallbacks=("b",)),)), "the deployment a falls back to b"),
         (Settings(deployments=(DeploymentSettings(name="v1"),)), "a deployment called v1 would stand in the way"),
         (

@@ -24,7 +24,7 @@ def check_deployments(settings: Settings) -> None:
         for fallback in (*deployment.fallbacks, *deployment.context_fallbacks):
             if fallback == deployment.name or fallback not in names:
                 raise DeploymentError(
-                    f"the deployment {deployment.name} falls back to {fallback}, which is no other deployment"
+                    f"the deployment {deployment.name} falls back to {fallback}, which is not another deployment"
                 )
 
 
@@ -34,7 +34,8 @@ def check_names(deployments: Iterable[tuple[str, Iterable[str]]]) -> None:
     for deployment, names in deployments:
         for name in dict.fromkeys(names):
             if name in taken:
-                raise DeploymentError(f"the deployments {taken[name]} and {deployment} are both called {name}")
+                both = "two deployments" if deployment == taken[name] else f"{taken[name]} and {deployment}"
+                raise DeploymentError(f"{both} are called {name}; each name may stand for one deployment")
             taken[name] = deployment
 
 

@@ -209,7 +209,7 @@ class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.sha256 is None):
-            raise ValueError("Expected either `key` or `sha256`")
+            raise ValueError("expected either `key` or `sha256`")
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -269,7 +269,11 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Settings of `[engine]` that differ for this deployment, such as `{ threads = 4 }`."""
 
     def __post_init__(self) -> None:
-        msgspec.convert(self.engine, EngineSettings)
+        try:
+            msgspec.convert(self.engine, EngineSettings)
+        except msgspec.ValidationError as error:
+            what, at, place = str(error).partition(" - at `$")
+            raise ValueError(f"{what} - at `$.engine{place if at else '`'}") from error
 
 
 class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

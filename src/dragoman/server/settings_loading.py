@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -13,7 +13,13 @@ import msgspec
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
 from dragoman.server.secret_settings import IS_SECRET
 from dragoman.server.settings import DEFAULT_DATABASE, Settings
-from dragoman.server.settings_references import ReferenceUnresolved, read_reference, resolve_references
+from dragoman.server.settings_messages import describe_allowed, inner_message, unknown_message
+from dragoman.server.settings_references import (
+    REFERENCE_PREFIXES,
+    ReferenceUnresolved,
+    read_reference,
+    resolve_references,
+)
 
 DEFAULT_FILE = Path("dragoman.toml")
 ENVIRONMENT_PREFIX = "DRAGOMAN_"
@@ -26,12 +32,6 @@ _SERVICE_LINK = re.compile(
 )
 """Variables that Kubernetes sets beside a Service whose name is or begins with `dragoman`, in the form of Docker's
 links (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
-
-
-_WRONG_CHOICE = re.compile(r"Invalid enum value .* - at `\$(?P<path>.*)`", re.DOTALL)
-"""msgspec's message about a value that is none of a few, and the value's place in the setting, as in `[0].load`."""
-
-_PATH_STEP = re.compile(r"\[.*?\]|\.(?P<field>\w+)")
 
 
 class SettingsError(Exception):
@@ -157,7 +157,7 @@ def _file_values(path: Path | None, environment: Mapping[str, str], deprecated: 
         if key not in _TYPES:
             group = key.rpartition(".")[0]
             allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
-            raise SettingsError(f"{path}: {_unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
+            raise SettingsError(f"{path}: {unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
         current = _with_current_values(key, value, deprecated)
         values[key] = _resolved(key, str(path), f"{path}: {spelling}", current, environment)
     return values
@@ -238,7 +238,7 @@ def _environment_values(environment: Mapping[str, str], deprecated: dict[str, st
         if variable not in _VARIABLES and variable.removesuffix(FILE_SUFFIX) in _VARIABLES:
             variable, text, shown = variable.removesuffix(FILE_SUFFIX), _text_of_file(spelling, text, environment), text
         if variable not in _VARIABLES:
-            raise SettingsError(f"environment: {_unknown_message('variable', variable, _VARIABLES, _VARIABLES)}")
+            raise SettingsError(f"environment: {unknown_message('variable', variable, _VARIABLES, _VARIABLES)}")
         key = _VARIABLES[variable]
         # Variables are always text, so "8000" must be accepted for 8000.
         values[key] = SetValue(_validated(key, origin, text, shown=shown, strict=False), origin)
@@ -261,23 +261,15 @@ def _override_values(overrides: Mapping[str, object], environment: Mapping[str, 
         if value is None:
             continue
         if key not in _TYPES:
-            raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
+            raise SettingsError(f"command line: {unknown_message('setting', key, _TYPES, _TYPES)}")
         where = f"command line: {flag(key)}"
-        values[key] = _resolved(key, where, where, value, environment)
-        if isinstance(value, str) and is_secret(_TYPES[key]) and values[key].origin == where:
+        if isinstance(value, str) and is_secret(_TYPES[key]) and not value.startswith(REFERENCE_PREFIXES):
             raise SettingsError(
                 f"{where}: every user of this machine can read it while the server runs; pass env:NAME or file:/path, "
                 f"or set {environment_variable(key)}"
             )
+        values[key] = _resolved(key, where, where, value, environment)
     return values
-
-
-def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
-    import difflib  # Only for an error.
-
-    close = difflib.get_close_matches(name, candidates, n=1)
-    suggestion = f"; did you mean {close[0]}?" if close else "."
-    return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"
 
 
 def _validated(key: str, where: str, value: object, *, shown: object = None, strict: bool = True) -> object:
@@ -287,15 +279,10 @@ def _validated(key: str, where: str, value: object, *, shown: object = None, str
         converted: object = msgspec.convert(value, annotation, strict=strict)
     except msgspec.ValidationError as error:
         if key in FILE_ONLY:
-            # The value may hold keys, so it is not shown.
-            message = f"{where}: {str(error)[0].lower()}{str(error)[1:]}"
-            choice = _WRONG_CHOICE.fullmatch(str(error))
-            if choice is not None:
-                message += f"; expected {_describe_allowed(_type_at(annotation, choice['path']))}"
-            raise SettingsError(message) from error
+            raise SettingsError(inner_message(where, annotation, error)) from error
         is_hidden = shown is None and isinstance(value, str) and is_secret(annotation)
         wrong = "" if is_hidden else f", got {value if shown is None else shown!r}"
-        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}{wrong}") from error
+        raise SettingsError(f"{where} must be {describe_allowed(annotation)}{wrong}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
     if key in FILE_ONLY and _has_infinity(value):
@@ -321,7 +308,7 @@ def _has_misspelt_reference(value: object, annotation: object) -> bool:
     """Return whether a secret looks like a reference and was none: `file:relative/path` would be the secret itself."""
     match value:
         case str():
-            return value.startswith(("env:", "file:")) and is_secret(annotation)
+            return value.startswith(REFERENCE_PREFIXES) and is_secret(annotation)
         case tuple():
             return any(_has_misspelt_reference(each, annotation) for each in value)
         case msgspec.Struct():
@@ -335,55 +322,3 @@ def is_secret(kind: object) -> bool:
     info = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
     kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
     return any(isinstance(each, msgspec.inspect.Metadata) and IS_SECRET in (each.extra or {}) for each in kinds)
-
-
-def _type_at(annotation: object, path: str) -> msgspec.inspect.Type:
-    """Return the type of the values at a place of an array or a table: of `[0].load` in `deployments`."""
-    [kind] = _alternatives(msgspec.inspect.type_info(annotation))
-    for step in _PATH_STEP.finditer(path):
-        match kind:
-            case msgspec.inspect.VarTupleType(item_type=inner) | msgspec.inspect.DictType(value_type=inner):
-                [kind] = _alternatives(inner)
-            case msgspec.inspect.StructType(fields=fields):
-                [kind] = _alternatives(next(field.type for field in fields if field.encode_name == step["field"]))
-    return kind
-
-
-def _describe_allowed(kind: object) -> str:
-    """Return the allowed values in words: "an integer from 0 to 65535"."""
-    info = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
-    return " or ".join(_describe_type(alternative) for alternative in _alternatives(info))
-
-
-def _alternatives(kind: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
-    """Return the types that a value may have, without that of None."""
-    types = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    plain = (each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in types)
-    return [alternative for alternative in plain if not isinstance(alternative, msgspec.inspect.NoneType)]
-
-
-def _describe_type(kind: msgspec.inspect.Type) -> str:
-    match kind:
-        case msgspec.inspect.BoolType():
-            return "true or false"
-        case msgspec.inspect.StrType(pattern=str(pattern)):
-            return f"text of the form {pattern}"
-        case msgspec.inspect.StrType(min_length=int(low)) if low > 1:
-            return f"text of at least {low} characters"
-        case msgspec.inspect.StrType():
-            return "text that is not empty"
-        case msgspec.inspect.LiteralType(values=values):
-            return f"one of {', '.join(map(str, values))}"
-        case msgspec.inspect.IntType(ge=low, le=high):
-            return f"an integer{_range(low, high)}"
-        case msgspec.inspect.FloatType(gt=None, ge=low):
-            return f"a number{_range(low, None)}"
-        case msgspec.inspect.FloatType(gt=above):
-            return f"a number above {above}"
-    raise NotImplementedError(f"settings of the type {kind} have no description yet")
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None:
-        return ""
-    return f" of at least {low}" if high is None else f" from {low} to {high}"

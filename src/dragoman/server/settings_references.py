@@ -12,6 +12,9 @@ from dragoman.core.user_paths import user_path
 
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<path>[/~].*)")
 
+REFERENCE_PREFIXES = ("env:", "file:")
+"""What references begin with. A secret that begins so and is none was misspelt."""
+
 MAX_FILE_BYTES = 1024 * 1024
 """A file that is longer was named by mistake."""
 
