@@ -30,6 +30,15 @@ def test_help_lists_every_command() -> None:
         assert f"\n  {command} " in result.stdout
 
 
+def test_no_line_of_a_list_of_commands_is_cut_off() -> None:
+    groups = [group.name for group in app.registered_groups]
+    for arguments in ([], *([group] for group in groups if group is not None)):
+        result = CliRunner().invoke(app, [*arguments, "--help"])
+        _, heading, commands = result.stdout.partition("Commands:")
+        assert heading
+        assert "..." not in commands
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

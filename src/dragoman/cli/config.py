@@ -17,8 +17,9 @@ _Command = command_class(RENAMED_OPTIONS, keep_for_command)
 @app.command(cls=_Command)
 @with_serving_options
 def check(loaded: LoadedSettings) -> None:
-    """Check the settings that `dragoman serve` would use with the same options. The exit status is 2 if any is wrong.
+    """Check the settings.
 
+    They are those that `dragoman serve` would use with the same options. The exit status is 2 if any is wrong.
     Models and the database are not touched: see `dragoman doctor`.
     """
     from dragoman.server.start_checks import StartupError, check_settings
@@ -38,9 +39,9 @@ def show(
     loaded: LoadedSettings,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object: key → value and origin.")] = False,
 ) -> None:
-    """Show each setting that `dragoman serve` would use with the same options, and where it was set.
+    """Show each setting and where it was set.
 
-    Secrets are masked.
+    They are those that `dragoman serve` would use with the same options. Secrets are masked.
     """
     from dragoman.server.settings_report import report_settings
 

@@ -18,9 +18,9 @@ def conformance(
     report: Annotated[str, typer.Option("--report", help="text, json or junit.")] = "text",
     timeout: Annotated[float, typer.Option(help="Seconds that each request may take.")] = _TIMEOUT_SECONDS,
 ) -> None:
-    """Send a server some thirty requests, and report which of a dialect's promises it keeps.
+    """Check which of a dialect's promises a server keeps.
 
-    It may be any server. The exit status is 1 if it breaks one.
+    It may be any server, and is sent some thirty requests. The exit status is 1 if it breaks one.
     """
     import httpx
 

@@ -38,7 +38,7 @@ def backup(
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Copy the database as it is at one moment, also while servers run.
+    """Copy the database, also while servers run. The copy is its state at one moment.
 
     SQLite's copy is a database again; PostgreSQL's is for pg_restore, and made by the program pg_dump.
     """
@@ -56,7 +56,9 @@ def backup(
 
 @app.command()
 def verify(database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Check that all figures which are stored twice agree: deposits = balance + holds + charges, and all sums.
+    """Check that the books balance.
+
+    All figures that are stored twice must agree: deposits = balance + holds + charges, and all sums.
 
     Safe while servers run. For a backup of SQLite, pass --database sqlite:///FILE. The exit status
     is 1 if any is wrong.
@@ -94,7 +96,7 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
 
 @app.command("rebuild-usage")
 def rebuild_usage(database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Sum the usage of hours and days anew from the settled requests. Running servers wait meanwhile."""
+    """Compute all sums of usage again. Settlements of running servers wait meanwhile."""
     from dragoman.accounts.administration.usage_rebuild import rebuild_usage_sums
 
     with open_database(database, config) as accounts_database:

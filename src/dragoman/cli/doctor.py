@@ -18,9 +18,10 @@ def doctor(
         bool, typer.Option("--live", help="Only ask a running server with these settings for its /health.")
     ] = False,
 ) -> None:
-    """Check settings, database, disks, limits, certificate, library and models, and change nothing.
+    """Check whether a server would run on this machine. Change nothing.
 
-    It takes the options of `dragoman serve`. The exit status is 1 if a check failed.
+    Checked are settings, database, disks, limits, certificate, library and models. It takes the options of
+    `dragoman serve`. The exit status is 1 if a check failed.
     """
     if live:
         from dragoman.server.liveness import is_alive

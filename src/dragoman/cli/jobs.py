@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragoman.jobs.storage.store import JobStore
     from dragoman.server.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Show queued requests, cancel them, run them again and move them.")
+app = typer.Typer(no_args_is_help=True, help="Show, cancel, repeat and move queued requests.")
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, such as job_0199…")]
 
@@ -127,7 +127,7 @@ def cancel(
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Cancel a waiting or running job, or all of a key, on any server. Tokens that they generated are charged."""
+    """Cancel a waiting or running job, or all of a key. Tokens that they generated are charged."""
     if (job is None) == (key is None):
         raise typer.BadParameter("Name either a job or --key", param_hint="JOB")
     settings = load_settings_with_database(database, config)
@@ -155,7 +155,7 @@ def _cancel(database: "Database", store: "JobStore", job: str) -> None:
 
 @app.command()
 def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Run a failed or cancelled job again, as a new request of the same key. Its stored answer is deleted."""
+    """Run a failed or cancelled job again. It is a new request of the same key. Its stored answer is deleted."""
     settings = load_settings_with_database(database, config)
     with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
         store.retry(job, hold_cap=settings.accounts.max_hold_tokens)
@@ -182,7 +182,7 @@ def prioritize(
 
 @app.command()
 def send_webhook(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Let a server send the webhook of an ended job again, with all its attempts."""
+    """Send the webhook of an ended job again. It has all its attempts anew."""
     from dragoman.jobs.webhooks.store import send_again
 
     with open_database(database, config) as db, _exit_on_refusal():

@@ -18,13 +18,19 @@ ModelArgument = Annotated[str, typer.Argument(help="The name of a deployment.")]
 
 @app.command()
 def load(model: ModelArgument) -> None:
-    """Have the running servers of this user load a model now, before its first request."""
+    """Load a model now, before its first request.
+
+    All running servers of this user that serve it do.
+    """
     _change("load", model)
 
 
 @app.command()
 def unload(model: ModelArgument) -> None:
-    """Have the running servers of this user unload a model when it has no request. The next one loads it again."""
+    """Unload a model when it has no request. The next one loads it again.
+
+    All running servers of this user that serve it do.
+    """
     _change("unload", model)
 
 
@@ -45,7 +51,9 @@ def _change(action: "ModelAction", model: str) -> None:
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """List the models that can be served without a download, and those that running servers cannot load.
+    """List models, or load and unload one.
+
+    Listed are those that can be served without a download, and those that running servers cannot load.
 
     The tool format and whether a model reasons are found from its chat template.
     """

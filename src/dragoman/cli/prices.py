@@ -12,7 +12,7 @@ from dragoman.cli.values import format_time, read_price, read_time
 if TYPE_CHECKING:
     from dragoman.accounts.administration.prices import Price
 
-app = typer.Typer(no_args_is_help=True, help="Set and show prices, in units of currency for a million tokens.")
+app = typer.Typer(no_args_is_help=True, help="Set and show the prices of a million tokens.")
 
 
 @app.command("set", cls=command_class({"--from": "--valid-from"}))

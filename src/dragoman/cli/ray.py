@@ -45,7 +45,7 @@ def serve(
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Run replicas on the cluster until this command is stopped; all servers of the database use them."""
+    """Run replicas until this command is stopped. All servers of the database use them."""
     from dragoman.ray_serve.application import ClusterUnusable, RayApplication, RayMissing, ReplicaOptions
 
     if not (key := os.environ.get(KEY_VARIABLE)):
