@@ -114,6 +114,11 @@ def test_all_workers_and_those_that_start_later_have_what_a_reload_changes_and_k
         assert made["generation"] == 2
         assert set(made["changed"]) == {"keys", "max_body_bytes"}
         assert made["restart_needed"] == ["echo.context_length"], "an option set the number of workers"
+        command.remove("--json")
+        again = subprocess.check_output(command, text=True)
+        assert again == f"process {server.process.pid}: generation 3, changed: nothing\n" + (
+            f"process {server.process.pid}: restart needed: echo.context_length\n"
+        )
         for _ in range(8):  # Each connection reaches some worker.
             with httpx.Client(base_url=server.url, timeout=TIMEOUT, verify=_trusting(first.certfile)) as client:
                 for key, status in ((KEY, 401), (OTHER_KEY, 413)):
@@ -126,7 +131,7 @@ def test_all_workers_and_those_that_start_later_have_what_a_reload_changes_and_k
         for worker in server.children("dragoman.server.worker"):
             os.kill(worker, signal.SIGKILL)
         with httpx.Client(base_url=server.url, timeout=TIMEOUT, verify=_trusting(first.certfile)) as client:
-            assert client.get("/ready").json()["generation"] == 2
+            assert client.get("/ready").json()["generation"] == 3
 
 
 def _trusting(certfile: str) -> ssl.SSLContext:

@@ -35,7 +35,7 @@ def unload(model: ModelArgument) -> None:
 
 
 def _change(action: "ModelAction", model: str) -> None:
-    from dragoman.server.control import ModelChangeRefused, request_model_change
+    from dragoman.server.control import ModelChangeRefused, request_model_change, server_name
     from dragoman.server.runtime_folder import folders_in_use
 
     folders = list(folders_in_use())
@@ -44,7 +44,7 @@ def _change(action: "ModelAction", model: str) -> None:
         try:
             request_model_change(folder, action, model)
         except ModelChangeRefused as error:
-            refusals.append(f"{folder.name}: {error}")
+            refusals.append(f"{server_name(folder)}: {error}")
     if len(refusals) == len(folders):  # Other servers may have other models.
         raise error_exit("; ".join(refusals) or "no server of this user runs", FAILURE)
 

@@ -18,7 +18,7 @@ def reload(
 
     A server that refuses goes on with the old settings.
     """
-    from dragoman.server.control import request_reload, server_process
+    from dragoman.server.control import request_reload, server_name, server_process
     from dragoman.server.reloading import ReloadRefused
     from dragoman.server.runtime_folder import folders_in_use
 
@@ -28,16 +28,17 @@ def reload(
         raise error_exit(which, FAILURE)
     refusals = []
     for folder in folders:
+        server = server_name(folder)
         try:
             result = request_reload(folder)
         except ReloadRefused as error:
-            refusals.append(f"{folder.name}: {error}")
+            refusals.append(f"{server}: {error}")
             continue
         if as_json:
             typer.echo(msgspec.json.encode(result))
             continue
-        typer.echo(f"{folder.name}: generation {result.generation}, changed: {', '.join(result.changed) or 'nothing'}")
+        typer.echo(f"{server}: generation {result.generation}, changed: {', '.join(result.changed) or 'nothing'}")
         if result.restart_needed:
-            typer.echo(f"restart needed: {', '.join(result.restart_needed)}")
+            typer.echo(f"{server}: restart needed: {', '.join(result.restart_needed)}")
     if refusals:
         raise error_exit("; ".join(refusals), FAILURE)

@@ -173,6 +173,12 @@ def server_process(folder: Path) -> int | None:
     return None if path is None else int(re.sub(r"\D", "", path.name))
 
 
+def server_name(folder: Path) -> str:
+    """Return what people call the server of a runtime folder: its process, or the folder if there is none."""
+    process = server_process(folder)
+    return folder.name if process is None else f"process {process}"
+
+
 def _socket_in(folder: Path) -> Path:
     """Return the path of the control socket. Raises FileNotFoundError."""
     path = next(folder.glob("control-*.sock"), None)
