@@ -19,6 +19,8 @@ from tests.support.accounting import open_ledger_harness
 Run = Callable[..., Result]
 
 HUGE = str(2**63)
+AS_IN = "; write it as in 2026-01-31 or 2026-01-31T12:00"
+NEGATIVE_PRICE = "No price may be negative, and a cached prompt token may not cost more than another one"
 NO_YEAR = "is not within the years 1 to 9999 in UTC"
 
 
@@ -229,7 +231,7 @@ def test_numbers_that_no_database_has_are_refused(run: Run, arguments: list[str]
         (["keys", "create", "acme", "--model", ""], 1, "A model's name is not empty"),
         (["prices", "set", "", "--prompt", "1", "--completion", "1"], 1, "A model's name is not empty"),
         (["keys", "show", "7"], 1, "There is no key 7"),
-        (["keys", "create", "acme", "--expires-at", "soon"], 2, "Invalid isoformat string: 'soon'"),
+        (["keys", "create", "acme", "--expires-at", "soon"], 2, f"'soon' is no date or time{AS_IN}"),
         (
             ["keys", "create", "acme", "--expires-at", "9999-12-31T23:59-05:00"],
             2,
@@ -240,7 +242,8 @@ def test_numbers_that_no_database_has_are_refused(run: Run, arguments: list[str]
             2,
             f"0001-01-01T00:00:00+05:00 {NO_YEAR}",
         ),
-        (["usage", "--since", "2026-02-30"], 2, "day is out of range for month"),
+        (["usage", "--since", "2026-02-30"], 2, "'2026-02-30' is no date; write it as in 2026-01-31"),
+        (["prices", "set", "owl", "--prompt", "-1", "--completion", "1"], 1, NEGATIVE_PRICE),
         (
             ["prices", "set", "owl", "--prompt", "0.0001", "--completion", "1"],
             2,

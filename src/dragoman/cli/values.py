@@ -34,7 +34,7 @@ def read_time(text: str) -> int:
     from dragoman.accounts.times import to_milliseconds
 
     def parse(text: str) -> int:
-        at = datetime.fromisoformat(text)
+        at = _parse_iso(datetime.fromisoformat, text, "date or time; write it as in 2026-01-31 or 2026-01-31T12:00")
         return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
 
     return _parse_or_exit(parse, text)
@@ -44,7 +44,10 @@ def read_day(text: str) -> int:
     """Parse a date. Return days since 1970."""
     from dragoman.accounts.times import to_day_number
 
-    return to_day_number(_parse_or_exit(date.fromisoformat, text))
+    def parse(text: str) -> date:
+        return _parse_iso(date.fromisoformat, text, "date; write it as in 2026-01-31")
+
+    return to_day_number(_parse_or_exit(parse, text))
 
 
 def format_time(milliseconds: int | None) -> str:
@@ -60,6 +63,13 @@ def format_value(value: object) -> str:
         return ""
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text.translate(_CONTROL_CHARACTERS)
+
+
+def _parse_iso(parse: Callable[[str], Value], text: str, kind: str) -> Value:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no {kind}") from error
 
 
 def _parse_or_exit(parse: Callable[[str], Value], text: str) -> Value:

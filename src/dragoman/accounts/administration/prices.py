@@ -37,10 +37,7 @@ def set_price(
     check_model(model)
     cached = prompt if cached is None else cached
     if not 0 <= cached <= check_amount(prompt) or check_amount(completion) < 0:
-        raise InvalidAmount(
-            f"Prices of {prompt} a prompt token, {cached} a cached one and {completion} a completion token: "
-            "none may be negative, and a cached token may not cost more than another"
-        )
+        raise InvalidAmount("No price may be negative, and a cached prompt token may not cost more than another one")
     with database.write() as connection:
         now = database.now(connection).wall
         amounts = {"prompt": prompt, "cached": cached, "completion": completion}
