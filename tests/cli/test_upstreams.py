@@ -52,6 +52,12 @@ def test_upstreams_are_added_drained_and_removed() -> None:
     assert len(listed()) == 3
 
 
+def test_an_upstream_of_a_deployment_that_the_settings_do_not_have_is_added_with_a_note() -> None:
+    added = run("upstreams", "add", "asistant", "http://gpu2:8000")
+    assert added.stdout == "asistant/a1\n"
+    assert added.stderr == "dragoman: the settings have no deployment asistant; servers without one ignore it\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

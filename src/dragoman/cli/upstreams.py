@@ -72,9 +72,12 @@ def add(
 
     timeouts = {"first_token": first_token, "between_tokens": between_tokens, "total": total}
     values = {"url": url, "kind": kind, "model": model, "key_variable": key_variable, "timeouts": timeouts}
+    known = {each.name for each in load_settings_with_database(database, config).deployments}
     with open_administrator(database, config) as admin:
         settings = stored_settings({**values, "weight": weight, "priority": priority, "concurrency": concurrency})
         typer.echo(admin.add_upstream(deployment, url, settings).name)
+    if known and deployment not in known:
+        typer.echo(f"dragoman: the settings have no deployment {deployment}; servers without one ignore it", err=True)
 
 
 @app.command()

@@ -65,7 +65,7 @@ def remove_upstream(database: Database, name: str) -> StoredUpstream:
         removed = delete(upstreams).where(upstreams.c.name == name, upstreams.c.settings.is_not(None))
         row = connection.execute(removed.returning(*upstreams.c)).one_or_none()
         if row is None:
-            raise UpstreamNotFound(f"{name} was not added: those of the settings are removed there, and may be drained")
+            raise UpstreamNotFound(f"{name} was not added: one of the settings is removed from their file, or drained")
         return _stored(row)
 
 
