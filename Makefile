@@ -38,6 +38,7 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/python -m tools.metrics_tables --check
 	$(BIN)/python -m tools.grafana_board --check
 	$(BIN)/python -m tools.links
+	$(BIN)/python -m tools.documents
 	$(BIN)/python -m tools.structure
 	$(BIN)/python -m tools.request_path
 
