@@ -80,12 +80,13 @@ service_tier safety_identifier include_server_side_tool_invocations
 
 LITELLM_TEXT = ["prompt", "best_of", "echo", "logprobs", "suffix", *_LITELLM_COMMON]
 
-_ROUTING = "this server forwards no requests"
+_ROUTING = "the settings of this server say where requests go"
 _CACHES = "answers are not cached"
 _PRICES = "the server has its own limits and prices"
 _TRACES = "not recorded"
 _PREFIXES = "shared prefixes are found by their tokens; see `cache_salt`"
-_TIMES = "the server has its own deadlines"
+_TIMES = "the server has its own deadlines; see the header `x-request-timeout`"
+_IMAGES = "images are read as their model's file says"
 
 WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("metadata", "litellm_metadata", "tags", "session_id", "safety_identifier"), _TRACES),
@@ -113,8 +114,8 @@ WITHOUT_EFFECT: dict[str, str] = {
     "routed_experts_prompt_start": "experts are not reported",
     "return_token_offsets": "as in vLLM on these routes",
     "return_mm_kwargs": "as in vLLM on these routes",
-    "media_io_kwargs": "prompts are text",
-    "mm_processor_kwargs": "prompts are text",
+    "media_io_kwargs": _IMAGES,
+    "mm_processor_kwargs": _IMAGES,
 }
 """Fields that do not change an answer → why."""
 

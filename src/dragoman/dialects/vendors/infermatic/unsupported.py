@@ -7,11 +7,11 @@ from dragoman.dialects.http.validation import UnsupportedField
 
 _NO_BEAM_SEARCH = "there is no beam search here"
 _NO_TRANSFER = "prompts are computed where they are answered"
-_NO_UPSTREAM = "this server forwards no requests"
+_NO_UPSTREAM = "the settings of this server say where requests go"
 _NO_PROMPTS_STORED = "prompts are not stored here"
 _NO_PROVIDER_TEMPLATE = "prompts are rendered with the model's template; see chat_template"
 _NO_REWRITING = "messages are rendered as they were sent"
-_TEXT_ONLY = "the models take and give text only"
+_TEXT_ONLY = "the models give text only"
 
 COMMON_FIELDS: dict[str, UnsupportedField] = {
     # vLLM
