@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from dragoman.core.capabilities import ALL_CAPABILITIES, Capability, missing_need, needs_more_than
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability, missing_need, needs_beyond, needs_more_than
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -104,6 +104,11 @@ def test_a_request_needs_what_it_asks_for(needing: GenerationRequest, capability
 
 def test_every_capability_is_needed_by_some_request() -> None:
     assert {capability for _, capability in NEEDS} == ALL_CAPABILITIES - NEEDED_BY_NO_REQUEST
+
+
+def test_every_sampling_parameter_is_taken_by_all_engines_or_needs_a_capability() -> None:
+    needing = {need.parameter for need, _ in needs_beyond(NO_CAPABILITIES)}
+    assert set(SamplingParams.__struct_fields__) - needing == {"max_tokens", "temperature", "top_p", "defaults"}
 
 
 def test_plain_text_of_a_conversation_needs_nothing() -> None:
