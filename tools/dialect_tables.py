@@ -76,7 +76,7 @@ def _other_dialects(field: str) -> list[str]:
     """Return the other dialects of OpenAI's shape whose chats or texts have the field."""
     return [
         name
-        for name in ("empower", "arcee", "float16")
+        for name in ("openai", "empower", "arcee", "float16")
         if any(
             operation.request is not None
             and operation.path.endswith("/completions")
