@@ -43,6 +43,7 @@ class ChatEndpoint:
         self.bodies: list[dict[str, Any]] = []
         self.disconnected = Event()
         self.models = ["first", "second"]
+        self.key: str | None = None
         self.app = Starlette(
             routes=[
                 Route("/v1/models", self.list_models),
@@ -50,10 +51,19 @@ class ChatEndpoint:
             ]
         )
 
+    def _refusal(self, request: Request) -> Response | None:
+        if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return JSONResponse({"error": {"message": "no key"}}, 401)
+
     async def list_models(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
         return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
 
     async def complete(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
         body = await request.json()
         self.bodies.append(body)
         prompt = body["messages"][-1]["content"]
@@ -125,6 +135,20 @@ def test_answers_are_printed_and_the_first_model_is_asked(endpoint: ChatEndpoint
 def test_a_named_model_is_asked(endpoint: ChatEndpoint, url: str) -> None:
     chat(url, "hello", arguments=("second",))
     assert endpoint.bodies[0]["model"] == "second"
+
+
+def test_a_server_with_keys_is_asked_with_the_key_that_is_referred_to(
+    endpoint: ChatEndpoint, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.key = "sk-0123456789abcdef"
+    monkeypatch.setenv("CHAT_KEY", endpoint.key)
+    refused = CliRunner().invoke(app, ["chat", "--url", url], input="hello\n")
+    assert refused.exit_code == 2
+    assert refused.stderr == f"dragoman: {url}/v1/models answers 401: no key; pass --key env:NAME\n"
+    assert CliRunner().invoke(app, ["chat", "--url", url, "--key", "env:CHAT_KEY"], input="hello\n").exit_code == 0
+    assert endpoint.bodies[0]["messages"][-1]["content"] == "hello"
+    shown = CliRunner().invoke(app, ["chat", "--url", url, "--key", endpoint.key], input="hello\n")
+    assert (shown.exit_code, endpoint.key in shown.output) == (2, False)
 
 
 def test_the_conversation_is_sent_along_until_it_is_cleared(endpoint: ChatEndpoint, url: str) -> None:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from dragoman.cli.key_option import KeyOption, read_key
+
 
 def chat(
     model: Annotated[
@@ -12,8 +14,9 @@ def chat(
     ] = None,
     url: Annotated[str, typer.Option(help="The server's URL.")] = "http://127.0.0.1:8000",
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    key: KeyOption = None,
 ) -> None:
     """Chat with a running server. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     from dragoman.cli.chat_session import run
 
-    raise typer.Exit(run(url, model, system))
+    raise typer.Exit(run(url, model, system, read_key(key)))

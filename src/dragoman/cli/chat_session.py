@@ -45,11 +45,12 @@ class _ErrorBody(msgspec.Struct):
 class ChatServer:
     """The two endpoints a conversation needs."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None) -> None:
         """`url` may end in /v1, as in other clients."""
         self.url = url.rstrip("/").removesuffix("/v1")
         # Reading has no timeout: an answer may wait for a slot, and Ctrl-C stops it.
-        self._client = httpx.Client(timeout=httpx.Timeout(10.0, read=None))
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._client = httpx.Client(timeout=httpx.Timeout(10.0, read=None), headers=headers)
 
     def models(self) -> list[str]:
         """Return the names of the served models. Raises ServerUnavailable."""
@@ -62,7 +63,8 @@ class ChatServer:
         except httpx.RequestError as error:
             raise ServerUnavailable(self._unreachable(error)) from error
         except httpx.HTTPStatusError as error:
-            raise ServerUnavailable(f"{self.url}/v1/models answers {_describe_error(error.response)}") from error
+            hint = "; pass --key env:NAME" if error.response.status_code == httpx.codes.UNAUTHORIZED else ""
+            raise ServerUnavailable(f"{self.url}/v1/models answers {_describe_error(error.response)}{hint}") from error
         except msgspec.DecodeError as error:
             raise ServerUnavailable(f"{self.url}/v1/models answers no list of models: {error}") from error
 
@@ -128,7 +130,7 @@ class ChatConversation:
         return problem
 
 
-def run(url: str, model: str | None, system: str | None) -> int:
+def run(url: str, model: str | None, system: str | None, key: str | None) -> int:
     """Hold a conversation on standard input and output. Return the exit status.
 
     It is 2 if no server answers, 1 if input is piped and an answer was incomplete, otherwise 0.
@@ -137,7 +139,7 @@ def run(url: str, model: str | None, system: str | None) -> int:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with contextlib.closing(ChatServer(url)) as server:
+    with contextlib.closing(ChatServer(url, key)) as server:
         try:
             served = server.models()
             if not served:

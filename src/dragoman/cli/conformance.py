@@ -1,11 +1,11 @@
 """`dragoman conformance`: check any server against what a dialect promises."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from dragoman.cli.database_access import FAILURE, USAGE_ERROR, error_exit
+from dragoman.cli.key_option import KeyOption, read_key
 
 _TIMEOUT_SECONDS = 120.0
 
@@ -14,7 +14,7 @@ def conformance(
     url: Annotated[str, typer.Argument(help="Base URL that clients of the dialect are given, such as http://HOST/v1.")],
     dialect: Annotated[str, typer.Option(help="openai, responses, infermatic, float16, empower, arcee or scale.")],
     model: Annotated[str, typer.Option(help="Model to ask.")],
-    key: Annotated[str | None, typer.Option(help="API key, as env:NAME or file:/path. Default: none.")] = None,
+    key: KeyOption = None,
     report: Annotated[str, typer.Option("--report", help="text, json or junit.")] = "text",
     timeout: Annotated[float, typer.Option(help="Seconds that each request may take.")] = _TIMEOUT_SECONDS,
 ) -> None:
@@ -27,19 +27,13 @@ def conformance(
     from dragoman.conformance.dialects import PROFILES
     from dragoman.conformance.promises import ServerUnderTest, check_all
     from dragoman.conformance.report import REPORTS
-    from dragoman.server.settings_references import ReferenceUnresolved, resolve_references
 
     for name, value, allowed in (("--dialect", dialect, PROFILES), ("--report", report, REPORTS)):
         if value not in allowed:
             raise error_exit(f"{name} must be one of {', '.join(allowed)}, got {value}", USAGE_ERROR)
-    try:
-        text, references = resolve_references(key, os.environ)
-    except ReferenceUnresolved as error:
-        raise error_exit(f"--key: {error}", USAGE_ERROR) from error
-    if key is not None and not references:
-        raise error_exit("--key: every user of this machine could read it; pass env:NAME or file:/path", USAGE_ERROR)
+    secret = read_key(key)
     with httpx.Client(base_url=url, timeout=timeout) as client:
-        server = ServerUnderTest(client, PROFILES[dialect], model, None if text is None else str(text))
+        server = ServerUnderTest(client, PROFILES[dialect], model, secret)
         results = list(check_all(server))
     typer.echo(REPORTS[report](dialect, results))
     if any(result.state == "failed" for result in results):
