@@ -93,7 +93,7 @@ def test_an_accounts_table_means_the_same_to_the_commands_and_the_server(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     unset = CliRunner().invoke(app, ["db", "upgrade"])
     assert unset.exit_code == 2
-    assert unset.stderr.startswith("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE")
+    assert unset.stderr.startswith("dragoman: no database: the settings, ./dragoman.toml or --config FILE, have no [")
     tmp_path.joinpath("dragoman.toml").write_text("[accounts]\n")
     assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
     location = accounts_location(load_settings(None, {}, {}).accounts)
@@ -278,7 +278,8 @@ def test_without_a_database_the_commands_report_how_to_set_one(tmp_path: Path, m
     result = CliRunner().invoke(app, ["accounts", "list"])
     assert result.exit_code == 2
     assert result.stderr == (
-        "dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE, or pass --database\n"
+        "dragoman: no database: the settings, ./dragoman.toml or --config FILE, have no [accounts]; add it, or pass "
+        "--database, or set DRAGOMAN_ACCOUNTS_DATABASE\n"
     )
     (tmp_path / "dragoman.toml").write_text('[accounts]\ndatabase = "sqlite:///accounts.db"\n')
     assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0

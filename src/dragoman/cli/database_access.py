@@ -119,6 +119,8 @@ def _database_url(settings: Settings) -> str:
         raise error_exit(str(error), USAGE_ERROR) from error
     if location is None:
         raise error_exit(
-            f"no database: set [accounts] or {environment_variable(DATABASE_SETTING)}, or pass --database", USAGE_ERROR
+            "no database: the settings, ./dragoman.toml or --config FILE, have no [accounts]; add it, or pass "
+            f"--database, or set {environment_variable(DATABASE_SETTING)}",
+            USAGE_ERROR,
         )
     return location.url
