@@ -33,7 +33,7 @@ from dragoman.server.app import App, build_app
 from dragoman.server.console import ConsoleOptions, ShownSettings
 from dragoman.server.console_settings import ConsoleSettings
 from dragoman.server.origins import OriginPolicy
-from dragoman.server.settings import DeploymentSettings, Settings
+from dragoman.server.settings import DeploymentSettings, QueueSettings, Settings
 from dragoman.server.upstream_changes import AddedUpstream
 from tests.support.accounting import ADMIN_KEY
 from tests.support.apps import running_app
@@ -58,6 +58,7 @@ def console_app(
     origins: Mapping[str, str] | None = None,
     concurrent_jobs: int = 16,
     webhooks: WebhookOptions = NO_WEBHOOKS,
+    result_ttl_hours: float = 24.0,
     proxies: tuple[str, ...] = (),
     root_path: str = "",
     host: str = "127.0.0.1",
@@ -71,6 +72,7 @@ def console_app(
     catalog = Catalog([*own, *deployments])
     settings = Settings(
         console=console or ConsoleSettings(),
+        queue=QueueSettings(result_ttl_hours=result_ttl_hours),
         root_path=root_path or None,
         host=host,
         deployments=tuple(DeploymentSettings(name=name, model="echo", load="lazy") for name in lazy),

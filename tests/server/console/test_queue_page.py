@@ -55,6 +55,14 @@ async def test_a_job_shows_its_place_and_gets_another_priority(account: QueueHar
         assert (late.status_code, "only a job that waits" in late.text) == (400, True)
 
 
+async def test_an_empty_queue_says_how_to_fill_it_and_how_long_answers_are_kept(
+    account: QueueHarness, tmp_path: Path
+) -> None:
+    app = console_app(account.database, tmp_path / "journals", result_ttl_hours=36)
+    async with console_client(app, key=account.key) as holder:
+        assert "its answer is kept for 1 d 12 h: Prefer" in plain((await holder.get("/queue")).text)
+
+
 async def test_a_running_job_shows_its_worker_and_its_lease(account: QueueHarness, tmp_path: Path) -> None:
     slow = console_app(account.database, tmp_path / "journals", engines={"echo": EchoEngine(tokens_per_second=0.5)})
     async with console_client(slow, key=account.key) as holder, another_client(slow, key=ADMIN_KEY) as operator:

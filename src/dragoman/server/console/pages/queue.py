@@ -6,6 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.times import HOUR_MILLISECONDS
 from dragoman.core.context import account_owner
 from dragoman.core.errors import JobNotFound
 from dragoman.core.jobs import LOWEST_PRIORITY, JobState
@@ -42,6 +43,7 @@ async def show(page: PageRequest) -> Response:
         models=[model.id for model in await page.visible_models()],
         model=query.text("model"),
         is_enabled=page.services.queue is not None,
+        lifetime=round(page.services.settings.queue.result_ttl_hours * HOUR_MILLISECONDS),
     )
 
 
