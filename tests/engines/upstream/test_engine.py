@@ -27,6 +27,7 @@ from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress
 from dragoman.engines.upstream.kinds import KindName
 from dragoman.engines.upstream.probed_health import FAILURES_TO_LEAVE, SUCCESSES_TO_RETURN, ProbedHealth
+from tests.support.captured_logs import capture_logs
 from tests.support.scripted_upstream import (
     HEAD,
     LAST_CHUNK,
@@ -95,10 +96,23 @@ async def test_an_upstream_that_lists_its_model_no_longer_is_not_ready_until_it_
             assert (engine.ready, engine.context_length) == (listed == "m", 64)
 
 
-async def test_an_upstream_that_never_listed_its_model_is_taken_at_its_health() -> None:
+async def test_an_upstream_that_never_listed_its_model_is_taken_at_its_health_and_what_it_lists_is_logged() -> None:
     async with engine_of(ModelServer({"data": [{"id": "m:latest"}]}), kind=None) as engine:
-        await engine.start()
-        await until(lambda: engine.ready)
+        with capture_logs() as logged:
+            await engine.start()
+            await until(lambda: engine.ready)
+            await engine.find_out()
+    unlisted = [entry for entry in logged if entry["event"] == "upstream_model_unlisted"]
+    assert [(entry["model"], entry["listed"]) for entry in unlisted] == [("m", ("m:latest",))]
+
+
+async def test_the_log_says_once_why_an_upstream_is_not_ready_from_the_start() -> None:
+    async with engine_of(ModelServer(sending(response(401)))) as engine:
+        with capture_logs() as logged:
+            await engine.probe()
+            await engine.probe()
+    [entry] = [entry for entry in logged if entry["event"] == "upstream_readiness_changed"]
+    assert (entry["ready"], "401" in entry["reason"]) == (False, True)
 
 
 async def test_the_requests_id_is_sent_for_the_logs_of_the_upstream() -> None:

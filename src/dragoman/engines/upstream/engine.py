@@ -6,7 +6,6 @@ failures told apart from long answers.
 
 import asyncio
 import contextlib
-import functools
 import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -34,7 +33,14 @@ from dragoman.engines.upstream.discovery import DeclaredModel, DiscoveredModel, 
 from dragoman.engines.upstream.failures import error_of, reported_error, requires_completion_limit
 from dragoman.engines.upstream.http_client import ReceivedStream, UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamRequest, identifying_headers
-from dragoman.engines.upstream.kinds import ANY_CAPABILITY, KINDS, KindName, UpstreamKind, without_tokenizer
+from dragoman.engines.upstream.kinds import (
+    ANY_CAPABILITY,
+    KINDS,
+    KindName,
+    UpstreamKind,
+    with_tokenizer,
+    without_tokenizer,
+)
 from dragoman.engines.upstream.load_metrics import parse_load
 from dragoman.engines.upstream.probed_health import ProbedHealth
 from dragoman.engines.upstream.request_body import prefix_salt, request_body, request_path
@@ -138,7 +144,7 @@ class UpstreamEngine(Probed):
             return capabilities
         # Without a context to compare it with, nobody needs to know that a count is exact.
         is_exact = self._tokenizer.renders_conversations and self.context_length is not None
-        return _with_tokenizer(capabilities, is_exact=is_exact)
+        return with_tokenizer(capabilities, is_exact=is_exact)
 
     @property
     def context_length(self) -> int | None:
@@ -322,7 +328,11 @@ class UpstreamEngine(Probed):
             is_there = not self.load_reports.are_wanted() or await self.read_load()
             await asyncio.sleep(_varied(LOAD_SECONDS if is_there else MISSING_LOAD_SECONDS))
 
-    def _note_presence(self, *, is_gone: bool) -> None:
+    def _note_models(self, listed: tuple[str, ...], *, has_model: bool) -> None:
+        if not has_model and self._discovered is None and listed != self._listed:
+            _log.warning("upstream_model_unlisted", upstream=self._name, model=self._model, listed=listed)
+        self._listed = listed
+        is_gone = not has_model and self._discovered is not None
         if is_gone != self._is_model_gone:
             self._is_model_gone = is_gone
             _log.warning("upstream_model_changed", upstream=self._name, model=self._model, is_gone=is_gone)
@@ -352,15 +362,13 @@ class UpstreamEngine(Probed):
             failure = error
         problem = "" if failure is None else str(failure) or "no answer in time"
         self._probes += 1
+        kind = None if self._kind is None else self._kind.name
         self.last_probe = ProbeReport(
-            is_well=not problem,
-            problem=problem,
-            at=time.monotonic(),
-            kind=None if self._kind is None else self._kind.name,
-            models=self._listed,
+            is_well=not problem, problem=problem, at=time.monotonic(), kind=kind, models=self._listed
         )
         if self._health.note(failure):
-            _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready)
+            reason = {"reason": problem} if problem else {}
+            _log.info("upstream_readiness_changed", upstream=self._name, ready=self.ready, **reason)
 
     async def _ask_for_health(self) -> None:
         if self._kind is not None and self._discovered is not None and self._probes % PROBES_PER_DISCOVERY:
@@ -377,18 +385,10 @@ class UpstreamEngine(Probed):
         """Ask what the upstream is and serves. Raises TransportError, and MsgspecError for a malformed reply."""
         discovered = await discover(self._client, self._declared)
         found = discovered.find(self._model)
-        self._note_presence(is_gone=found is None and self._discovered is not None)
+        self._note_models(tuple(model.name for model in discovered.models), has_model=found is not None)
         self._discovered = found or self._discovered
         self.adapters.update(discovered.adapters_of(self._model))
-        self._listed = tuple(model.name for model in discovered.models)
         self._kind = KINDS[self._set_kind or discovered.kind]
-
-
-@functools.cache
-def _with_tokenizer(capabilities: frozenset[Capability], *, is_exact: bool) -> frozenset[Capability]:
-    """Return what an upstream can do with a tokenizer of this machine. Equal arguments have the same result."""
-    counts: set[Capability] = {"tokenize", "exact_token_counts"} if is_exact else {"tokenize"}
-    return capabilities | counts
 
 
 def _varied(seconds: float) -> float:

@@ -4,6 +4,7 @@ Sources: the request classes of vLLM, the documentation of llama.cpp's server, O
 reference. What a kind has no equivalent for is no capability of it, so that requests that need it are refused by name.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -200,6 +201,13 @@ KINDS: Mapping[KindName, UpstreamKind] = {kind.name: kind for kind in _KINDS}
 
 ANY_CAPABILITY = _OPENAI_CAPABILITIES.union(*(kind.capabilities for kind in _KINDS)) - {"exact_token_counts", "hedging"}
 """What a server of unknown kind may be able to do."""
+
+
+@functools.cache
+def with_tokenizer(capabilities: frozenset[Capability], *, is_exact: bool) -> frozenset[Capability]:
+    """Return what an upstream can do with a tokenizer of this machine. Equal arguments have the same result."""
+    counts: set[Capability] = {"tokenize", "exact_token_counts"} if is_exact else {"tokenize"}
+    return capabilities | counts
 
 
 def without_tokenizer(kind: UpstreamKind) -> UpstreamKind:

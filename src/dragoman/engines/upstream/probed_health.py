@@ -20,7 +20,7 @@ class ProbedHealth:
         """Why the last probe was not sent."""
 
     def note(self, failure: Exception | None) -> bool:
-        """Note the result of a probe (None: success) and return whether the state has changed.
+        """Note the result of a probe (None: success) and return whether the state has changed, or is the first known.
 
         The first probe decides alone. One that this process could not send decides nothing.
         """
@@ -29,10 +29,10 @@ class ProbedHealth:
             return False
         is_well = failure is None
         self._differing = 0 if is_well == self.is_ready else self._differing + 1
-        needed = 1 if not self._was_probed else SUCCESSES_TO_RETURN if is_well else FAILURES_TO_LEAVE
-        self._was_probed = True
-        if self._differing < needed:
+        needed = SUCCESSES_TO_RETURN if is_well else FAILURES_TO_LEAVE
+        if self._was_probed and self._differing < needed:
             return False
+        self._was_probed = True
         self.is_ready = is_well
         self._differing = 0
         return True
