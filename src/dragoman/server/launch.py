@@ -14,12 +14,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dragoman.core import logs
-from dragoman.core.child_process import discard_standard_output
-from dragoman.core.embedding import ModelKind
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
+from dragoman.server.announcement import announce_server
 from dragoman.server.child_commands import (
     KeyNumbers,
     NumberedEngine,
@@ -49,7 +48,6 @@ from dragoman.server.settings import Settings
 from dragoman.server.start_checks import (
     StartupError,
     check_settings,
-    has_keys,
     prepare_accounts,
     usage_records_location,
 )
@@ -152,7 +150,7 @@ def _run(
         )
 
         def announce() -> None:
-            _announce(settings, plans, listening.listener)
+            announce_server(settings, plans, listening.listener)
             manager.report_ready()
             if listening.predecessor is not None:
                 _retire(listening.predecessor)
@@ -267,56 +265,6 @@ def _pipe() -> Iterator[tuple[int, int]]:
     finally:
         os.close(read_fd)
         os.close(write_fd)
-
-
-_EXAMPLES: dict[ModelKind, tuple[str, str]] = {
-    "generation": (
-        "/v1/chat/completions",
-        '"messages": [{"role": "user", "content": "What is the capital of France?"}]',
-    ),
-    "embeddings": ("/v1/embeddings", '"input": ["The capital of France", "Paris"]'),
-    "rerank": ("/v1/rerank", '"query": "capital of France", "documents": ["Rome is in Italy.", "Paris is in France."]'),
-}
-"""Path and fields of a request to try."""
-
-
-def _announce(settings: Settings, plans: Sequence[DeploymentPlan], listener: socket.socket) -> None:
-    """Print what is served, where, and a request to try."""
-    scheme = "http" if settings.ssl_certfile is None else "https"
-    if settings.uds is not None:
-        url, option = f"{scheme}://localhost", f"--unix-socket {settings.uds} "
-        place = f"unix:{settings.uds}"
-    else:
-        host, port = listener.getsockname()[:2]
-        place = url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        option = ""
-    served = " and ".join(f"{_bold(plan.name)}{_alias_suffix(plan)}{_adapter_suffix(plan)}" for plan in plans)
-    path, fields = _EXAMPLES[plans[0].kind]
-    body = f'{{"model": "{plans[0].name}", {fields}}}'
-    key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
-    try:
-        print(
-            f"{_bold('dragoman')} serves {served}\n  at {_bold(place)}\n"
-            f"\nTry:\n  curl {option}{url}{path} {key}-d '{body}'\n",
-            flush=True,
-        )
-    except OSError as error:  # A full disk, or a reader that is gone, is no reason not to serve.
-        _log.warning("announcement_not_written", reason=error.strerror)
-        discard_standard_output()
-
-
-def _bold(text: str) -> str:
-    """Make the text bold for a terminal, unless its user wants no colours. rich would delay every start."""
-    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
-
-
-def _alias_suffix(plan: DeploymentPlan) -> str:
-    return f" (also called {', '.join(plan.aliases)})" if plan.aliases else ""
-
-
-def _adapter_suffix(plan: DeploymentPlan) -> str:
-    names = ", ".join(record.adapter.name for record in plan.adapters)
-    return f" with the adapters {names}" if names else ""
 
 
 def _print_line(line: str) -> None:
