@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 from dragoman.dialects.http.generation_response import ON_DISCONNECT
 from dragoman.server.http_server import bounded_protocol, retire_connections
 from dragoman.server.settings import HttpSettings
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.manual_loop import advance, on_manual_loop
 
 
 class RecordingTransport(asyncio.Transport):
@@ -192,14 +192,8 @@ async def test_a_client_that_leaves_after_its_response_is_not_reported() -> None
     assert app.left == []
 
 
-SOON = 0.02
-
-
-async def closed(transport: RecordingTransport) -> None:
-    """Return when the connection is closed."""
-    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-        while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for that
-            await asyncio.sleep(SOON)
+LIMIT_SECONDS = 1.0
+"""Less than an idle connection is kept for."""
 
 
 def gated(gate: asyncio.Event, *before: Message) -> ASGIApp:
@@ -233,29 +227,32 @@ async def test_what_is_no_request_is_not_answered_within_another_response(before
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(b"\r\n", id="a blank line"), pytest.param(b"GET ", id="half a head")])
+@on_manual_loop
 async def test_a_response_is_not_cut_off_because_the_next_request_is_not_complete(ahead: bytes) -> None:
     gate = asyncio.Event()
-    protocol, transport = connected(gated(gate), head_timeout_seconds=SOON)
+    protocol, transport = connected(gated(gate), head_timeout_seconds=LIMIT_SECONDS)
     protocol.data_received(head("content-length: 0"))
     await settled()
     protocol.data_received(ahead)
-    await asyncio.sleep(3 * SOON)
+    for _ in range(3):
+        await advance(LIMIT_SECONDS)
     assert not transport.is_closing()
     gate.set()
     await settled()
     assert b"".join(transport.written).endswith(b"3\r\nend\r\n0\r\n\r\n")
+    await advance(LIMIT_SECONDS)
     if ahead.strip():
-        await closed(transport)
+        assert transport.is_closing()
         assert transport.written[-2].startswith(b"HTTP/1.1 408 ")
     else:
-        await asyncio.sleep(3 * SOON)
         assert not transport.is_closing(), "the connection is idle"
     protocol.connection_lost(None)
 
 
+@on_manual_loop
 async def test_a_retired_connection_closes_soon_after_the_response_that_was_running() -> None:
     gate = asyncio.Event()
-    protocol, _ = connected(gated(gate))
+    protocol, transport = connected(gated(gate))
     protocol.timeout_keep_alive = 75
     protocol.data_received(head("content-length: 0"))
     await settled()
@@ -263,37 +260,47 @@ async def test_a_retired_connection_closes_soon_after_the_response_that_was_runn
     protocol.close_if_idle()
     gate.set()
     await settled()
-    remaining = protocol.timeout_keep_alive_task.when() - asyncio.get_running_loop().time()
-    assert remaining < protocol.timeout_keep_alive / 2
-    protocol.connection_lost(None)
+    assert not transport.is_closing()
+    await advance(protocol.timeout_keep_alive / 2)
+    assert transport.is_closing()
 
 
+@on_manual_loop
 async def test_a_connection_whose_request_was_answered_early_is_closed_when_it_is_idle() -> None:
     protocol, transport = connected(sending(start(404), part(b"none")))
-    protocol.timeout_keep_alive = SOON
+    protocol.timeout_keep_alive = LIMIT_SECONDS
     protocol.data_received(head("content-length: 10") + b"12345")
     await settled()
     protocol.data_received(b"67890")
-    await closed(transport)
+    assert not transport.is_closing()
+    await advance(LIMIT_SECONDS)
+    assert transport.is_closing()
 
 
+@on_manual_loop
 async def test_a_body_that_is_too_slow_gets_no_second_response() -> None:
-    protocol, transport = connected(sending(start(404), part(b"none")), body_timeout_seconds=SOON)
+    protocol, transport = connected(sending(start(404), part(b"none")), body_timeout_seconds=LIMIT_SECONDS)
     protocol.data_received(head("content-length: 10") + b"12345")
-    await closed(transport)
+    await advance(LIMIT_SECONDS)
+    await advance(LIMIT_SECONDS)
+    assert transport.is_closing()
     assert b"".join(transport.written).count(b"HTTP/1.1 ") == 1
 
 
+@on_manual_loop
 async def test_a_body_is_not_too_slow_because_its_request_had_to_wait() -> None:
     gate = asyncio.Event()
-    protocol, transport = connected(gated(gate), body_timeout_seconds=5 * SOON)
+    protocol, transport = connected(gated(gate), body_timeout_seconds=LIMIT_SECONDS)
     protocol.data_received(head("content-length: 0") + head("content-length: 10"))
-    await asyncio.sleep(12 * SOON)
+    for _ in range(3):
+        await advance(LIMIT_SECONDS * 0.8)
     gate.set()
     await settled()
-    await asyncio.sleep(4 * SOON)
+    await advance(LIMIT_SECONDS * 0.8)
     assert not transport.is_closing()
-    await closed(transport)
+    for _ in range(2):
+        await advance(LIMIT_SECONDS)
+    assert transport.is_closing()
 
 
 async def test_a_client_cannot_have_any_number_of_requests_wait() -> None:
