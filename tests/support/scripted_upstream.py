@@ -65,6 +65,8 @@ class ScriptedUpstream:
     def __init__(self, *scripts: Script) -> None:
         self.requests: list[ScriptedRequest] = []
         self.connections = 0
+        self.is_left = asyncio.Event()
+        """Set when a connection has ended."""
         self._scripts = list(scripts)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,6 +93,7 @@ class ScriptedUpstream:
             pass
         finally:
             closed.set()
+            self.is_left.set()
             writer.close()
             self._tasks.discard(task)
 
