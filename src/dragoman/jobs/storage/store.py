@@ -1,5 +1,6 @@
 """Write jobs to the database, on the one thread of a process that writes to them."""
 
+import contextlib
 import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -188,11 +189,16 @@ class JobStore:
             return [self._accept_alone(submission) for submission in submissions]
 
     def _accept_alone(self, submission: PackedSubmission) -> AcceptResult:
-        # Of two concurrent submissions with the same Idempotency-Key, the second one finds the first one this time.
+        with contextlib.suppress(*self._rejections):
+            return self._accept_one(submission)
+        # Another one with its Idempotency-Key was committed after it had been looked for, and is found this time.
         try:
-            return self._ledger.run_script(AcceptTransaction(self._statements, [submission], self._options))[0]
+            return self._accept_one(submission)
         except self._rejections as error:
             return error
+
+    def _accept_one(self, submission: PackedSubmission) -> AcceptResult:
+        return self._ledger.run_script(AcceptTransaction(self._statements, [submission], self._options))[0]
 
     def _claim(self, session: Session, now: int, model: str, left_out: Collection[int]) -> ClaimedJob | None:
         number = self._statements.fair_queue.next_job(session, model, left_out)
