@@ -27,6 +27,7 @@ from tests.support.apps import KEY, client_of, echo_app
 from tests.support.dialects.clients import DialectClient
 from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.server import RunningServer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 OPEN_PATHS = {"/health", "/ready", "/openapi.json", "/docs"}
 """The routes of load balancers, and the pages to read before one has a key."""
@@ -220,7 +221,7 @@ async def test_the_host_that_the_last_proxy_reports_counts() -> None:
 
 async def test_a_started_server_without_keys_refuses_foreign_pages(echo_server: RunningServer) -> None:
     """A real server, since its worker makes the policy of the settings."""
-    async with httpx.AsyncClient(base_url=echo_server.url) as client:
+    async with httpx.AsyncClient(base_url=echo_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
         assert (await client.get("/v1/models")).status_code == 200
         assert (await client.get("/v1/models", headers={"host": "evil.example"})).status_code == 421
         assert (await client.get("/v1/models", headers={"origin": "http://evil.example"})).status_code == 403

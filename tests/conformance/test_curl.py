@@ -7,12 +7,9 @@ import subprocess
 import pytest
 
 from tests.support.server import RunningServer
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-
-MAX_POLLS = 2000
-"""Number of polls after which an expected event must have happened."""
 
 HELLO = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
 ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "ignore_eos": True, "stream": True})
@@ -54,4 +51,4 @@ def test_chunks_arrive_early_and_a_disconnect_cancels_generation(slow_server: Ru
         assert process.poll() is None
         assert slow_server.running_sequences("echo") == 1
         process.kill()
-    assert any(slow_server.running_sequences("echo") == 0 for _ in range(MAX_POLLS))
+    wait_until(lambda: slow_server.running_sequences("echo") == 0, "the generation ends")

@@ -75,7 +75,7 @@ def still_serves(url: str, model: str) -> bool:
     response = httpx.post(
         f"{url}{TEXT}", json={"model": model, "prompt": "Once", "max_tokens": 4}, timeout=TEST_TIMEOUT_SECONDS
     )
-    return response.status_code == 200 and httpx.get(f"{url}/ready").status_code == 200
+    return response.status_code == 200 and httpx.get(f"{url}/ready", timeout=TEST_TIMEOUT_SECONDS).status_code == 200
 
 
 async def test_three_thousand_hostile_requests_are_all_answered(echo_server: RunningServer) -> None:

@@ -196,7 +196,10 @@ async def test_a_prompt_that_is_too_long_for_the_upstream_is_refused_as_such(dia
 
 async def test_a_dragoman_reports_the_requests_of_others() -> None:
     busy = GatedEcho(is_open=False)
-    async with serving(echo_app(engine=busy, keys=[KEY])) as url, httpx.AsyncClient(base_url=url) as other:
+    async with (
+        serving(echo_app(engine=busy, keys=[KEY])) as url,
+        httpx.AsyncClient(base_url=url, timeout=TEST_TIMEOUT_SECONDS) as other,
+    ):
         client = UpstreamClient(UpstreamAddress.parse(url), key=SecretText(KEY))
         engine = UpstreamEngine("echo/0", client, model="echo", kind="dragoman")
         assert await engine.read_load()

@@ -14,10 +14,8 @@ from dragoman.core.context import key_digest
 from dragoman.server.control import ModelChangeRefused, request_model_change, server_process
 from dragoman.server.runtime_folder import folders_in_use
 from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
-from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS, wait_until
 from tests.support.tiny_llama import random_weights, write_model
-
-MAX_POLLS = 30_000
 
 TWO_MODELS = """
 [[deployments]]
@@ -81,7 +79,7 @@ def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
     assert tool_format(client, "loud") == "llama3"
     assert tool_format(client, "smol") is None, "the model is not loaded"
     assert chat(client, "smol")["usage"]["completion_tokens"] == 3
-    assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "an idle model is unloaded"
+    wait_until(lambda: not server.children(ENGINE_PROCESS), "an idle model is unloaded")
     assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
 
 
@@ -92,14 +90,12 @@ def test_an_operator_loads_and_unloads_a_model(server: RunningServer) -> None:
     def engines() -> list[int]:
         return server.children(ENGINE_PROCESS)
 
-    assert any(not engines() for _ in range(MAX_POLLS)), "the idle model of another test is unloaded"
+    wait_until(lambda: not engines(), "the idle model of another test is unloaded")
     request_model_change(folder, "load", "kept")
-    assert any(engines() for _ in range(MAX_POLLS))
-    loaded = engines()
+    wait_until(lambda: bool(engines()), "the model is loaded")
     request_model_change(folder, "load", "kept")
     request_model_change(folder, "unload", "kept")
-    assert any(not engines() for _ in range(10 * MAX_POLLS)), "it is unloaded once it is loaded, and stays so"
-    assert loaded
+    wait_until(lambda: not engines(), "it is unloaded once it is loaded")
     for model in ("loud", "nothing"):
         with pytest.raises(ModelChangeRefused, match="no engine"):
             request_model_change(folder, "load", model)
@@ -132,6 +128,7 @@ def test_configured_keys_authenticate_and_appear_in_no_process_arguments(tmp_pat
                 arguments = folder.joinpath("cmdline").read_text()
                 assert key not in arguments
                 assert key_digest(key) not in arguments
-        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert httpx.get(f"{server.url}/v1/models", timeout=TEST_TIMEOUT_SECONDS).status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
-        assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
+        allowed = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=TEST_TIMEOUT_SECONDS)
+        assert allowed.status_code == 200

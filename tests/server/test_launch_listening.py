@@ -79,7 +79,9 @@ def test_a_server_behind_systemd_serves_tls_on_the_given_socket_and_reports_its_
             transport = httpx.HTTPTransport(
                 uds=str(tmp_path / "api"), verify=ssl.create_default_context(cafile=certificate.certfile)
             )
-            with httpx.Client(transport=transport, base_url="https://localhost") as client:
+            with httpx.Client(
+                transport=transport, base_url="https://localhost", timeout=START_TIMEOUT_SECONDS
+            ) as client:
                 assert client.get("/health").status_code == 200
                 assert client.post("/v1/chat/completions", json=chat_body("a", model="echo")).status_code == 401
                 authorized = {"Authorization": f"Bearer {KEY}"}

@@ -18,6 +18,7 @@ from tests.support.console import console_app, served, upstream_deployment
 from tests.support.metered import AccountFixture
 from tests.support.sqlite_files import create_sqlite_database
 from tests.support.talkative_engines import ProbedEcho, RefusingEngine, SlowEcho, ThinkingEcho
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 HOSTILE_NAME = "<script>window.pwned=1</script>"
 
@@ -38,11 +39,12 @@ class ConsoleServer:
         """Send a chat with the account's key, as a client of the API."""
         body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=TEST_TIMEOUT_SECONDS)
 
     def running_sequences(self) -> float:
         """Return how many sequences run, according to the metrics."""
-        text = httpx.get(f"{self.url}/metrics", headers={"authorization": f"Bearer {self.key}"}).text
+        headers = {"authorization": f"Bearer {self.key}"}
+        text = httpx.get(f"{self.url}/metrics", headers=headers, timeout=TEST_TIMEOUT_SECONDS).text
         lines = [line for line in text.splitlines() if line.startswith("dragoman_running_sequences{")]
         return sum(float(line.split()[1]) for line in lines)
 

@@ -45,7 +45,9 @@ class LiveServer:
         """Send a chat and return its id."""
         body = {"model": "echo", "messages": [{"role": "user", "content": "hey"}]}
         headers = {"authorization": f"Bearer {key}"}
-        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
+        response = httpx.post(
+            f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=TEST_TIMEOUT_SECONDS
+        ).raise_for_status()
         return response.headers["x-request-id"]
 
 

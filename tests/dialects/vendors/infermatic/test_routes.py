@@ -33,7 +33,7 @@ def client(echo_server: RunningServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def slow_client(keep_alive_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=keep_alive_server.url) as client:
+    with httpx.Client(base_url=keep_alive_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
         yield client
 
 
@@ -153,7 +153,7 @@ def test_a_model_is_listed_under_each_of_its_names(model_server: RunningServer, 
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "HuggingFaceTB%2FSmolLM2-135M-Instruct",
     ):
-        card = httpx.get(f"{model_server.url}{prefix}/{name}").json()
+        card = httpx.get(f"{model_server.url}{prefix}/{name}", timeout=TEST_TIMEOUT_SECONDS).json()
         assert (card["id"], card["object"]) == (name.replace("%2F", "/"), "model")
 
 
