@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
+from tests.support.captured_logs import capture_logs
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.read()"
@@ -90,13 +91,17 @@ async def test_only_a_wake_shortly_before_the_exit_of_an_idle_child_starts_it_ag
     assert first is not None
     child.wake()  # from a worker that is not connected yet
     await asyncio.sleep(0.05)
-    child.send(b"unload\n")
-    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-        if not is_restarted:
-            await asyncio.sleep(1)
-            assert (child.process_id, child.is_running) == (first, False)
-            child.wake()
-        assert await _other_process(child, first) != first
+    with capture_logs() as logs:
+        child.send(b"unload\n")
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            if not is_restarted:
+                while all(log["event"] != "child_idle" for log in logs):
+                    await asyncio.to_thread(os.sched_yield)
+                for _ in range(100):
+                    await asyncio.to_thread(os.sched_yield)
+                assert (child.process_id, child.is_running) == (first, False)
+                child.wake()
+            assert await _other_process(child, first) != first
     await child.stop()
 
 
