@@ -53,12 +53,12 @@ async def _engine(
     serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            writer.write(messages.encode([handshake]))
-            await conversation(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):  # The client may have closed the connection first.
+        with contextlib.suppress(ConnectionError):  # The client may have closed the connection first.
+            try:
+                writer.write(messages.encode([handshake]))
+                await conversation(reader, writer)
+            finally:
+                writer.close()
                 await writer.wait_closed()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
