@@ -19,6 +19,7 @@ from dragoman.engines.upstream.transport_errors import (
     ConnectFailed,
     UpstreamDisconnected,
 )
+from tests.support.manual_loop import advance, on_manual_loop
 from tests.support.scripted_upstream import (
     HEAD,
     LAST_CHUNK,
@@ -168,7 +169,7 @@ async def test_events_before_a_loss_are_delivered_first() -> None:
 async def test_a_request_that_crosses_the_closing_of_an_idle_connection_is_sent_again_once() -> None:
     closes = sends(close=True)
     upstream = ScriptedUpstream(sends(HEAD, LAST_CHUNK), closes, sends(HEAD, event(b"1"), LAST_CHUNK), closes)
-    async with connected(upstream) as client:
+    async with connected(upstream, crossing_seconds=TEST_TIMEOUT_SECONDS) as client:
         await received(client)
         # The connection is open still; the upstream closes it when it gets the request.
         assert await received(client) == [b"1"]
@@ -205,21 +206,19 @@ async def test_an_idle_connection_that_was_closed_is_not_used() -> None:
     assert len(upstream.requests) == 3
 
 
+@on_manual_loop
 async def test_idle_connections_are_closed_after_their_time() -> None:
-    closed: list[asyncio.Event] = []
-
-    async def answer(request: ScriptedRequest) -> None:
-        closed.append(request.closed)
-        await request.send(HEAD, event(b"1"), LAST_CHUNK)
-
-    async with connected(ScriptedUpstream(answer), idle_seconds=0.05) as client:
+    upstream = ScriptedUpstream(sends(HEAD, event(b"1"), LAST_CHUNK))
+    async with connected(upstream, idle_seconds=10) as client:
         await asyncio.gather(received(client), received(client))
-        assert client.open_connections == 2
+        await advance(6)
         await received(client)
-        assert client.open_connections == 2, "the time of one began anew"
-        for each in closed:
-            await each.wait()
+        assert client.open_connections == 2
+        await advance(6)
+        assert client.open_connections == 1, "the time of one began anew"
+        await advance(6)
         assert client.open_connections == 0
+        await upstream.is_left.wait()
         assert await received(client) == [b"1"], "another one is opened"
 
 
@@ -291,6 +290,7 @@ def silent_address(port: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("first", ["silent", "refusing"])
+@on_manual_loop
 async def test_a_host_is_reached_at_its_other_address_when_the_first_is_gone(first: str) -> None:
     upstream = ScriptedUpstream(sends(HEAD, event(b"1"), LAST_CHUNK))
     async with running_upstream(upstream) as url, asyncio.timeout(TEST_TIMEOUT_SECONDS):
@@ -302,9 +302,12 @@ async def test_a_host_is_reached_at_its_other_address_when_the_first_is_gone(fir
                 return [silent if first == "silent" else "127.0.0.3", "127.0.0.1"]
 
             address = UpstreamAddress("http", "gpu.example", port, "")
-            client = UpstreamClient(address, timeouts=UpstreamTimeouts(connect=0.5), resolve=resolve)
+            client = UpstreamClient(address, timeouts=UpstreamTimeouts(connect=10), resolve=resolve)
             try:
-                assert await received(client) == [b"1"]
+                receiving = asyncio.create_task(received(client))
+                await advance(0)  # The first address is tried.
+                await advance(5)
+                assert await receiving == [b"1"]
             finally:
                 client.close()
     assert f"host: gpu.example:{port}".encode() in upstream.requests[0].head
