@@ -27,7 +27,8 @@ LIMITS = HttpSettings(
     max_connections=100,
     max_connections_per_address=50,
 )
-SOON = 0.05
+SOON = (0.05, 1.0, 20.0)
+"""Seconds, after which a client is cut off. A busy machine may not have read what it has sent by the first ones."""
 
 
 async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,23 +205,27 @@ async def test_requests_in_one_packet_are_all_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "sent", "answer"),
+    ("limit", "sent", "answer"),
     [
+        pytest.param("head_timeout_seconds", b"GET / HTTP/1.1\r\na:", b"HTTP/1.1 408 ", id="a head that never ends"),
+        pytest.param("head_timeout_seconds", b"", b"", id="a client that sends nothing"),
         pytest.param(
-            {"head_timeout_seconds": SOON}, b"GET / HTTP/1.1\r\na:", b"HTTP/1.1 408 ", id="a head that never ends"
-        ),
-        pytest.param({"head_timeout_seconds": SOON}, b"", b"", id="a client that sends nothing"),
-        pytest.param(
-            {"body_timeout_seconds": SOON},
+            "body_timeout_seconds",
             head("content-length: 10", method="POST") + b"12345",
             b"HTTP/1.1 408 ",
             id="half a body",
         ),
     ],
 )
-async def test_who_stops_sending_is_cut_off(changed: dict[str, Any], sent: bytes, answer: bytes) -> None:
-    async with running_server(**changed) as port:
-        assert (await exchange(port, sent)).startswith(answer)
+async def test_who_stops_sending_is_cut_off(limit: str, sent: bytes, answer: bytes) -> None:
+    for seconds in SOON:
+        changed: dict[str, Any] = {limit: seconds}
+        async with running_server(**changed) as port:
+            received = await exchange(port, sent)
+        if bool(received) == bool(answer):
+            break
+    assert received.startswith(answer)
+    assert bool(received) == bool(answer)
 
 
 async def test_further_connections_of_an_address_are_refused() -> None:
