@@ -18,6 +18,7 @@ from dragoman.server.ledger_metrics import LedgerMetrics
 from tests.support.database_faults import locked_file
 from tests.support.ledger_harness import LedgerHarness
 from tests.support.sqlite_files import create_sqlite_database
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class EndingThread(LedgerThread):
@@ -58,8 +59,14 @@ class CountedLedger:
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> Iterator[LedgerHarness]:
-    database = Database(create_sqlite_database(tmp_path / "accounts.db"), busy_seconds=0.01)
+def timeout_seconds() -> float:
+    """How long anybody waits for the ledger."""
+    return TEST_TIMEOUT_SECONDS
+
+
+@pytest.fixture
+def harness(tmp_path: Path, timeout_seconds: float) -> Iterator[LedgerHarness]:
+    database = Database(create_sqlite_database(tmp_path / "accounts.db"), busy_seconds=timeout_seconds / 10)
     with contextlib.closing(database), LedgerHarness(database) as harness:
         yield harness
 
@@ -72,10 +79,10 @@ def transport() -> type[LedgerTransport]:
 
 @pytest.fixture
 async def ledger(
-    harness: LedgerHarness, tmp_path: Path, transport: type[LedgerTransport]
+    harness: LedgerHarness, tmp_path: Path, transport: type[LedgerTransport], timeout_seconds: float
 ) -> AsyncIterator[CountedLedger]:
     options = AccountsOptions(
-        database=harness.database, journals=tmp_path / "journals", timeout_seconds=0.5, transport=transport
+        database=harness.database, journals=tmp_path / "journals", timeout_seconds=timeout_seconds, transport=transport
     )
     counted = CountedLedger(harness, LedgerConnection(options, harness.process_id))
     async with counted.connection.opened():
@@ -87,7 +94,7 @@ async def test_each_transaction_is_counted_with_the_time_of_its_longest_wait(led
     for _ in range(3):
         await ledger.admit()
     assert ledger.value("dragoman_ledger_answer_seconds_count") == 3
-    assert 0 < ledger.value("dragoman_ledger_answer_seconds_sum") < 3
+    assert 0 < ledger.value("dragoman_ledger_answer_seconds_sum") < 3 * TEST_TIMEOUT_SECONDS
     assert ledger.value("dragoman_ledger_failures_total", reason="database") == 0
     state = ledger.connection.state()
     assert before is not None
@@ -96,6 +103,7 @@ async def test_each_transaction_is_counted_with_the_time_of_its_longest_wait(led
     assert (state.is_available, state.waiting) == (True, 0)
 
 
+@pytest.mark.parametrize("timeout_seconds", [0.5])
 async def test_an_outage_is_seen_and_its_failed_transactions_are_counted(ledger: CountedLedger) -> None:
     with locked_file(ledger.harness.database.url):
         with pytest.raises(LedgerUnavailable):
