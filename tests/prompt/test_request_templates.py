@@ -213,8 +213,8 @@ async def test_a_models_own_template_that_does_not_end_is_given_up_and_stops_no_
         for _ in range(3)
     ]
     await asyncio.sleep(0)
-    other = await renderer.render(LONG, model=MODEL, context_length=CONTEXT_LENGTH, owner="b")
-    assert other == MODEL.render(LONG)
+    other = await renderer.render(SHORT, model=MODEL, context_length=CONTEXT_LENGTH, owner="b")
+    assert other == MODEL.render(SHORT)
     assert sum(task.done() for task in endless) == 1, "owners take turns"
     for task in endless:
         with pytest.raises(
