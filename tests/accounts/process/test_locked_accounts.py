@@ -23,6 +23,7 @@ from dragoman.core.errors import LedgerUnavailable
 from tests.support.captured_logs import capture_logs
 from tests.support.ledger_harness import LedgerHarness, settlement
 from tests.support.postgresql import PostgresServer, new_database
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ async def test_requests_of_others_do_not_wait_for_it(
     tenant: LedgerHarness, operator: psycopg.Connection[Any], transport: type[LedgerTransport], table: str
 ) -> None:
     other = _digest_of_another(tenant)
-    async with LedgerClient(tenant.database, new_process_id(), timeout_seconds=3, transport=transport) as ledger:
+    async with LedgerClient(
+        tenant.database, new_process_id(), timeout_seconds=TEST_TIMEOUT_SECONDS, transport=transport
+    ) as ledger:
         running = await ledger.admit(tenant.admission())
         _lock(operator, tenant, table)
         settling = ledger.settle(settlement(running.request_id), is_paid=False)
@@ -95,7 +98,7 @@ async def test_its_own_requests_are_refused_at_their_deadline_and_hold_nothing(
     tenant: LedgerHarness, operator: psycopg.Connection[Any]
 ) -> None:
     with capture_logs() as logs:
-        async with LedgerClient(tenant.database, new_process_id(), timeout_seconds=1, transport=LedgerThread) as ledger:
+        async with LedgerClient(tenant.database, new_process_id(), timeout_seconds=2, transport=LedgerThread) as ledger:
             _lock(operator, tenant, "keys")
             with pytest.raises(LedgerUnavailable):
                 await ledger.admit(tenant.admission())
@@ -109,7 +112,7 @@ async def test_its_own_requests_are_refused_at_their_deadline_and_hold_nothing(
 
 
 async def test_closing_does_not_wait_for_it(tenant: LedgerHarness, operator: psycopg.Connection[Any]) -> None:
-    async with LedgerClient(tenant.database, new_process_id(), timeout_seconds=0.6, transport=LedgerThread) as ledger:
+    async with LedgerClient(tenant.database, new_process_id(), timeout_seconds=2, transport=LedgerThread) as ledger:
         running = await ledger.admit(tenant.admission())
         _lock(operator, tenant, "holds")
         settling = ledger.settle(settlement(running.request_id))
