@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.server import RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -108,8 +108,7 @@ def test_azure_openai(echo_server: RunningServer) -> None:
 @contextlib.contextmanager
 def running_open_webui(folder: Path, settings: Mapping[str, str]) -> Iterator[httpx.Client]:
     """Run Open WebUI without what it downloads, and yield a client of its API."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     own = {"HOME": str(folder), "DATA_DIR": str(folder / "data"), "WEBUI_SECRET_KEY": "secret"}
     offline = {"OFFLINE_MODE": "true", "HF_HUB_OFFLINE": "1", "RAG_EMBEDDING_ENGINE": "openai"}
     with (folder / "log").open("w") as log:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.certificates import make_certificate
+from tests.support.ports import free_port
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -53,8 +54,7 @@ def missing(name: str) -> bool:
 @contextlib.contextmanager
 def running_proxy(name: str, folder: Path, server: str, *, below: str = "/") -> Iterator[Proxy]:
     """Run the proxy before the server at `server`, HOST:PORT, until the end of the block; nginx serves it `below`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     certificate = make_certificate(folder, _NAME)
     text = _nginx(folder, port, below) if name == "nginx" else _caddy(folder, port)
     for further in _FURTHER:

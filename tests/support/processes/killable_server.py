@@ -4,13 +4,10 @@ import contextlib
 import os
 import random
 import signal
-import socket
 from collections.abc import Iterator, Mapping
 
+from tests.support.ports import free_port
 from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
-
-_PORTS = range(20_000, 32_000)
-"""Below those that systems give to connections."""
 
 
 class KillableServer:
@@ -18,7 +15,7 @@ class KillableServer:
 
     def __init__(self, model: str, environment: Mapping[str, str]) -> None:
         """`model` is the argument of `dragoman serve`; "" serves the bundled model."""
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._arguments = [*([model] if model else []), "--port", str(self.port)]
         self._environment = environment
@@ -57,14 +54,6 @@ class KillableServer:
 
     def _start(self) -> RunningServer:
         return self._stack.enter_context(running_server(*self._arguments, environment=self._environment))
-
-
-def _free_port() -> int:
-    """One that nobody is given by chance, as another process's connection could be while the server is down."""
-    for port in random.sample(_PORTS, 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port is free")
 
 
 def _kill(*process_ids: int) -> None:
