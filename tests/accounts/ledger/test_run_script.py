@@ -1,6 +1,7 @@
 """The writes of a transaction script are committed or rolled back together with the ledger's."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,9 @@ def test_ledger_and_script_commit_together_or_not_at_all(harness: LedgerHarness,
     admission = harness.admission()
     for method in ("operations", "apply"):
         with pytest.raises(LookupError):
-            harness.ledger.run_script(RecordingScript(database, [admission], fails_in=method))
+            harness.ledger.run_script(partial(RecordingScript, database, [admission], fails_in=method))
         assert (harness.account.holds, count_recorded(database)) == (0, 0)
-    [outcome] = harness.ledger.run_script(RecordingScript(database, [admission]))
+    [outcome] = harness.ledger.run_script(lambda: RecordingScript(database, [admission]))
     assert isinstance(outcome, Admitted)
     assert (harness.account.holds, count_recorded(database)) == (outcome.hold, 1)
     harness.assert_consistent()
@@ -60,22 +61,24 @@ def test_ledger_and_script_commit_together_or_not_at_all(harness: LedgerHarness,
 
 def test_a_refusal_is_passed_to_the_script_and_undoes_nothing_else(harness: LedgerHarness, database: Database) -> None:
     affordable, too_expensive = harness.admission(), harness.admission(prompt=10**6)
-    outcomes = harness.ledger.run_script(RecordingScript(database, [affordable, too_expensive]))
+    outcomes = harness.ledger.run_script(lambda: RecordingScript(database, [affordable, too_expensive]))
     assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow]
     assert count_recorded(database) == 1
 
 
 def test_an_invalid_operation_undoes_everything(harness: LedgerHarness, database: Database) -> None:
     with pytest.raises(ValueError, match="not a number of tokens"):
-        harness.ledger.run_script(RecordingScript(database, [harness.admission(), harness.admission(prompt=-1)]))
+        harness.ledger.run_script(
+            lambda: RecordingScript(database, [harness.admission(), harness.admission(prompt=-1)])
+        )
     assert (harness.account.holds, count_recorded(database)) == (0, 0)
 
 
 def test_a_rejected_row_undoes_everything(harness: LedgerHarness, database: Database) -> None:
-    harness.ledger.run_script(RecordingScript(database, [harness.admission()]))
+    harness.ledger.run_script(lambda: RecordingScript(database, [harness.admission()]))
     held = harness.account.holds
     with pytest.raises(database.data_errors):
-        harness.ledger.run_script(RecordingScript(database, [harness.admission()]))  # The same row again.
+        harness.ledger.run_script(lambda: RecordingScript(database, [harness.admission()]))  # The same row again.
     assert harness.account.holds == held
     harness.admit()  # The session is still usable.
     harness.assert_consistent()

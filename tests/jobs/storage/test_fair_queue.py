@@ -83,7 +83,7 @@ class FairQueueMachine(RuleBasedStateMachine):
     @rule(chosen=st.integers(0, 9))
     def requeue(self, chosen: int) -> None:
         number, lease = self.take_lease(chosen)
-        assert not self.store.report([JobReport(lease=lease, outcome=Requeue())])
+        assert not self.store.report([JobReport(lease=lease, outcome=Requeue())]).lost
         self.reference.find(number).is_waiting = True
 
     @precondition(lambda self: self.leases)

@@ -12,7 +12,7 @@ from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker
 from dragoman.jobs.values.batches import MAX_BATCH_BYTES
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.rows import JobReport
+from dragoman.jobs.values.rows import JobReport, Reported
 from dragoman.jobs.worker.attempts import RunningAttempt
 from dragoman.jobs.worker.event_flusher import EventFlusher
 from tests.support.jobs.queue_harness import unmetered_submission
@@ -26,7 +26,7 @@ class _ObservedStore(JobStore):
         super().__init__(database, QueueOptions(), 1)
         self.written: list[int] = []
 
-    def report(self, reports: Sequence[JobReport]) -> set[int]:
+    def report(self, reports: Sequence[JobReport]) -> Reported:
         self.written.append(sum(len(report.payload) for report in reports))
         return super().report(reports)
 

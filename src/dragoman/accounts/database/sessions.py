@@ -9,7 +9,7 @@ import os
 import select
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -96,6 +96,13 @@ class Session:
     def rollback(self) -> None:
         """Roll the transaction back."""
         self._control("ROLLBACK")
+
+    @contextlib.contextmanager
+    def releasing_locks(self) -> Iterator[None]:
+        """Release the locks that statements of the block take at its end, within a transaction."""
+        self._control("SAVEPOINT block")
+        yield
+        self._control("ROLLBACK TO SAVEPOINT block")
 
     def rows(self, statement: Statement, *parameters: object) -> list[Any]:
         """Run a query and return its rows as tuples."""

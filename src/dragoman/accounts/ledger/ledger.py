@@ -56,16 +56,15 @@ class Ledger:
     def __init__(self, database: Database, process_id: int, *, skips_locked: bool = False) -> None:
         """Holds belong to `process_id`, see process/recovery.py.
 
-        `skips_locked`: on PostgreSQL `commit` does not wait for long for rows that others have locked, and commits
-        without the operations that need them.
+        `skips_locked`: on PostgreSQL no transaction waits for long for rows that others have locked. `commit` and
+        `run_script` go on without the operations that need them.
         """
         self._database = database
         self._process_id = process_id
         self._statements = ledger_statements(database.dialect)
         self._session: Session | None = None
         self._lock_seconds = _LOCK_SHARE * database.busy_seconds if skips_locked and not database.is_sqlite else None
-        self._locked: LockedAccounts | None = None
-        """None: there have been none yet."""
+        self._locked = LockedAccounts()
         self._sums_six_hours_at = 1
         """When the hours are summed by six again, in milliseconds since 1970."""
 
@@ -84,22 +83,34 @@ class Ledger:
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def run_script(self, script: TransactionScript[ScriptResult]) -> ScriptResult:
-        """Run the script's operations and its own writes in one transaction, and return what its `apply` returns.
+    def run_script(self, new_script: Callable[[], TransactionScript[ScriptResult]]) -> ScriptResult:
+        """Run a script's operations and its own writes in one transaction, and return what its `apply` returns.
 
-        Raises what `commit` raises, and what the script raises or Database.data_errors; the transaction is then rolled
-        back.
+        A new script is made for each attempt. Operations that would wait for others' locks are left out, as by
+        `commit`. Raises what `commit` raises, and what the script raises or Database.data_errors; the transaction is
+        then rolled back.
         """
+        operations: list[LedgerOperation] = []
 
         def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
+            script = new_script()
+            operations.clear()
             session.begin()
-            operations = script.operations(session)
+            operations.extend(script.operations(session))
             if errors := [found for each in operations if (found := decisions.find_violation(each))]:
                 raise errors[0]
-            batch, outcomes = self._decide(session, operations, begin=False, is_retry=False)
-            return batch, script.apply(session, batch.now, outcomes)
+            locked = self._locked.find_concerned_within(session, operations) if self._locked.has_any else set()
+            free = _without_locked(operations, locked)
+            batch, outcomes = self._decide(session, free, begin=False, is_retry=False)
+            return batch, script.apply(session, batch.now, _with_locked(operations, locked, outcomes))
 
-        return self._transact(decide)
+        try:
+            return self._transact(decide)
+        except RowsLocked:
+            if self._lock_seconds is None:
+                raise
+            self._names(self._locked.find_locked, operations)
+            return self._transact(decide)
 
     def transaction(self, write: Callable[[Session, Instant], ScriptResult]) -> ScriptResult:
         """Write rows of other tables in one transaction without ledger operations. Returns the result of `write`.
@@ -131,23 +142,19 @@ class Ledger:
 
     def _commit_free(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         """Commit all operations but those that need rows which others keep locked."""
-        locked = self._names(self._locked.find_concerned, operations) if self._locked else set()
+        locked = self._names(self._locked.find_concerned, operations) if self._locked.has_any else set()
         try:
             return self._commit_others(operations, locked, is_retry)
         except RowsLocked:
             if self._lock_seconds is None:
                 raise
-            self._locked = self._locked or LockedAccounts()
             locked |= self._names(self._locked.find_locked, operations)
             return self._commit_others(operations, locked, is_retry)
 
     def _commit_others(
         self, operations: list[LedgerOperation], locked: set[str], is_retry: bool
     ) -> list[LedgerOutcome]:
-        if not locked:
-            return self._commit(operations, is_retry)
-        others = iter(self._commit([each for each in operations if name_of(each) not in locked], is_retry))
-        return [AccountLocked() if name_of(each) in locked else next(others) for each in operations]
+        return _with_locked(operations, locked, self._commit(_without_locked(operations, locked), is_retry))
 
     def _names(
         self, find: Callable[[Session, Sequence[LedgerOperation]], set[str]], operations: Sequence[LedgerOperation]
@@ -230,6 +237,20 @@ class Ledger:
 def _summed_before(wall: int) -> int:
     """Return the hour before which all hours may be summed by six at a time, in hours since 1970."""
     return (wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
+
+
+def _without_locked(operations: Sequence[LedgerOperation], locked: set[str]) -> list[LedgerOperation]:
+    return [each for each in operations if name_of(each) not in locked] if locked else list(operations)
+
+
+def _with_locked(
+    operations: Sequence[LedgerOperation], locked: set[str], outcomes: Sequence[LedgerOutcome]
+) -> list[LedgerOutcome]:
+    """Return the outcomes of all operations, given those of the ones that are not locked."""
+    if not locked:
+        return list(outcomes)
+    others = iter(outcomes)
+    return [AccountLocked() if name_of(each) in locked else next(others) for each in operations]
 
 
 def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | KeyLookup]) -> BatchScope:

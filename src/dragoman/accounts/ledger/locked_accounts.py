@@ -60,10 +60,10 @@ class LockedAccounts:
         self._ids: set[int] = set()
         self._waits_again_at = 0.0
 
-    def __bool__(self) -> bool:
-        if self._ids and self._clock() >= self._waits_again_at:
-            self._ids.clear()
-        return bool(self._ids)
+    @property
+    def has_any(self) -> bool:
+        """Whether there are any now."""
+        return bool(self._ids) and self._clock() < self._waits_again_at
 
     def find_concerned(self, session: Session, operations: Sequence[LedgerOperation]) -> set[str]:
         """Return the names, see name_of, of the operations that need rows of these accounts which are still locked.
@@ -75,6 +75,11 @@ class LockedAccounts:
         self._ids -= {each.account_id for each in concerned}.difference(each.account_id for each in locked)
         return {each.name for each in locked if each.account_id in self._ids}
 
+    def find_concerned_within(self, session: Session, operations: Sequence[LedgerOperation]) -> set[str]:
+        """Do what `find_concerned` does within a transaction, which gets no locks by it."""
+        with session.releasing_locks():
+            return self.find_concerned(session, operations)
+
     def find_locked(self, session: Session, operations: Sequence[LedgerOperation]) -> set[str]:
         """Return the names of the operations that need locked rows. Their accounts are not waited for from now on."""
         locked = {each for each in _concerned(session, operations) if not each.is_free}
@@ -82,6 +87,8 @@ class LockedAccounts:
             time.sleep(_PAUSE_SECONDS)
             locked.intersection_update(_concerned(session, operations))
         if locked:
+            if not self.has_any:
+                self._ids.clear()
             self._ids.update(each.account_id for each in locked)
             self._waits_again_at = self._clock() + _QUARANTINE_SECONDS
             _log.warning("accounts_locked", accounts=sorted({each.account_id for each in locked}))

@@ -4,15 +4,19 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.accounts.ledger.operations import AccountLocked
 from dragoman.core import logs
 from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import Limited, Overloaded
 from dragoman.core.jobs import SubmissionUnconfirmed
 from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.storage.transactions.accept import AcceptResult
+from dragoman.jobs.storage.transactions.finalize import account_locked
 from dragoman.jobs.values.batches import batch_length
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.payloads import pack_off_the_loop
@@ -20,7 +24,7 @@ from dragoman.jobs.values.rows import AcceptedJob, PackedSubmission, Submission
 
 _MAX_BATCH = 100
 _SUBMIT_TIMEOUT_SECONDS = 5.0
-"""How long a submission is retried while the database does not answer."""
+"""How long a submission is retried while the database does not answer, or its account is locked."""
 
 _RETRY_SECONDS = 0.1
 
@@ -150,8 +154,25 @@ class SubmissionBatcher:
             for pending in batch:
                 _resolve(pending, error)
         else:
-            for pending, result in zip(batch, results, strict=True):
+            locked = self._resolve_unlocked(batch, results)
+            self._pending += locked
+            if locked and len(self._pending) == len(locked):
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _resolve_unlocked(
+        self, batch: Sequence[_PendingSubmission], results: Sequence[AcceptResult]
+    ) -> list[_PendingSubmission]:
+        """Return the submissions that are to be tried again, since others keep their accounts locked."""
+        now = asyncio.get_running_loop().time()
+        locked: list[_PendingSubmission] = []
+        for pending, result in zip(batch, results, strict=True):
+            if not isinstance(result, AccountLocked):
                 _resolve(pending, result)
+            elif now < pending.deadline:
+                locked.append(pending)
+            else:
+                _resolve(pending, account_locked())
+        return locked
 
 
 class _CountedBacklog:

@@ -20,7 +20,15 @@ from dragoman.jobs.storage.transactions.finalize import delete_events
 from dragoman.jobs.storage.transactions.report import CancelTransaction, ReapTransaction, ReportTransaction
 from dragoman.jobs.storage.transactions.retry import RetryTransaction
 from dragoman.jobs.values.options import LEASE_SECONDS, QueueOptions
-from dragoman.jobs.values.rows import ClaimedJob, JobReport, Lease, MovableJobRow, OpenJobRow, PackedSubmission
+from dragoman.jobs.values.rows import (
+    ClaimedJob,
+    JobReport,
+    Lease,
+    MovableJobRow,
+    OpenJobRow,
+    PackedSubmission,
+    Reported,
+)
 
 _CANCEL_BATCH = 100
 """Jobs cancelled in one transaction."""
@@ -48,7 +56,7 @@ class JobStore:
         self._options = options
         self._process_id = process_id
         self._statements = job_statements(database.dialect)
-        self._ledger = Ledger(database, QUEUE_PROCESS_ID)
+        self._ledger = Ledger(database, QUEUE_PROCESS_ID, skips_locked=True)
         # The ledger raises ValueError for token counts that no request has.
         self._rejections: tuple[type[Exception], ...] = (*database.data_errors, ValueError)
 
@@ -59,7 +67,7 @@ class JobStore:
     def accept(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
         """Admit and store the submissions. Returns their results in the same order.
 
-        Accepted jobs survive a loss of power.
+        Accepted jobs survive a loss of power. AccountLocked stands for a submission that may be repeated.
         """
         results = self._accept(submissions)
         self._ledger.sync()
@@ -93,18 +101,20 @@ class JobStore:
 
         return self._ledger.transaction(write)
 
-    def report(self, reports: Sequence[JobReport]) -> set[int]:
-        """Write to running jobs. Returns the numbers of jobs whose lease was lost."""
+    def report(self, reports: Sequence[JobReport]) -> Reported:
+        """Write to running jobs."""
         try:
-            lost = self._ledger.run_script(ReportTransaction(self._statements, reports, self._options.max_attempts))
+            reported = self._ledger.run_script(
+                lambda: ReportTransaction(self._statements, reports, self._options.max_attempts)
+            )
         except self._rejections as error:
             if len(reports) == 1:
                 _log.error("job_report_rejected", number=reports[0].lease.number, error=str(error))
-                return {reports[0].lease.number}
-            return {number for report in reports for number in self.report([report])}
+                return Reported({reports[0].lease.number}, set())
+            return Reported.all_of(self.report([report]) for report in reports)
         if any(report.outcome is not None for report in reports):
             self._ledger.sync()
-        return lost
+        return reported
 
     def discard_events(self, lease: Lease) -> bool:
         """Delete the stored events of a job. False: the lease was lost, or events may have been delivered."""
@@ -146,7 +156,9 @@ class JobStore:
         raises.
         """
         aging = self._options.priority_aging_seconds
-        self._ledger.run_script(RetryTransaction(self._statements, job_id, aging_seconds=aging, hold_cap=hold_cap))
+        self._ledger.run_script(
+            lambda: RetryTransaction(self._statements, job_id, aging_seconds=aging, hold_cap=hold_cap)
+        )
         self._ledger.sync()
 
     def prioritize(self, job_id: str, priority: int) -> None:
@@ -175,30 +187,30 @@ class JobStore:
 
         Leases that have expired since the time `observed` are left for the next call.
         """
-        return self._ledger.run_script(ReapTransaction(self._statements, self._options.max_attempts, observed))
+        return self._ledger.run_script(lambda: ReapTransaction(self._statements, self._options.max_attempts, observed))
 
     def _cancel(self, numbers: Sequence[int]) -> int:
-        cancelled = self._ledger.run_script(CancelTransaction(self._statements, numbers))
+        cancelled = self._ledger.run_script(lambda: CancelTransaction(self._statements, numbers))
         self._ledger.sync()
         return cancelled
 
     def _accept(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
         try:
-            return self._ledger.run_script(AcceptTransaction(self._statements, submissions, self._options))
+            return self._accept_together(submissions)
         except self._rejections:
             return [self._accept_alone(submission) for submission in submissions]
 
     def _accept_alone(self, submission: PackedSubmission) -> AcceptResult:
         with contextlib.suppress(*self._rejections):
-            return self._accept_one(submission)
+            return self._accept_together([submission])[0]
         # Another one with its Idempotency-Key was committed after it had been looked for, and is found this time.
         try:
-            return self._accept_one(submission)
+            return self._accept_together([submission])[0]
         except self._rejections as error:
             return error
 
-    def _accept_one(self, submission: PackedSubmission) -> AcceptResult:
-        return self._ledger.run_script(AcceptTransaction(self._statements, [submission], self._options))[0]
+    def _accept_together(self, submissions: Sequence[PackedSubmission]) -> list[AcceptResult]:
+        return self._ledger.run_script(lambda: AcceptTransaction(self._statements, submissions, self._options))
 
     def _claim(self, session: Session, now: int, model: str, left_out: Collection[int]) -> ClaimedJob | None:
         number = self._statements.fair_queue.next_job(session, model, left_out)

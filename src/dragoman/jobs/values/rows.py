@@ -1,6 +1,6 @@
 """Rows of the jobs table, and the values that the parts of the queue exchange about jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -182,3 +182,18 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a later attempt can resume after these events, so that they count as progress."""
     outcome: AttemptOutcome | None = None
     """None: the job keeps running."""
+
+
+class Reported(NamedTuple):
+    """What became of reports. The sets hold the numbers of jobs."""
+
+    lost: set[int]
+    """Those whose lease was lost."""
+    locked: set[int]
+    """Those that have not ended, because others keep their account locked; their events are stored."""
+
+    @classmethod
+    def all_of(cls, parts: "Iterable[Reported]") -> "Reported":
+        """Return what became of all reports, given parts of them."""
+        lost, locked = zip(*parts, strict=True)
+        return cls(set().union(*lost), set().union(*locked))

@@ -30,6 +30,9 @@ from dragoman.jobs.worker.unreadable import UnreadableJobs
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 5.0
 """How long no jobs are claimed for a model that could not run one."""
 
+_MAX_ENDED = 256
+"""Ended jobs that take no other's place while their end cannot be stored, since somebody keeps their account locked."""
+
 _LEASE_MARGIN_SECONDS = 2.0
 """How long before the end of its lease a job is left: its engine stops before another process may start."""
 
@@ -154,7 +157,8 @@ class JobRunner:
             self._broker.notify(await self._thread.run(self._store.reap, pending.clock.wall))
         if self._attempts:
             await self._check_leases()
-        free = self._options.concurrency - len(self._attempts)
+        ended = sum(attempt.outcome is not None for attempt in self._attempts.values())
+        free = self._options.concurrency - len(self._attempts) + min(ended, _MAX_ENDED)
         models = self._models_round_robin()
         if free > 0 and models and (pending.has_waiting or pending.has_overdue):
             leased_until = _lease_end()

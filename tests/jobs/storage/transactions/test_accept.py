@@ -71,7 +71,7 @@ def test_a_submission_is_found_that_is_still_being_committed_when_it_is_repeated
     ledger, store = Ledger(database, QUEUE_PROCESS_ID), JobStore(database, options, QUEUE_PROCESS_ID)
     looking = database.session()
     with ThreadPoolExecutor() as executor:
-        committed = executor.submit(ledger.run_script, first)
+        committed = executor.submit(ledger.run_script, lambda: first)
         try:
             assert first.is_written.wait(60)
             repeated = executor.submit(store.accept, [submission])

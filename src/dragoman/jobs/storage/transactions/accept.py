@@ -16,7 +16,7 @@ from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, PackedSubmission
 
 AcceptResult = AcceptedJob | Exception
-"""The job, or the error to raise for its submitter: an error of core.errors or a database error."""
+"""The job, or the error to raise for its submitter: an error of core.errors, AccountLocked or a database error."""
 
 
 class AcceptTransaction:

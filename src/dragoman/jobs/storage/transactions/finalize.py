@@ -6,8 +6,15 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.accounts.database.sessions import Instant, Session
-from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
+from dragoman.accounts.ledger.operations import (
+    AccountLocked,
+    LedgerOperation,
+    LedgerOutcome,
+    Settlement,
+    SettlementResult,
+)
 from dragoman.core import logs
+from dragoman.core.errors import LedgerUnavailable
 from dragoman.core.events import Started
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import NO_ROUND
@@ -20,6 +27,8 @@ _SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {
     "failed": "failed",
     "cancelled": "disconnected",
 }
+
+_LOCKED_RETRY_AFTER_SECONDS = 5
 
 _log = logs.get_logger(__name__)
 
@@ -39,9 +48,16 @@ class JobFinalizer:
         """Return the ledger operations that settle the jobs."""
         return [self._settlement(session, row, result) for row, result in self._ended]
 
-    def write(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
-        """Write the end of each job. `outcomes` are those of `settlements`, in the same order."""
+    def write(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> set[int]:
+        """Write the end of each job. `outcomes` are those of `settlements`, in the same order.
+
+        Returns the numbers of the jobs that have not ended, because others keep their accounts locked.
+        """
+        locked: set[int] = set()
         for (row, result), outcome in zip(self._ended, outcomes, strict=True):
+            if isinstance(outcome, AccountLocked):
+                locked.add(row.number)
+                continue
             if isinstance(outcome, Exception):
                 _log.error("job_settlement_failed", job=row.id, error=str(outcome))
             usage = result.usage
@@ -55,6 +71,7 @@ class JobFinalizer:
                 "webhook_at": None if row.webhook is None else now.wall,
             }
             session.write(self._statements.end, *map(values.get, self._statements.end.parameters[:-1]), row.number)
+        return locked
 
     def _settlement(self, session: Session, row: OpenJobRow, result: JobResult) -> Settlement:
         """Return what a job is charged that ends with this result.
@@ -89,6 +106,13 @@ class JobFinalizer:
                 return 0
             return next((event.cached_tokens for event in events if isinstance(event, Started)), 0)
         return 0
+
+
+def account_locked() -> LedgerUnavailable:
+    """Return the error of whoever asks for something that must wait for a locked account."""
+    return LedgerUnavailable(
+        "The account is locked by another transaction in the database", _LOCKED_RETRY_AFTER_SECONDS
+    )
 
 
 def requeue(session: Session, statements: JobStatements, rows: Sequence[OpenJobRow]) -> None:

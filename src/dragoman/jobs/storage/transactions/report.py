@@ -10,8 +10,8 @@ from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome
 from dragoman.core import logs
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
 from dragoman.jobs.storage.statements import JobStatements, latest_lease_end
-from dragoman.jobs.storage.transactions.finalize import JobFinalizer, requeue
-from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Requeue
+from dragoman.jobs.storage.transactions.finalize import JobFinalizer, account_locked, requeue
+from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Reported, Requeue
 
 _log = logs.get_logger(__name__)
 
@@ -19,8 +19,8 @@ _log = logs.get_logger(__name__)
 class ReportTransaction:
     """Implements TransactionScript: store what a process reports of the jobs that it runs.
 
-    It may be repeated after a commit that was never confirmed. Its result is the set of the numbers of jobs whose lease
-    was lost.
+    It may be repeated after a commit that was never confirmed. A job whose account others keep locked does not end; to
+    report its end again is all that is left to do.
     """
 
     def __init__(self, statements: JobStatements, reports: Sequence[JobReport], max_attempts: int) -> None:
@@ -42,7 +42,7 @@ class ReportTransaction:
                 self._lost.add(report.lease.number)
         return self._finalizer.settlements(session)
 
-    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> set[int]:
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> Reported:
         statements = self._statements
         session.write_many(statements.add_events, self._events)
         session.write_many(
@@ -53,8 +53,7 @@ class ReportTransaction:
             ],
         )
         requeue(session, statements, self._requeued)
-        self._finalizer.write(session, now, outcomes)
-        return self._lost
+        return Reported(self._lost, self._finalizer.write(session, now, outcomes))
 
     def _apply_report(self, row: OpenJobRow, report: JobReport) -> bool:
         """Return False if the report does not continue what is stored."""
@@ -92,7 +91,10 @@ class ReportTransaction:
 
 
 class CancelTransaction:
-    """Implements TransactionScript: cancel those of the jobs that have not ended. Its result is how many they are."""
+    """Implements TransactionScript: cancel those of the jobs that have not ended. Its result is how many they are.
+
+    Raises LedgerUnavailable if others keep an account locked.
+    """
 
     def __init__(self, statements: JobStatements, numbers: Sequence[int]) -> None:
         self._statements = statements
@@ -107,15 +109,16 @@ class CancelTransaction:
         return self._finalizer.settlements(session)
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> int:
-        self._finalizer.write(session, now, outcomes)
+        if self._finalizer.write(session, now, outcomes):
+            raise account_locked()
         return self._cancelled
 
 
 class ReapTransaction:
     """Implements TransactionScript: put jobs of dead processes back into the queue, and fail overdue jobs.
 
-    A job fails if too many processes have died with it, or if its client has waited for too long. The result is the
-    list of the numbers of all these jobs.
+    A job fails if too many processes have died with it, or if its client has waited for too long; later, if others keep
+    its account locked. The result is the list of the numbers of all these jobs.
     """
 
     def __init__(self, statements: JobStatements, max_attempts: int, observed: int) -> None:
@@ -146,5 +149,5 @@ class ReapTransaction:
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> list[int]:
         requeue(session, self._statements, self._requeued)
-        self._finalizer.write(session, now, outcomes)
-        return self._numbers
+        locked = self._finalizer.write(session, now, outcomes)
+        return [number for number in self._numbers if number not in locked]

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from dragoman.accounts.database.sessions import Instant, Session
-from dragoman.accounts.ledger.operations import Admission, LedgerOperation, LedgerOutcome
+from dragoman.accounts.ledger.operations import AccountLocked, Admission, LedgerOperation, LedgerOutcome
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import JobNotFound
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
-from dragoman.jobs.storage.transactions.finalize import delete_events
+from dragoman.jobs.storage.transactions.finalize import account_locked, delete_events
 from dragoman.jobs.values.rows import EndedJobRow
 
 
@@ -58,7 +58,7 @@ class RetryTransaction:
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
         [outcome] = outcomes
         if isinstance(outcome, Exception):
-            raise outcome
+            raise account_locked() if isinstance(outcome, AccountLocked) else outcome
         row, statements = self._row, self._statements
         assert row is not None, "set by operations()"
         values = {
