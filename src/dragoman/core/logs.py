@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
+from dragoman.core.log_handler import StandardErrorHandler
+
 LOG_VARIABLE = "DRAGOMAN_PROCESS_LOG"
 
 _TRACE_FIELDS = ("trace_id", "span_id")
@@ -87,13 +89,20 @@ def configure(level: str, log_format: str) -> None:
     """
     os.environ[LOG_VARIABLE] = f"{log_format} {level}"
     number = logging.getLevelNamesMapping()[level.upper()]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _new_handler()
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
     logging.basicConfig(handlers=[handler], level=number, force=True)
     # The supervisor logs starts and stops itself.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, number))
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+def _new_handler() -> logging.Handler:
+    try:
+        return StandardErrorHandler(sys.stderr.fileno(), lambda lines: Event("log_lines_lost", {"lines": lines}))
+    except (AttributeError, OSError):  # It is closed, or no file.
+        return logging.StreamHandler(sys.stderr)
 
 
 def configure_child() -> None:
