@@ -30,6 +30,14 @@ class FailedAttempt(NamedTuple):
     ended_at: float
 
 
+class RefusingReplica(NamedTuple):
+    """A replica that has refused access to a request."""
+
+    name: str
+    successes: int
+    """Requests that it had answered by then."""
+
+
 class AttemptObserver(Protocol):
     """Is notified of the attempts of a request."""
 

@@ -45,6 +45,7 @@ calling the constructor again. Amounts are in nano-units, `retry_after` in whole
 from datetime import datetime
 from typing import Literal, Self
 
+from dragoman.core.answered_by import RefusingReplica
 from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowances
 
@@ -198,9 +199,7 @@ class InsufficientBalance(DragomanError):
 
     def __init__(self, message: str, *, limit: int, used: int, hold: int) -> None:
         super().__init__(message)
-        self.limit = limit
-        self.used = used
-        self.hold = hold
+        self.limit, self.used, self.hold = limit, used, hold
 
     @property
     def cost(self) -> int:
@@ -232,9 +231,7 @@ class BudgetExceeded(InsufficientBalance):
             used=spent + held,
             hold=hold,
         )
-        self.budget = budget
-        self.spent = spent
-        self.held = held
+        self.budget, self.spent, self.held = budget, spent, held
 
 
 class ModelNotFound(DragomanError):
@@ -382,6 +379,8 @@ class ReplicaFailed(EngineFailed):
         super().__init__(message)
         self.fault = fault
         self.retry_after = retry_after
+        self.refused_by: RefusingReplica | None = None
+        """Set by the router for the fault `configuration`."""
 
 
 class UpstreamFailed(EngineFailed):

@@ -1,10 +1,14 @@
 """Queued jobs on other servers, which cannot resume an answer: its tokens are not known, and the model may change."""
 
+import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from dragoman.core.errors import EngineFailed, ReplicaFailed, ShuttingDown
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Deployment
 from dragoman.gateway.routing.replica import Replica
@@ -14,11 +18,22 @@ from tests.support.echo_engines import BreakingEcho, FailurePoint, GatedEcho
 from tests.support.jobs.queue_harness import QueueHarness, queue_server, text_of, wait_until
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
 from tests.support.metered import MODEL
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TEXT = "the answer"
 DIED = EngineFailed("The upstream failed while it was answering")
 REFUSED = ReplicaFailed("The upstream cannot be reached", "refused")
 DENIED = ReplicaFailed("The upstream refuses access or knows no such model", "configuration")
+
+
+class _Filter(EchoEngine):
+    """Refuses one text, as a content filter before an upstream does."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        if request.prompt == TextPrompt("forbidden"):
+            raise ReplicaFailed(DENIED.message, DENIED.fault)
+        async for event in super().generate(request):
+            yield event
 
 
 def upstreams(*engines: EchoEngine) -> Deployment:
@@ -50,6 +65,20 @@ async def test_a_job_waits_for_an_upstream_that_its_operator_must_mend(
     async with queue_server(harness, journals, engine=deployment, options=QueueOptions(max_attempts=1)) as server:
         job = await server.submit(TEXT)
         assert text_of(await server.read(job.id)) == TEXT
+    harness.assert_settled()
+
+
+async def test_a_job_that_is_refused_while_others_are_answered_fails_with_the_reason(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = upstreams(_Filter())
+    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=2)) as server:
+        job = await server.submit("forbidden")
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            while harness.job_row(job.id).state != "failed":
+                await server.read((await server.submit(TEXT)).id)
+        with pytest.raises(EngineFailed, match="refuses access"):
+            await server.read(job.id)
     harness.assert_settled()
 
 

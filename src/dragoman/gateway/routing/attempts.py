@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from dragoman.core import logs
-from dragoman.core.answered_by import AnsweredBy, AttemptObserver, FailedAttempt
+from dragoman.core.answered_by import AnsweredBy, AttemptObserver, FailedAttempt, RefusingReplica
 from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
 from dragoman.core.tasks import Task
 from dragoman.engines.base import Engine
@@ -221,6 +221,8 @@ class RoutedAttempts:
                 attempt.fail(fault)
                 if fault == "refused":
                     router.prefixes.forget(replica.name)  # Its server has ended, and its cache with it.
+                else:
+                    error.refused_by = RefusingReplica(replica.name, router.health.successes(replica.name))
             case ReplicaFailed(retry_after=seconds) if seconds:
                 attempt.fail("failed")
                 router.pause(replica.name, min(seconds, MAX_OVERLOAD_PAUSE_SECONDS))

@@ -95,6 +95,10 @@ class DeploymentHealth:
         """Whether a replica was added, and not removed since."""
         return replica in self._replicas
 
+    def successes(self, replica: str) -> int:
+        """Return how many attempts a replica has done what it should in since it was added; 0: it is not known."""
+        return self._replicas[replica].successes if self.knows(replica) else 0
+
     def drain(self, replica: str) -> None:
         """Begin no further attempts."""
         self._replicas[replica].is_draining = True
@@ -183,6 +187,7 @@ class _ReplicaHealth:
         self._consecutive_failures = 0
         self._trial_successes = 0
         self._doublings = 0
+        self.successes = 0
         self.has_succeeded = False
         """Whether it has done what it should since it was added, or ejected last."""
         self._closed_at = -math.inf
@@ -215,6 +220,7 @@ class _ReplicaHealth:
         self._recent.add(second=1)
 
     def succeed(self, *, is_trial: bool, now: float) -> None:
+        self.successes += 1
         self.has_succeeded = True
         self._consecutive_failures = 0
         self._recent.add(first=1)

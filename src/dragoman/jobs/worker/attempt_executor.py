@@ -2,12 +2,14 @@
 
 import contextlib
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core import logs
+from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded, ReplicaFailed
 from dragoman.core.events import Event, Usage
 from dragoman.core.tasks import Task
@@ -18,6 +20,8 @@ from dragoman.jobs.values.rows import AttemptOutcome, ClaimedJob, JobResult, Req
 from dragoman.jobs.worker.attempts import RunningAttempt
 from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.jobs.worker.resume import ReplayFilter, can_resume, resumed_requests
+
+_MAX_REFUSALS = 10_000
 
 _log = logs.get_logger(__name__)
 
@@ -48,6 +52,8 @@ class AttemptExecutor:
         self._mark_dirty = mark_dirty
         self._pause = pause
         self._leave = leave
+        self._refusals: OrderedDict[str, int] = OrderedDict()
+        """How many requests a replica had answered when it refused a job last."""
 
     async def run(self, attempt: RunningAttempt) -> None:
         """Run the attempt to its outcome, adding its events on the way. Raises nothing but CancelledError."""
@@ -63,9 +69,7 @@ class AttemptExecutor:
             return Requeue()
         except EngineFailed as error:
             self._pause(job.model, 0)
-            # Nobody has received the request, or was allowed to answer it, so it cannot be the cause.
-            is_blameless = isinstance(error, ReplicaFailed) and error.fault in ("refused", "configuration")
-            return Requeue(None if is_blameless else error)
+            return Requeue(None if self._is_blameless(job, error) else error)
         except DragomanError as error:
             return JobResult("failed", error=error)
         except (msgspec.MsgspecError, zlib.error) as error:
@@ -75,6 +79,17 @@ class AttemptExecutor:
         except Exception:  # noqa: BLE001 - a defect fails this job only
             _log.exception("job_failed_unexpectedly", job=job.id)
             return JobResult("failed", error=EngineFailed("The server failed to run the request"))
+
+    def _is_blameless(self, job: ClaimedJob, error: EngineFailed) -> bool:
+        """Whether the job cannot be the cause: nobody has received it, or nobody else's is answered either."""
+        if not isinstance(error, ReplicaFailed) or error.fault not in ("refused", "configuration"):
+            return False
+        if (refused_by := error.refused_by) is None:
+            return True
+        key = f"{job.id} {refused_by.name}"
+        before = self._refusals.get(key)
+        put_last(self._refusals, key, refused_by.successes, _MAX_REFUSALS)
+        return before is None or before == refused_by.successes
 
     async def _execute(self, attempt: RunningAttempt, requests: Sequence[Task]) -> JobResult:
         job = attempt.job
