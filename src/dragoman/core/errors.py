@@ -51,9 +51,9 @@ from dragoman.core.rate_limits import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
 
-ReplicaFault = Literal["failed", "timed_out", "refused", "configuration", "limited"]
+ReplicaFault = Literal["failed", "timed_out", "refused", "configuration", "exhausted", "limited"]
 """What a replica did: fail; not answer in time; refuse connections; refuse access or know no such model, because it or
-this server is configured wrongly; reject one request too many."""
+this server is configured wrongly; refuse an account without credit; reject one request too many."""
 
 _KEY_FAULT_MESSAGES: dict[KeyFault, str] = {
     "missing": "Missing API key",

@@ -192,6 +192,33 @@ async def test_a_quota_that_is_used_up_is_no_fault_of_the_request() -> None:
     assert "billing" not in caught.value.message
 
 
+@pytest.mark.parametrize("status", [429, 403])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'{"error":{"message":"Check your plan","type":"insufficient_quota","code":"insufficient_quota"}}',
+        b'{"error":{"message":"Check your plan","type":"insufficient_quota","code":null}}',
+        b'{"error":{"message":"Not active","code":"billing_not_active"}}',
+    ],
+)
+async def test_an_account_without_credit_is_a_fault_of_this_server_that_another_upstream_does_not_have(
+    status: int, sent: bytes
+) -> None:
+    refusal = response(status, sent, "x-should-retry: false", "retry-after: 7")
+    async with engine_of(ModelServer(completions=sending(refusal))) as engine:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await collect(engine)
+    assert (caught.value.fault, caught.value.retry_after) == ("exhausted", 0)
+    assert "plan" not in caught.value.message
+
+
+async def test_a_payment_that_is_required_is_asked_of_this_server() -> None:
+    async with engine_of(ModelServer(completions=sending(response(402, b"Insufficient Balance")))) as engine:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await collect(engine)
+    assert caught.value.fault == "exhausted"
+
+
 async def test_a_lost_connection_after_the_end_of_all_choices_loses_only_the_usage() -> None:
     async with engine_of(ModelServer(completions=sending(HEAD, text_chunk("Hi"), FINISH))) as engine:
         assert (await collect(engine))[-1] == Usage(HELLO_TOKENS, 1, 0, source="estimated")

@@ -11,7 +11,7 @@ from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, Overlo
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.routing.attempts import MAX_OVERLOAD_PAUSE_SECONDS
+from dragoman.gateway.routing.attempts import MAX_OVERLOAD_PAUSE_SECONDS, UNKNOWN_RETRY_SECONDS
 from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
 from tests.support.routed import ANSWER, Routed, turns
 from tests.support.scripted_engine import Script, ScriptedEngine
@@ -20,6 +20,7 @@ LOST = ReplicaFailed("The connection was lost")
 REFUSED = ReplicaFailed("Nobody listens", "refused")
 LATE = ReplicaFailed("The upstream did not answer in time", "timed_out")
 UNAUTHORIZED = ReplicaFailed("The upstream refuses access", "configuration")
+EXHAUSTED = ReplicaFailed("This server's account at the upstream has nothing left", "exhausted")
 
 
 def limited(seconds: float) -> ReplicaFailed:
@@ -30,7 +31,9 @@ def idle(routed: Routed) -> bool:
     return not any(map(any, routed.in_flight())) and not routed.router.leases.waiting
 
 
-@pytest.mark.parametrize("error", [LOST, REFUSED, LATE, UNAUTHORIZED, limited(30.0), Overloaded("Too many wait", 3)])
+@pytest.mark.parametrize(
+    "error", [LOST, REFUSED, LATE, UNAUTHORIZED, EXHAUSTED, limited(30.0), Overloaded("Too many wait", 3)]
+)
 async def test_what_one_replica_cannot_do_another_is_asked_for_at_once(error: DragomanError) -> None:
     first, second = ScriptedEngine([error]), ScriptedEngine(ANSWER)
     routed = Routed(first, second)
@@ -66,6 +69,24 @@ async def test_a_rate_limited_only_replica_is_waited_for_and_not_ejected() -> No
     routed.clock.advance(0.02)
     assert await task == ANSWER
     assert idle(routed)
+
+
+async def test_an_upstream_without_credit_is_not_asked_twice_and_is_taken_out() -> None:
+    engine = ScriptedEngine(ANSWER, *[[EXHAUSTED]] * MAX_CONSECUTIVE_FAILURES)
+    routed = Routed(engine)
+    assert await routed.answer() == ANSWER
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
+        assert routed.router.health.state("r0") == "closed"
+        with pytest.raises(Overloaded, match="cannot take") as caught:
+            await routed.answer()
+        assert caught.value.retry_after == UNKNOWN_RETRY_SECONDS
+    assert (engine.attempts, routed.router.health.state("r0")) == (1 + MAX_CONSECUTIVE_FAILURES, "ejected")
+
+
+async def test_an_upstream_that_never_answered_is_taken_out_when_it_has_no_credit() -> None:
+    routed = Routed(ScriptedEngine([EXHAUSTED]), ScriptedEngine(ANSWER))
+    assert await routed.answer() == ANSWER
+    assert routed.router.health.state("r0") == "ejected"
 
 
 async def test_a_rate_limit_beyond_the_wait_is_reported_as_one() -> None:

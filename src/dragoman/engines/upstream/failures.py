@@ -30,6 +30,10 @@ MAX_MESSAGE_CHARACTERS = 500
 
 _LIMITED = 429
 _UNAVAILABLE = 503
+_FORBIDDEN = 403
+_PAYMENT_REQUIRED = 402
+_NO_CREDIT = ("insufficient_quota", "billing_not_active", "exceeded_current_quota_error")
+"""`code` or `type` of OpenAI, of those that speak as it does, and of Moonshot."""
 _SHORTAGE_RETRY_SECONDS = 1
 _ERROR_STATUS = re.compile(r"[45]\d\d")
 
@@ -49,6 +53,7 @@ class _ErrorDetails(msgspec.Struct):
     message: str | None = None
     code: Any = None
     """A status, a text or null."""
+    type: Any = None
     param: Any = None
     n_prompt_tokens: int | None = None
     """llama.cpp's server, of a prompt that is too long; with the next one."""
@@ -78,6 +83,8 @@ def error_of(failure: TransportError, *, has_output: bool) -> DragomanError:
     match failure:
         case UpstreamStatus(refuses_request=True):
             return _refusal(failure.body)
+        case UpstreamStatus() if _says_no_credit(failure):
+            return UpstreamUnavailable("This server's account at the upstream has no credit or quota left", "exhausted")
         case UpstreamStatus(may_retry=False):
             return UpstreamFailed(f"The upstream answered with status {failure.status}, and not to try again")
         case UpstreamStatus(status=status, retry_after=seconds) if status == _LIMITED:
@@ -117,6 +124,13 @@ def requires_completion_limit(failure: UpstreamStatus) -> bool:
         return False
     details = _parsed(failure.body).details
     return (details.param, details.code) == ("max_tokens", "unsupported_parameter")
+
+
+def _says_no_credit(failure: UpstreamStatus) -> bool:
+    if failure.status == _PAYMENT_REQUIRED:
+        return True
+    details = _parsed(failure.body).details
+    return failure.status in (_LIMITED, _FORBIDDEN) and (details.code in _NO_CREDIT or details.type in _NO_CREDIT)
 
 
 def _parsed(body: bytes) -> _ErrorBody:

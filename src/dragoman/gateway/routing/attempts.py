@@ -217,6 +217,8 @@ class RoutedAttempts:
         match error:
             case ReplicaFailed(fault="limited", retry_after=seconds):
                 router.pause(replica.name, seconds)
+            case ReplicaFailed(fault="exhausted"):
+                attempt.fail("configuration")
             case ReplicaFailed(fault="refused" | "configuration" as fault):
                 attempt.fail(fault)
                 if fault == "refused":
@@ -265,8 +267,8 @@ class RoutedAttempts:
     def _may_repeat(self, error: DragomanError) -> bool:
         if self._has_output or self.count >= self._max_attempts:
             return False
-        is_late = isinstance(error, ReplicaFailed) and error.fault == "timed_out"
-        if is_late or isinstance(error, Overloaded):
+        needs_other = isinstance(error, ReplicaFailed) and error.fault in ("timed_out", "exhausted")
+        if needs_other or isinstance(error, Overloaded):
             # Only another replica may be less loaded, or quicker: the same one would begin anew, and be paid for it.
             return self._router.has_other(self._able(), self._tried) and self._router.budget.try_spend()
         return isinstance(error, ReplicaFailed) and self._router.budget.try_spend()
@@ -286,7 +288,9 @@ class RoutedAttempts:
         return Overloaded("No server of the model can take the request now", retry_after=seconds)
 
     def _shown(self, error: DragomanError) -> DragomanError:
-        """Return an error as the client sees it: that of a rate limit or an overload asks it to come later."""
+        """Return an error as the client sees it: that of a limit or an overload asks it to come later."""
+        if isinstance(error, ReplicaFailed) and error.fault == "exhausted":
+            return Overloaded("The model's servers cannot take requests now", retry_after=UNKNOWN_RETRY_SECONDS)
         if isinstance(error, ReplicaFailed) and (error.fault == "limited" or error.retry_after):
             reason = "rate limited" if error.fault == "limited" else "overloaded"
             return Overloaded(f"The model's servers are {reason}", retry_after=math.ceil(error.retry_after))
