@@ -8,12 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from tests.support.apps import client_of
 from tests.support.database_faults import deleted_files
 from tests.support.dialects.clients import DialectClient
-from tests.support.metered import AccountFixture, metered_app, sqlite_account
+from tests.support.metered import AMPLE_BALANCE, AccountFixture, metered_app, sqlite_account
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
 
@@ -291,6 +292,20 @@ async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(
             assert response.json() == {"detail": "The API key has no access to account 'nobody'"}
             listed = await client.get("/v4/models", headers=headers | {"x-selected-account-id": "nobody"})
             assert listed.status_code == 403
+
+
+async def test_scale_finds_an_account_by_its_name_in_either_encoding_that_clients_use(tmp_path: Path) -> None:
+    with sqlite_account(tmp_path) as account_fixture:
+        zoe = create_account(account_fixture.database, "Zoë à").id
+        deposit(account_fixture.database, zoe, AMPLE_BALANCE)
+        key = create_key(account_fixture.database, account_fixture.account_id, other_accounts=[zoe]).secret
+        body = {"chat_history": [], "prompt": "Hello"}
+        async with metered_app(account_fixture, tmp_path / "journals") as app, client_of(app) as client:
+            for encoding in ("utf-8", "latin-1"):
+                headers = [(b"x-api-key", key.encode()), (b"x-selected-account-id", "Zoë à".encode(encoding))]
+                response = await client.post("/v4/models/echo/chat-completions", json=body, headers=headers)
+                assert response.status_code == 200
+        assert [used.account_id for used in account_fixture.usage] == [zoe] * 2
 
 
 async def test_lists_and_the_token_counter_show_only_the_keys_models(tmp_path: Path) -> None:

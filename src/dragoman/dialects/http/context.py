@@ -1,5 +1,6 @@
 """The context of a dialect's routes: caller, limits of a request, and errors before the first byte."""
 
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence, Set
@@ -281,8 +282,11 @@ def bearer_key(headers: Headers) -> str | None:
 
 
 def selected_account(headers: Headers) -> str | None:
-    """Return the account of `x-selected-account-id`, which pays."""
-    return headers.get("x-selected-account-id", "").strip() or None
+    """Return the account of `x-selected-account-id`, which pays. Its name may be in UTF-8 or in Latin-1."""
+    value: str = headers.get("x-selected-account-id", "")
+    with contextlib.suppress(UnicodeDecodeError):
+        value = value.encode("latin-1").decode()
+    return value.strip() or None
 
 
 def read_body(request: Request, route: RouteContext) -> Awaitable[bytes]:
