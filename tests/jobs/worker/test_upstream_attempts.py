@@ -111,6 +111,8 @@ async def test_a_job_whose_upstream_dies_fails_once_somebody_may_have_read_a_par
                 with pytest.raises(EngineFailed, match="cannot go on"):
                     async for _ in events:
                         pass
+    [used] = harness.usage
+    assert (used.completion_tokens, used.usage_source) == (5, "partial")
     harness.assert_settled()
 
 

@@ -15,7 +15,7 @@ from dragoman.accounts.ledger.operations import (
 )
 from dragoman.core import logs
 from dragoman.core.errors import LedgerUnavailable
-from dragoman.core.events import Started
+from dragoman.core.events import Started, UsageSource
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import NO_ROUND
 from dragoman.jobs.storage.statements import JobStatements
@@ -80,11 +80,15 @@ class JobFinalizer:
         The prompt is paid with the first token.
         """
         usage = result.usage
+        source: UsageSource = "engine"
         if usage is not None:
+            source = usage.source
             prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
         elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
             cached = min(self._load_cached_tokens(session, row), row.prompt_tokens)
             prompt, completion = row.prompt_tokens, row.completion_tokens
+            if row.fingerprint is None:  # Other servers have none.
+                source = "partial"
         else:
             prompt, cached, completion = 0, 0, 0
         return Settlement(
@@ -93,7 +97,7 @@ class JobFinalizer:
             cached_tokens=cached,
             completion_tokens=completion,
             result=_SETTLEMENT_RESULTS[result.state],
-            usage_source="engine" if usage is None else usage.source,
+            usage_source=source,
         )
 
     def _load_cached_tokens(self, session: Session, row: OpenJobRow) -> int:
