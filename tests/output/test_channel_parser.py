@@ -67,6 +67,13 @@ def test_the_split_into_chunks_never_changes_the_result(texts: list[str]) -> Non
     assert parse(ChannelParser(), *whole) == parse(ChannelParser(), whole) == parse(ChannelParser(), *texts)
 
 
+@pytest.mark.parametrize("characters", [290, 299, 300, 301])
+def test_the_split_of_a_header_of_the_greatest_length_never_changes_the_result(characters: int) -> None:
+    answer = f"{'<|channel|>final'.ljust(characters)}<|message|>It rains."
+    expected = "It rains." if characters <= 300 else answer
+    assert parse(ChannelParser(), *answer) == parse(ChannelParser(), answer) == [ContentText(expected)]
+
+
 def grammar(tools: ToolOptions | None, response_format: AnswerFormat | None = None) -> str:
     text = build_grammar(response_format, tools, FORMATS["harmony"].markup, lambda _: None).text
     assert text is not None

@@ -126,6 +126,7 @@ class ChannelParser:
 
 def _is_header(text: str, *, is_whole: bool) -> bool:
     """Whether the beginning of an answer is that of a header or, unless it `is_whole`, may become one."""
-    if len(text) > _MAX_HEADER_CHARACTERS:
+    beginning_of_body = 0 if is_whole else overlap(text, _BODY)
+    if len(text) - beginning_of_body > _MAX_HEADER_CHARACTERS:
         return False
     return any(text.startswith(known) or (not is_whole and known.startswith(text)) for known in _HEADER_BEGINNINGS)
