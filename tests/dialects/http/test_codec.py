@@ -55,11 +55,14 @@ def test_codec_names_are_unique_and_stable() -> None:
     assert len(ENDPOINT_CODECS) == sum(len(dialect.ENDPOINT_CODECS) for dialect in DIALECTS.values())
 
 
+def arguments_of(name: str) -> dict[str, str]:
+    return {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_restored_request_renders_the_same_response(name: str) -> None:
     codec = ENDPOINT_CODECS[name]
-    arguments = {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
-    context, body = decode_context(MODELS, **arguments), json.dumps(BODIES[name]).encode()
+    context, body = decode_context(MODELS, **arguments_of(name)), json.dumps(BODIES[name]).encode()
     received = ReceivedRequest(codec, context, body, codec.decode(body, context))
     stored = msgspec.msgpack.decode(msgspec.msgpack.encode(received.to_stored()), type=StoredRequest)
     restored = restore_request(stored, ENDPOINT_CODECS)
@@ -93,3 +96,20 @@ def test_response_builders_are_deterministic(events: list[Event]) -> None:
     for event in events:
         assert list(one.feed(event)) == list(other.feed(event))
     assert one.build() == other.build()
+
+
+UNSUPPORTED = ("suffix", "prompt", "conversation", "messages", "input_type", "audio", "functions", "mock_response")
+"""Fields that some dialects refuse by name, whatever their type."""
+
+
+@pytest.mark.parametrize("name", ENDPOINT_CODECS)
+@pytest.mark.parametrize("value", [b'"\xff"', b'{"\xff": 1}', b"1e400", b"9" * 5000, b'"\x01"', b"[" * 5000], ids=len)
+def test_what_no_json_can_hold_is_refused_in_fields_that_are_not_supported_too(name: str, value: bytes) -> None:
+    context = decode_context(MODELS, **arguments_of(name))
+    for field in UNSUPPORTED:
+        sent = json.dumps({key: value for key, value in BODIES[name].items() if key != field}).encode()
+        body = b'%b, "%b": %b}' % (sent[:-1], field.encode(), value)
+        try:
+            ENDPOINT_CODECS[name].decode(body, context)
+        except BadRequest as error:
+            ENDPOINT_CODECS[name].errors.render(error)

@@ -386,8 +386,11 @@ class UnsupportedFields:
         self._absent = sent()
 
     def check(self, body: bytes) -> None:
-        """Raise BadRequest for the first of the fields with a value that has an effect. The body is a JSON object."""
-        sent = self._decode(body)
+        """Raise BadRequest for the first with a value that has an effect, or for what `decode_body` skipped unseen."""
+        try:
+            sent = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedJson("Request body is not valid JSON") from error
         if sent == self._absent:
             return
         for name, field in self._fields.items():

@@ -1,7 +1,7 @@
 """OpenAI's embeddings: request, response, and what vLLM added to both."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,14 @@ from dragoman.core.limits import MAX_INPUTS
 from dragoman.core.request import PromptTruncation, TextPrompt
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.sse import SseEvent
-from dragoman.dialects.http.validation import InvalidFields, MissingField, Violation, decode_body
+from dragoman.dialects.http.validation import (
+    InvalidFields,
+    MissingField,
+    UnsupportedField,
+    UnsupportedFields,
+    Violation,
+    decode_body,
+)
 from dragoman.dialects.openai.parse import parse_prompts
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -69,26 +76,19 @@ class EmbeddingsResponse(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
-class _RefusedFields(msgspec.Struct, frozen=True):
-    """Fields that other services know, and that would change the vectors."""
+_BEGIN_INPUT = UnsupportedField("begin the input with the prefix that the model's card names")
 
-    messages: Any = None
-    input_type: Any = None
-    prompt_name: Any = None
-
-
-_REASONS = {
-    "messages": "send texts as input",
-    "input_type": "begin the input with the prefix that the model's card names",
-    "prompt_name": "begin the input with the prefix that the model's card names",
-}
+_UNSUPPORTED = UnsupportedFields(
+    {"messages": UnsupportedField("send texts as input"), "input_type": _BEGIN_INPUT, "prompt_name": _BEGIN_INPUT}
+)
+"""Fields that other services know, and that would change the vectors."""
 
 
 def decode_embeddings(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a request. The model in the path precedes the one in the body. Raises BadRequest."""
     sent = decode_body(body, EmbeddingsRequest)
     if context.find_model is not None:  # A restored request may have been admitted by a version that refused less.
-        _refuse_fields(body)
+        _UNSUPPORTED.check(body)
     request = EmbeddingRequest(
         model=requested_model(sent.model, context),
         inputs=_inputs(sent),
@@ -129,13 +129,6 @@ def _inputs(sent: EmbeddingsRequest) -> tuple[EmbeddingInput, ...]:
             raise BadRequest(f"input[{index}] is empty" if len(prompts) > 1 else "input is empty", "input")
     shortened = truncation(sent.truncate_prompt_tokens, sent.truncation_side)
     return tuple(msgspec.structs.replace(prompt, truncation=shortened) for prompt in prompts)
-
-
-def _refuse_fields(body: bytes) -> None:
-    sent = msgspec.json.decode(body, type=_RefusedFields)
-    for name, reason in _REASONS.items():
-        if getattr(sent, name) is not None:
-            raise BadRequest(f"{name} is not supported by this server: {reason}", name)
 
 
 def _base64_type(sent: EmbeddingsRequest) -> str | None:
