@@ -23,6 +23,7 @@ from dragoman.accounts.database.migrations import (
 )
 from dragoman.core.user_paths import user_path
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file
+from dragoman.engines.llama.weights.model_numbers import check_model_numbers
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID, HUB_REFERENCE, bundled
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location, default_location
 from dragoman.server.child_commands import saved_prefix_folder
@@ -215,7 +216,9 @@ def _model(model: str | None) -> str:
     path = user_path(model)
     reference = HUB_REFERENCE.fullmatch(model)
     if path.exists() or reference is None:
-        return str(check_model_file(path))
+        found = check_model_file(path)
+        check_model_numbers(found)
+        return str(found)
     if importlib.util.find_spec("huggingface_hub") is None:
         raise StartupError("the package huggingface_hub is missing")
     from dragoman.engines.llama.weights import hub

@@ -17,6 +17,7 @@ from dragoman.engines.llama.weights.adapter_files import resolve_adapter
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.model_kind import model_kind
+from dragoman.engines.llama.weights.model_numbers import check_model_numbers
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
@@ -306,6 +307,7 @@ def _text_or_file(entry: str) -> str:
 
 
 def _kind(model: ModelFile, engine: EngineSettings) -> ModelKind:
+    check_model_numbers(model.path)
     if engine.embeddings:
         return "embeddings"
     try:

@@ -2,7 +2,8 @@
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,6 +64,20 @@ def read_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple
         raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
     except (struct.error, ValueError) as error:  # ValueError: a position beyond any file
         raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
+
+
+def whole_metadata(path: Path) -> Mapping[str, str | float]:
+    """Return what `read_metadata` yields, and read no file twice that is the same. Raises ModelSourceError."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
+    return _whole_metadata(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _whole_metadata(path: Path, *_state: int) -> Mapping[str, str | float]:
+    return dict(read_metadata(path))
 
 
 def architecture(path: Path) -> str:

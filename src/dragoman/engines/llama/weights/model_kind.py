@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.core.embedding import ModelKind
-from dragoman.engines.llama.weights.gguf_metadata import read_metadata
+from dragoman.engines.llama.weights.gguf_metadata import whole_metadata
 
 NO_POOLING, MEAN_POOLING, CLS_POOLING, LAST_POOLING, RANK_POOLING = range(5)
 """The enum llama_pooling_type, which is also the value of `{architecture}.pooling_type` in a file."""
@@ -69,7 +69,7 @@ def read_pooling(path: Path, kind: ModelKind) -> Pooling:
 
 def _pooling_metadata(path: Path) -> tuple[str, int, bool]:
     """Return the architecture, the pooling type, and whether attention is causal."""
-    metadata = dict(read_metadata(path))
+    metadata = whole_metadata(path)
     architecture = str(metadata.get("general.architecture", ""))
     is_causal = bool(metadata.get(f"{architecture}.attention.causal", architecture not in ENCODERS))
     return architecture, int(metadata.get(f"{architecture}.pooling_type", NO_POOLING)), is_causal

@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,32 @@ def test_a_file_that_cannot_be_read_is_left_to_llama_cpp_to_complain_about(tmp_p
     half.write_bytes(bundled().path.read_bytes()[:1000])
     assert choose_build(None, half, cells=16384, reproducible=False) == LLAMA_CPP
     assert choose_build(None, tmp_path / "absent.gguf", cells=16384, reproducible=False) == LLAMA_CPP
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        struct.pack("<IQI", 1, 0, 0),
+        struct.pack("<IQI", 1, 2**63, 0),
+        struct.pack("<IQI", 1, 64, 2**15),
+        struct.pack("<II", 0, 0),
+    ],
+    ids=["no values", "too many values", "unknown format", "no dimensions"],
+)
+def test_a_tensor_that_ends_the_faster_build_is_left_to_llama_cpp(tmp_path: Path, vector: bytes) -> None:
+    tensors = {"matrix": (WEIGHTS, Type.Q8_0), "vector": (WEIGHTS[0], Type.F32)}
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA)
+    usual = b"vector" + struct.pack("<IQI", 1, WEIGHTS.shape[1], 0)
+    content = path.read_bytes()
+    assert content.count(usual) == 1
+    path.write_bytes(content.replace(usual, b"vector" + vector))
+    assert choose_build(None, path, cells=16384, reproducible=False) == LLAMA_CPP
+
+
+def test_a_scaling_of_positions_that_the_faster_build_lacks_is_left_to_llama_cpp(tmp_path: Path) -> None:
+    metadata = {**LLAMA, "llama.rope.scaling.type": "longrope"}
+    path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=metadata)
+    assert choose_build(None, path, cells=16384, reproducible=False) == LLAMA_CPP
 
 
 @pytest.mark.parametrize("setting", [LLAMA_CPP, IK_LLAMA_CPP, "/opt/llama.cpp/libllama.so"])

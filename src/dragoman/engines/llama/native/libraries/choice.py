@@ -1,5 +1,6 @@
 """Which build of llama.cpp computes a model."""
 
+import math
 import platform
 from collections.abc import Container
 from pathlib import Path
@@ -10,7 +11,7 @@ from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, pac
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
 from dragoman.engines.llama.weights.gguf_header import HeaderError
-from dragoman.engines.llama.weights.gguf_metadata import architecture
+from dragoman.engines.llama.weights.gguf_metadata import whole_metadata
 
 _REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
 """The wheel of ik_llama.cpp is compiled for these. On another processor it would crash the process."""
@@ -37,6 +38,11 @@ _COMPARED_ENCODERS = {"bert"}
 
 _FAST_ENCODER_FORMATS = {0: "F32", 1: "F16"}
 """Formats of their matrices that ik_llama.cpp computes faster. Others gain little or nothing."""
+
+_VECTOR_FORMATS = {0: "F32", 1: "F16", 30: "BF16"}
+_MAX_VALUES = 2**63
+_ROPE_SCALINGS = ("none", "linear", "yarn")
+"""Of a file that ik_llama.cpp reads: at others, which llama.cpp refuses or computes, it ends the process."""
 
 _MAX_ENCODER_TOKENS = 512
 """Of an input: the fork's attention takes memory for the square of it, in every head."""
@@ -97,11 +103,19 @@ def _is_fast_and_exact(model: Path) -> bool:
 
 
 def _consists_of(model: Path, architectures: Container[str], formats: Container[int]) -> bool:
-    """Whether the model has one of the architectures, and matrices of these formats only."""
+    """Whether the model has one of the architectures, and matrices of these formats only.
+
+    Not if the file has what the fork does not survive: llama.cpp will report what is wrong with it.
+    """
     try:
-        kind = architecture(model)
+        metadata = whole_metadata(model)
         headers = read_headers(model)
     except (HeaderError, ModelSourceError, OSError):
-        return False  # llama.cpp will report what is wrong with it.
-    matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
-    return kind in architectures and all(tensor.type in formats for tensor in matrices)
+        return False
+    kind = metadata.get("general.architecture")
+    if kind not in architectures or metadata.get(f"{kind}.rope.scaling.type", "none") not in _ROPE_SCALINGS:
+        return False
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    return all(tensor.type in (formats if len(tensor.shape) > 1 else _VECTOR_FORMATS) for tensor in tensors) and all(
+        tensor.shape and 0 < math.prod(tensor.shape) < _MAX_VALUES for tensor in tensors
+    )
