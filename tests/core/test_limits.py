@@ -12,6 +12,7 @@ from dragoman.core.limits import (
     MAX_LOGIT_BIAS_ENTRIES,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    MAX_TOKENS,
     check_sampling,
 )
 from dragoman.core.request import SamplingParams
@@ -79,3 +80,13 @@ def test_a_seed_is_an_unsigned_64_bit_integer(seed: int) -> None:
     else:
         with pytest.raises(BadRequest, match=r"^seed must be between "):
             check_sampling(sampling)
+
+
+@given(st.integers(1, 2**130), st.integers(0, 2**130), st.integers(-1, 2**130))
+def test_counts_that_no_engine_holds_are_lowered(max_tokens: int, min_tokens: int, top_k: int) -> None:
+    sent = SamplingParams(max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), top_k=top_k)
+    sampling = check_sampling(sent)
+    for checked, count in zip(
+        (sampling.max_tokens, sampling.min_tokens, sampling.top_k), (max_tokens, sent.min_tokens, top_k), strict=True
+    ):
+        assert checked == min(count, MAX_TOKENS)

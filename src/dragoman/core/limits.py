@@ -124,8 +124,8 @@ def excludes_tokens(sampling: SamplingParams) -> bool:
 def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> SamplingParams:
     """Return `sampling`, or raise BadRequest for the first value out of its range.
 
-    A max_tokens that no context holds is lowered, since it means the rest of the context anyway. `min_max_tokens` is 0
-    for a request that may have no answer.
+    Counts that no context and no vocabulary holds are lowered: they mean all of it anyway, and no engine counts so far.
+    `min_max_tokens` is 0 for a request that may have no answer.
     """
     if (values := _ranged_values(sampling)) != _DEFAULT_VALUES:
         for (parameter, low, high), value in zip(_RANGES, values, strict=True):
@@ -147,9 +147,9 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
         _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
-    if sampling.max_tokens is not None and sampling.max_tokens > MAX_TOKENS:
-        return msgspec.structs.replace(sampling, max_tokens=MAX_TOKENS)
-    return sampling
+    counts = {"max_tokens": sampling.max_tokens, "min_tokens": sampling.min_tokens, "top_k": sampling.top_k}
+    lowered = {name: MAX_TOKENS for name, count in counts.items() if count is not None and count > MAX_TOKENS}
+    return msgspec.structs.replace(sampling, **lowered) if lowered else sampling
 
 
 def _check_length(sampling: SamplingParams, min_max_tokens: int) -> None:

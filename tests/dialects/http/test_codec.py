@@ -10,6 +10,7 @@ from hypothesis import given
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
+from dragoman.core.limits import check_sampling
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
 from dragoman.dialects.http.sse import frame
@@ -113,3 +114,25 @@ def test_what_no_json_can_hold_is_refused_in_fields_that_are_not_supported_too(n
             ENDPOINT_CODECS[name].decode(body, context)
         except BadRequest as error:
             ENDPOINT_CODECS[name].errors.render(error)
+
+
+COUNTS = [
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "thinking_token_budget", "top_k"),
+    *("n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs", "truncate_prompt_tokens", "dimensions", "top_n"),
+    *("seed", "random_seed", "priority"),
+]
+
+
+@pytest.mark.parametrize("name", ENDPOINT_CODECS)
+@pytest.mark.parametrize("number", [b"1e30", b"1" + b"0" * 30, b"18446744073709551615"])
+def test_no_number_reaches_an_engine_that_its_messages_cannot_hold(name: str, number: bytes) -> None:
+    for fields in (*((field,) for field in COUNTS), ("truncate_prompt_tokens", "max_tokens")):
+        sent = json.dumps({key: value for key, value in BODIES[name].items() if key not in fields}).encode()
+        body = sent[:-1] + b"".join(b', "%b": %b' % (field.encode(), number) for field in fields) + b"}"
+        try:
+            decoded = ENDPOINT_CODECS[name].decode(body, decode_context(MODELS, **arguments_of(name)))
+            sampling = [check_sampling(each.sampling, min_max_tokens=0) for each in decoded.requests]
+        except BadRequest:
+            continue
+        prompts = [each.prompt for each in decoded.requests]
+        assert msgspec.msgpack.encode((sampling, prompts, decoded.embedding, decoded.priority))

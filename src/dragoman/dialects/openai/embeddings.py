@@ -10,7 +10,7 @@ from dragoman.core.embedding import EmbeddingInput, EmbeddingRequest
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Embedding, Event, Usage
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
-from dragoman.core.limits import MAX_INPUTS
+from dragoman.core.limits import MAX_INPUTS, MAX_TOKENS
 from dragoman.core.request import PromptTruncation, TextPrompt
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.sse import SseEvent
@@ -92,7 +92,7 @@ def decode_embeddings(body: bytes, context: DecodeContext) -> DecodedRequest:
     request = EmbeddingRequest(
         model=requested_model(sent.model, context),
         inputs=_inputs(sent),
-        dimensions=sent.dimensions,
+        dimensions=None if sent.dimensions is None else min(sent.dimensions, MAX_TOKENS),
         activation=next((each for each in (sent.use_activation, sent.normalize) if each is not None), True),
         priority=priority(sent.priority),
     )
@@ -117,7 +117,7 @@ def truncation(tokens: int | None, side: Literal["left", "right"] = "right") -> 
     """Return how inputs are shortened. Raises BadRequest."""
     if tokens == 0:
         raise BadRequest("truncate_prompt_tokens must be -1 or at least 1, got 0", "truncate_prompt_tokens")
-    return None if tokens is None else PromptTruncation(None if tokens == -1 else tokens, 0, side)
+    return None if tokens is None else PromptTruncation(None if tokens == -1 else min(tokens, MAX_TOKENS), 0, side)
 
 
 def _inputs(sent: EmbeddingsRequest) -> tuple[EmbeddingInput, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import MAX_SEED
+from dragoman.core.limits import MAX_SEED, MAX_TOKENS
 from dragoman.core.models import ServedModel
 from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams, Verbosity
 from dragoman.dialects.http.validation import Violation
@@ -58,7 +58,8 @@ def prompt_truncation(sent: wire.CompletionRequest) -> PromptTruncation | None:
         return None
     if not tokens:
         raise BadRequest("truncate_prompt_tokens must be -1 or at least 1, got 0", "truncate_prompt_tokens")
-    return PromptTruncation(None if tokens == -1 else tokens, max(1, max_tokens(sent) or 1), side)
+    answer_tokens = min(max(1, max_tokens(sent) or 1), MAX_TOKENS)
+    return PromptTruncation(None if tokens == -1 else min(tokens, MAX_TOKENS), answer_tokens, side)
 
 
 def best_of(sent: wire.CompletionRequest) -> int | None:
