@@ -1,3 +1,7 @@
+import json
+import time
+from typing import Any, SupportsIndex, cast
+
 import pytest
 
 from dragoman.core.errors import BadRequest
@@ -99,3 +103,74 @@ def test_only_the_most_recent_grammars_are_cached(compiler: GrammarCompiler) -> 
     for number in range(100):
         compiler.compile(f'start: "{number}"', "response_format")
     assert compiler.compile(DIGITS, "response_format") is not cached
+
+
+class RunVocabulary(ByteGrammarVocabulary):
+    """A vocabulary with tokens of up to 16 letters, as others have runs of spaces."""
+
+    size = ByteGrammarVocabulary.size + 16
+
+    def piece(self, token: SupportsIndex) -> bytes:
+        letters = token.__index__() - super().size + 1
+        return super().piece(token) if letters < 1 else b"a" * letters
+
+
+LONGEST_RUN = RunVocabulary.size - 1
+
+
+@pytest.mark.parametrize(
+    "grammar", ['start: s\ns: s s | "a"', 'start: s\ns: s s s | s s | "a" | ""', 'start: s\ns: x s | "a"\nx: s | s s']
+)
+def test_an_ambiguous_grammar_fails_before_accepting_a_token_takes_long(grammar: str) -> None:
+    constraint = GrammarCompiler(RunVocabulary()).compile(grammar, "response_format").copy()
+    with pytest.raises(ConstraintFailed, match="Too many items"):
+        accept_runs(constraint)
+
+
+def accept_runs(constraint: GrammarConstraint) -> None:
+    for _ in range(16):
+        constraint.allowed()
+        constraint.accept(LONGEST_RUN)
+
+
+def test_a_long_term_and_a_large_object_are_not_too_complex(compiler: GrammarCompiler) -> None:
+    term = b"+".join([b"a"] * 300)
+    constraint = compiler.compile('start: e\ne: e "+" e | e "*" e | "(" e ")" | /[a-z]+/', "response_format").copy()
+    for token in term:
+        constraint.allowed()
+        constraint.accept(token)
+    properties = {f"property_{number}": {"type": "integer"} for number in range(500)}
+    schema = json.dumps({"type": "object", "properties": properties, "additionalProperties": False})
+    constraint = compiler.compile(f"start: %json {schema}", "response_format").copy()
+    for token in b'{"property_0":1,"property_499":2}':
+        constraint.allowed()
+        constraint.accept(token)
+
+
+class SlowMatcher:
+    """Stands for llguidance's matcher: it allows everything, and takes long for more than two tokens."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def validate_tokens(self, tokens: list[int]) -> int:
+        self.asked.append(len(tokens))
+        started = time.thread_time()
+        while len(tokens) > 2 and time.thread_time() < started + 0.004:
+            pass
+        return len(tokens)
+
+
+def test_as_much_of_a_draft_is_looked_at_as_does_not_take_long() -> None:
+    matcher = SlowMatcher()
+    constraint = GrammarConstraint(cast(Any, matcher), 256)
+    assert constraint.count_allowed([1] * 15) == 4
+    assert matcher.asked == [1, 2, 4]
+    assert constraint.is_slow
+
+
+@pytest.mark.parametrize("text", [b"", b"H", b"He", b"Hex", b"Hello", b"Hello, world!", b"Hello, wax", b"xHello"])
+def test_as_much_of_a_draft_is_allowed_as_the_grammar_has(compiler: GrammarCompiler, text: bytes) -> None:
+    constraint = compiler.compile(GREETING, "response_format").copy()
+    agreeing = next((n for n in range(len(text)) if not b"Hello, world!".startswith(text[: n + 1])), len(text))
+    assert constraint.count_allowed(list(text)) == agreeing

@@ -124,8 +124,18 @@ class GrammarConstraint:
         self._check()
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
-        """Return how many of the tokens may come next, one after the other, without advancing."""
-        return int(self._matcher.validate_tokens(list(tokens))) if tokens else 0
+        """Return how many of the tokens may come next, one after the other, without advancing.
+
+        Fewer if it takes long: what a mask does not look at is not bounded, and the engine waits for it.
+        """
+        count = asked = 0
+        while count == asked < len(tokens):
+            started, asked = time.thread_time(), max(1, 2 * asked)
+            count = int(self._matcher.validate_tokens(list(tokens[:asked])))
+            if time.thread_time() - started > _SLOW_SECONDS:
+                self._masks_until_quick = _SLOW_MASKS
+                break
+        return count
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, in order, without advancing."""
