@@ -203,6 +203,14 @@ def test_omitted_thinking_has_blocks_without_text() -> None:
     assert "secret" not in json.dumps(documents)
 
 
+def test_text_without_citations_has_no_such_member() -> None:
+    # The Vercel AI SDK takes a list or nothing, and discards an answer with null.
+    events = [Delta(0, "a"), *ending()]
+    assert build_response(builder(), events)["content"] == [{"type": "text", "text": "a"}]
+    _, _, start, *_ = stream_documents(builder(stream=True), events)
+    assert start["content_block"] == {"type": "text", "text": ""}
+
+
 def test_a_ping_follows_the_first_event_only() -> None:
     streamed = builder(stream=True)
     assert streamed.keep_alive() is None, "the library takes nothing before message_start"

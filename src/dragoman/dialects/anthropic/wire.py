@@ -160,7 +160,6 @@ class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
 
 class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
     text: str
-    citations: None = None
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
