@@ -47,6 +47,13 @@ def test_both_spellings_reach_the_engine(member: str, sent: object, expected: ob
     assert requested(**{f"guided_{member}": sent}) == expected
 
 
+def test_both_spellings_may_say_the_same() -> None:
+    # guidance sends both, for vLLMs of any age.
+    for member, sent in (("json", SCHEMA), ("regex", "a"), ("choice", ["a", "b"]), ("grammar", 'start: "a"')):
+        once = requested(structured_outputs={member: sent})
+        assert requested(structured_outputs={member: sent}, **{f"guided_{member}": sent}) == once
+
+
 def test_what_clients_of_llama_server_send_reaches_the_engine() -> None:
     assert requested(json_schema=SCHEMA) == JsonSchemaFormat(SCHEMA, strict=True)
     assert requested(grammar='root ::= "a"') == GrammarFormat('root ::= "a"')
@@ -76,8 +83,9 @@ def test_a_choice_is_a_regular_expression_for_just_its_texts(texts: list[str], o
     ("fields", "parameter", "named"),
     [
         ({"guided_regex": "a", "guided_json": SCHEMA}, "guided_regex", "guided_json and guided_regex"),
-        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "structured_outputs"),
-        ({"structured_outputs": {"json": SCHEMA}, "guided_json": SCHEMA}, "guided_json", "structured_outputs and"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "structured_outputs"),
+        ({"structured_outputs": {"regex": "a"}, "guided_regex": "b"}, "guided_regex", "structured_outputs and"),
+        ({"structured_outputs": {"json": SCHEMA}, "guided_regex": "a"}, "guided_regex", "structured_outputs and"),
         ({"guided_grammar": "a", "response_format": JSON_OBJECT}, "response_format", "guided_grammar and"),
     ],
 )

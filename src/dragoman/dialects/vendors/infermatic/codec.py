@@ -97,7 +97,7 @@ class RequestedFormat(NamedTuple):
 def requested_format(
     sent: wire.CompletionRequest, response_format: AnswerFormat | None = None
 ) -> RequestedFormat | None:
-    """Return the request's output format; None: any text. Raises BadRequest for several, or for an empty field."""
+    """Return the request's output format; None: any text. Raises BadRequest if two differ, or for an empty field."""
     if response_format is None and _format_fields(sent) == _NO_FORMAT:
         return None
     if sent.structured_outputs == _EMPTY:
@@ -105,7 +105,7 @@ def requested_format(
     found = list(_requested_formats(sent))
     if response_format is not None:
         found.append(RequestedFormat("response_format", response_format))
-    if len(found) > 1:
+    if any(each.format != found[0].format for each in found[1:]):
         fields = " and ".join(dict.fromkeys(requested.field for requested in found))
         raise BadRequest(f"An answer can be bound in one way only, got {len(found)} in {fields}", found[1].field)
     return found[0] if found else None
