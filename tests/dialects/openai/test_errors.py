@@ -57,6 +57,12 @@ def test_an_upstreams_refusal_has_its_code() -> None:
     assert (status, detail["code"], detail["param"]) == (400, "content_filter", "messages")
 
 
+def test_a_prompt_that_is_too_long_is_recognised_by_libraries_that_read_the_message_alone() -> None:
+    _, detail = rendered(ContextOverflow(9000, 8192, "Shorten it."))
+    assert "This model's maximum context length is 8192 tokens" in detail["message"], "LiteLLM"
+    assert "prompt is too long" in detail["message"], "LangChain"
+
+
 def test_a_body_that_is_no_json_is_refused_in_openais_words() -> None:
     status, error = refused(b"{'model': 1}")
     assert (status, error["code"]) == (400, None)

@@ -125,9 +125,11 @@ def _model_not_found(error: ModelNotFound) -> ErrorRule:
 
 
 def _context_overflow(error: ContextOverflow) -> ErrorRule:
+    # Libraries that get the message without the code recognise it by one half of the sentence or the other.
+    limit = f"This model's maximum context length is {error.context_length} tokens, so the prompt is too long."
     return ErrorRule(
         status=400,
-        message=f"This model's maximum context length is {error.context_length} tokens. {error.message}",
+        message=f"{limit} {error.message}",
         parameter=error.parameter,
         code="context_length_exceeded",
     )
