@@ -12,9 +12,11 @@ from dragoman.core.errors import (
     ModelLoading,
     ModelNotFound,
     Overloaded,
+    RequestRateLimited,
     Unauthenticated,
 )
-from dragoman.dialects.http.errors import ErrorRule, ErrorTable
+from dragoman.core.rate_limits import Allowance, Allowances
+from dragoman.dialects.http.errors import ErrorRule, ErrorTable, error_headers
 
 
 def test_a_row_of_a_base_class_applies_to_its_subclasses() -> None:
@@ -47,3 +49,10 @@ def test_every_error_has_a_rule_and_only_defects_are_reported_as_such(error_clas
     vars(error).update(retry_after=1, fault="missing")
     is_defect = error_class in (DragomanError, errors.EngineFailed, errors.ReplicaFailed)
     assert (ErrorTable({}).rule(error).status == 500) == is_defect
+
+
+@pytest.mark.parametrize(("wait", "sent"), [(1, "1"), (59, "59"), (61, "59")])
+def test_a_limit_per_minute_asks_for_no_wait_that_libraries_ignore(wait: int, sent: str) -> None:
+    error = RequestRateLimited(allowances=Allowances(Allowance(3, 3, wait), None), retry_after=wait)
+    headers = error_headers(error)
+    assert (headers["retry-after"], headers["x-ratelimit-reset-requests"]) == (sent, f"{wait}s")

@@ -43,6 +43,10 @@ FAILURE_CONTEXT = "dragoman.failure_context"
 NOT_AGAIN = {"x-should-retry": "false"}
 """Keeps libraries from sending a request again, which they do for many statuses and after connection errors."""
 
+_MAX_RATE_LIMIT_WAIT_SECONDS = 59
+"""A limit per minute may need 61 seconds. Libraries such as the Vercel AI SDK ignore a `retry-after` of 60 or more, and
+have made all their attempts within some seconds. After 59 seconds they are refused once more, for the rest."""
+
 
 class ErrorRule(msgspec.Struct, frozen=True, kw_only=True):
     """How an error is reported."""
@@ -149,7 +153,8 @@ def error_headers(error: DragomanError) -> dict[str, str]:
     """Return the headers that most dialects add to an error: when to retry, how to send a key or a body."""
     match error:
         case RateLimited():
-            return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
+            wait = min(error.retry_after, _MAX_RATE_LIMIT_WAIT_SECONDS)
+            return {"retry-after": str(wait), **rate_limit_headers(error.allowances)}
         case SubmissionUnconfirmed():
             return {"retry-after": str(error.retry_after), **NOT_AGAIN}
         case Overloaded() | Limited():
