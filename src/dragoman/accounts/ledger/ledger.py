@@ -64,7 +64,7 @@ class Ledger:
         self._statements = ledger_statements(database.dialect)
         self._session: Session | None = None
         self._lock_seconds = _LOCK_SHARE * database.busy_seconds if skips_locked and not database.is_sqlite else None
-        self._locked = LockedAccounts()
+        self._locked = None if self._lock_seconds is None else LockedAccounts()
         self._sums_six_hours_at = 1
         """When the hours are summed by six again, in milliseconds since 1970."""
 
@@ -99,7 +99,9 @@ class Ledger:
             operations.extend(script.operations(session))
             if errors := [found for each in operations if (found := decisions.find_violation(each))]:
                 raise errors[0]
-            locked = self._locked.find_concerned_within(session, operations) if self._locked.has_any else set()
+            locked: set[str] = set()
+            if self._locked and self._locked.has_any:
+                locked = self._locked.find_concerned_within(session, operations)
             free = _without_locked(operations, locked)
             batch, outcomes = self._decide(session, free, begin=False, is_retry=False)
             return batch, script.apply(session, batch.now, _with_locked(operations, locked, outcomes))
@@ -107,7 +109,7 @@ class Ledger:
         try:
             return self._transact(decide)
         except RowsLocked:
-            if self._lock_seconds is None:
+            if self._locked is None:
                 raise
             self._names(self._locked.find_locked, operations)
             return self._transact(decide)
@@ -142,11 +144,13 @@ class Ledger:
 
     def _commit_free(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         """Commit all operations but those that need rows which others keep locked."""
-        locked = self._names(self._locked.find_concerned, operations) if self._locked.has_any else set()
+        locked: set[str] = set()
+        if self._locked and self._locked.has_any:
+            locked = self._names(self._locked.find_concerned, operations)
         try:
             return self._commit_others(operations, locked, is_retry)
         except RowsLocked:
-            if self._lock_seconds is None:
+            if self._locked is None:
                 raise
             locked |= self._names(self._locked.find_locked, operations)
             return self._commit_others(operations, locked, is_retry)

@@ -99,11 +99,11 @@ def test_a_submission_is_found_whose_key_several_servers_and_one_of_them_twice_h
         executor = stack.enter_context(ThreadPoolExecutor())
         for each in (running, other):
             stack.callback(each.finish.set)
-        executor.submit(ledgers[0].run_script, running)
+        executor.submit(ledgers[0].run_script, lambda: running)
         assert running.is_written.wait(TEST_TIMEOUT_SECONDS)
         both = executor.submit(store.accept, [_submission(harness, same), _submission(harness, same)])
         _wait_for_lock(looking, 1)
-        accepted = executor.submit(ledgers[1].run_script, other)
+        accepted = executor.submit(ledgers[1].run_script, lambda: other)
         _wait_for_lock(looking, 2)
         running.finish.set()  # Of the two of one server, the second one cannot be written: each is tried alone.
         assert other.is_written.wait(TEST_TIMEOUT_SECONDS)
