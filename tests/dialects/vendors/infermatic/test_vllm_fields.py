@@ -12,6 +12,7 @@ from dragoman.core.events import (
     Finished,
     PromptTokens,
     ReasoningDelta,
+    Started,
     TokenLogprobs,
     ToolCallDelta,
     TopLogprob,
@@ -203,16 +204,30 @@ def test_log_probabilities_of_the_prompt_are_by_token_id_with_ranks() -> None:
 
 
 def test_every_chunk_has_the_usage_so_far_on_request() -> None:
+    # guidellm sends these options, also to servers behind this one, which may not say which tokens they used.
     options = {"include_usage": True, "continuous_usage_stats": True}
+    events: list[Event] = [Started(2, 0), Delta(0, "a", [8, 9]), Delta(0, "b", unidentified_tokens=1), *REPORTED[-2:]]
     for decoded in (chat(stream=True, stream_options=options), text(stream=True, stream_options=options)):
-        assert decoded.requests[0].reports_prompt
-        usages = [chunk["usage"] for chunk in stream_documents(decoded.builder, REPORTED)]
+        assert not decoded.requests[0].reports_prompt
+        usages = [chunk["usage"] for chunk in stream_documents(decoded.builder, events)]
         assert [(usage["prompt_tokens"], usage["completion_tokens"]) for usage in usages] == [
             (2, 2),
             (2, 3),
             (2, 3),
             (2, 4),
         ]
+
+
+def test_the_usage_so_far_of_each_of_several_prompts_is_its_own() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    decoded = text(prompt=["Once", "Twice upon"], stream=True, stream_options=options)
+    assert all(request.reports_prompt for request in decoded.requests)
+    events: list[Event] = [PromptTokens(0, [1]), PromptTokens(1, [1, 2]), Delta(1, "a", [8]), Delta(0, "b", [9])]
+    usages = [chunk["usage"] for event in events for chunk in stream_documents(decoded.builder, [event])]
+    assert [usage["prompt_tokens"] for usage in usages] == [2, 1]
+
+
+def test_usage_so_far_needs_the_usage_itself() -> None:
     only = chat(stream=True, stream_options={"continuous_usage_stats": True})
     assert not any("usage" in chunk for chunk in stream_documents(only.builder, REPORTED))
 

@@ -283,7 +283,7 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     if max_tokens(sent) == 0 and not sent.echo:
         field = "max_tokens" if sent.max_completion_tokens is None else "max_completion_tokens"
         raise BadRequest(f"{field} must be at least 1, got 0; 0 needs echo", field)
-    report = _report_options(sent)
+    report = _report_options(sent, len(prompts))
     first = _request(sent, model, prompts[0], output_format, report, logprobs=sent.logprobs, echo=sent.echo)
     requests = [first, *(msgspec.structs.replace(first, prompt=prompt) for prompt in prompts[1:])]
     fingerprint = fingerprint_of(served_model(model, context), context)
@@ -302,7 +302,7 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     )
 
 
-def _report_options(sent: wire.CompletionRequest) -> ReportOptions:
+def _report_options(sent: wire.CompletionRequest, prompts: int = 1) -> ReportOptions:
     """Return what the answer reports of tokens: NO_REPORT if nothing. Raises BadRequest."""
     if sent.prompt_logprobs is not None and sent.stream:
         raise BadRequest("prompt_logprobs cannot be streamed", "prompt_logprobs")
@@ -310,7 +310,8 @@ def _report_options(sent: wire.CompletionRequest) -> ReportOptions:
     usage_so_far = options is not None and bool(options.include_usage and options.continuous_usage_stats)
     if not (sent.return_token_ids or usage_so_far) and sent.prompt_logprobs is None:
         return NO_REPORT
-    return ReportOptions(sent.return_token_ids, sent.prompt_logprobs is not None, usage_so_far)
+    prompt_tokens = sent.return_token_ids or (usage_so_far and prompts > 1)
+    return ReportOptions(sent.return_token_ids, sent.prompt_logprobs is not None, usage_so_far, prompt_tokens)
 
 
 def _field_names(names: dict[str, str], output_format: RequestedFormat | None) -> dict[str, str]:
@@ -347,7 +348,7 @@ def _request(
         response_format=None if output_format is None else output_format.format,
         logprobs=logprobs,
         prompt_logprobs=sent.prompt_logprobs,
-        reports_prompt=report.token_ids or report.usage_so_far,
+        reports_prompt=report.prompt_tokens,
         best_of=best_of(sent),
         cache_salt=sent.cache_salt or "",
         affinity=sent.prompt_cache_key or sent.user or "",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dragoman.core.events import AnyDelta, Event, PromptTokens, TokenLogprobs, TopLogprob, Usage
+from dragoman.core.events import AnyDelta, Event, PromptTokens, Started, TokenLogprobs, TopLogprob, Usage
 from dragoman.dialects.http.response_builder import ChoiceState
 from dragoman.dialects.openai.logprobs import plain_text
 from dragoman.dialects.openai.response_builder import ResponseHead
@@ -29,9 +29,11 @@ class ReportOptions(NamedTuple):
     token_ids: bool
     prompt_logprobs: bool
     usage_so_far: bool
+    prompt_tokens: bool
+    """Whether the engine must report them. How many a single prompt has, it reports in any case."""
 
 
-NO_REPORT = ReportOptions(False, False, False)
+NO_REPORT = ReportOptions(False, False, False, False)
 
 
 class TokenReport:
@@ -39,7 +41,9 @@ class TokenReport:
 
     def __init__(self, options: ReportOptions) -> None:
         self._options = options
+        self._started: Started | None = None
         self._prompts: dict[int, PromptTokens] = {}
+        self._tokens: defaultdict[int, int] = defaultdict(int)
         self._token_ids: defaultdict[int, list[int]] = defaultdict(list)
         self._sent: defaultdict[int, int] = defaultdict(int)
         """The number of each choice's tokens that are in earlier chunks."""
@@ -47,9 +51,12 @@ class TokenReport:
 
     def observe(self, event: Event) -> None:
         """Add what an event has of tokens."""
-        if isinstance(event, PromptTokens):
+        if isinstance(event, Started):
+            self._started = event
+        elif isinstance(event, PromptTokens):
             self._prompts[event.index] = event
         elif isinstance(event, AnyDelta):
+            self._tokens[event.index] += event.tokens
             self._token_ids[event.index] += event.token_ids
 
     def take_token_ids(self, index: int) -> list[int] | None:
@@ -70,8 +77,9 @@ class TokenReport:
         """Return the usage of one choice and its prompt; None if it is not wanted."""
         if not self._options.usage_so_far:
             return None
-        prompt_tokens = len(self._prompts[index].prompt_token_ids)
-        completion_tokens = len(self._token_ids[index])
+        started = self._started
+        prompt_tokens = started.prompt_tokens if started else len(self._prompts[index].prompt_token_ids)
+        completion_tokens = self._tokens[index]
         return CompletionUsage(
             completion_tokens=completion_tokens,
             prompt_tokens=prompt_tokens,
