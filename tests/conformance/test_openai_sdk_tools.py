@@ -81,6 +81,18 @@ async def test_the_answer_with_its_calls_and_their_results_can_be_sent_back(tool
     assert again.choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("path", ["v1", "openai/v1", "api/v1", "empower/api/v1"])
+@pytest.mark.parametrize("reasoning", [[], [ReasoningDelta(0, "They ask", [1])]], ids=["empty", "reasoning"])
+async def test_a_streamed_answer_without_text_can_be_sent_back(path: str, reasoning: list[Event]) -> None:
+    async for client in client_before([*reasoning, Finished(0, "stop"), Usage(9, len(reasoning), 0)], path):
+        async with client.chat.completions.stream(model="echo", messages=QUESTION) as chunks:
+            [choice] = (await chunks.get_final_completion()).choices
+        assert (choice.message.role, choice.message.content) == ("assistant", "")
+        turns = [*QUESTION, choice.message.model_dump(exclude_none=True), *QUESTION]
+        again = await client.chat.completions.create(model="echo", messages=turns)  # type: ignore[arg-type]
+        assert again.choices[0].finish_reason == "stop"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_log_probabilities_are_read(logprobs_client: AsyncOpenAI, stream: bool) -> None:
     if stream:

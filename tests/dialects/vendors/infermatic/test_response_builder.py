@@ -162,7 +162,9 @@ def test_a_streamed_call_begins_with_its_name_and_the_first_chunk_has_the_role()
         [{"finish_reason": "tool_calls", "index": 0, "delta": {}}],
     ]
     [reasoning_chunk, *_] = stream_documents(chat(stream=True).builder, CALL)
-    assert reasoning_chunk["choices"] == [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "Hm"}}]
+    assert reasoning_chunk["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": "", "reasoning_content": "Hm"}}
+    ]
 
 
 LOGPROB_EVENTS: list[Event] = [

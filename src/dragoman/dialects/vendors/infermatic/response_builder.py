@@ -1,7 +1,7 @@
 """Builds this dialect's responses. In a stream absent members are left out, and the role is in the first delta."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -64,7 +64,9 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
         return self._chunk([wire.ChatChunkChoice(index=index, delta=delta, logprobs=encoded_logprobs)])
 
     def reasoning_chunk(self, index: int, text: str) -> bytes:
-        delta = wire.ChatDelta(reasoning_content=text, role=self._role(index))
+        role = self._role(index)
+        # Clients put messages together from chunks, and send them back: an assistant's content is required there.
+        delta = wire.ChatDelta(reasoning_content=text, role=role, content=None if role is None else "")
         return self._chunk([wire.ChatChunkChoice(index=index, delta=delta)])
 
     def tool_call_chunks(self, tool_call_delta: ToolCallDelta) -> Iterable[bytes]:
@@ -78,14 +80,16 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
                 continue
             yield self._chunk([wire.ChatChunkChoice(index=index, delta=delta)])
 
-    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterator[bytes]:
+        if index in self._pending_roles:
+            yield self.text_chunk(index, "", ())
         choice = wire.ChatChunkChoice(
             index=index,
             delta=wire.ChatDelta(),
             finish_reason=self._finish_reason(reason),
             stop_reason=self._choices[index].stop_reason,
         )
-        return [self._chunk([choice])]
+        yield self._chunk([choice])
 
     def usage_chunk(self, usage: CompletionUsage) -> bytes:
         return self._chunk([], usage)
