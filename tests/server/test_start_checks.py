@@ -1,7 +1,16 @@
+import hashlib
+
 import pytest
 
 from dragoman.server.console_settings import ConsoleSettings
-from dragoman.server.settings import AccountsSettings, DeploymentSettings, KeySettings, Settings
+from dragoman.server.settings import (
+    AccountsSettings,
+    AdminKeySettings,
+    AdminSettings,
+    DeploymentSettings,
+    KeySettings,
+    Settings,
+)
 from dragoman.server.start_checks import StartupError, check_settings
 from dragoman.server.upstream_settings import UpstreamSettings
 
@@ -52,6 +61,34 @@ def test_a_root_path_that_is_none_or_hides_routes_is_refused(path: str) -> None:
     with pytest.raises(StartupError, match=r"^root_path"):
         check_settings(Settings(root_path=path, deployments=deployments))
     check_settings(Settings(root_path="/llm/x", deployments=deployments))
+
+
+SECRET, OTHER = "sk-0123456789abcdef", "sk-fedcba9876543210"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(keys=(KeySettings("a", SECRET), KeySettings("b", SECRET))), "the keys a and b are equal"),
+        (Settings(keys=(KeySettings("a", SECRET),), api_key=SECRET), "the keys a and api_key are equal"),
+        (
+            Settings(
+                accounts=AccountsSettings(database="sqlite"),
+                admin=AdminSettings(
+                    keys=(
+                        AdminKeySettings("ada", key=SECRET),
+                        AdminKeySettings("bob", sha256=hashlib.sha256(SECRET.encode()).hexdigest()),
+                    )
+                ),
+            ),
+            r"the keys ada and bob of \[admin\] are equal",
+        ),
+    ],
+)
+def test_equal_keys_of_two_owners_are_refused(settings: Settings, message: str) -> None:
+    with pytest.raises(StartupError, match=f"^{message}; give each owner a key of its own$"):
+        check_settings(settings)
+    check_settings(Settings(keys=(KeySettings("a", SECRET), KeySettings("b", OTHER))))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan, Upstre
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
 from dragoman.server.response_options import REASONING_SECRET_VARIABLE
-from dragoman.server.settings import AdminKeySettings, AdminSettings, EngineSettings, Settings
+from dragoman.server.settings import AdminSettings, EngineSettings, Settings
 from dragoman.server.supervisor import ChildCommand
 from dragoman.server.worker_options import (
     DeploymentOptions,
@@ -137,7 +137,7 @@ def worker_command(
         key_numbers=None if numbers is None else numbers.of(key_labels),
         generation=generation,
         key_groups={key_digest(entry.key): entry.group for entry in settings.client_keys if entry.group is not None},
-        admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
+        admin_labels={entry.digest: entry.name for entry in settings.admin.keys},
         listening_fd=files.listener.fileno(),
         metrics_directory=str(files.folder),
         deployments=_deployment_options(plans, files),
@@ -298,10 +298,6 @@ def _without_secrets(settings: Settings) -> Settings:
         queue=queue,
         responses=responses,
     )
-
-
-def _admin_digest(entry: AdminKeySettings) -> str:
-    return entry.sha256 or key_digest(entry.key or "")
 
 
 def _module_arguments(module: str) -> list[str]:

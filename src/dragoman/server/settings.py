@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dragoman.core.context import key_digest
 from dragoman.core.embedding import ModelKind
 from dragoman.dialects.registry import DialectName
 from dragoman.output.markup import ToolFormatName
@@ -210,6 +211,11 @@ class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("expected either `key` or `sha256`")
+
+    @property
+    def digest(self) -> str:
+        """The key's digest, however it was set."""
+        return self.sha256 or key_digest(self.key or "")
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

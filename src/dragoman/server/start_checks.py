@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from dragoman.core import logs
 from dragoman.core.addresses import AddressSet, InvalidNetwork
+from dragoman.core.context import key_digest
 from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server.accounts_location import (
     AccountsLocation,
@@ -35,6 +36,8 @@ def has_keys(settings: Settings) -> bool:
 def check_settings(settings: Settings) -> None:
     """Check settings that are valid alone and wrong together. Raises StartupError."""
     _check_deployments(settings)
+    _check_equal_keys("", ((entry.name, key_digest(entry.key)) for entry in settings.client_keys))
+    _check_equal_keys(" of [admin]", ((entry.name, entry.digest) for entry in settings.admin.keys))
     _require_keys_unless_loopback(settings)
     _check_webhook_secret(settings)
     _check_addresses(settings)
@@ -70,6 +73,17 @@ def usage_records_location(settings: Settings) -> AccountsLocation | None:
     except AccountsUnavailable as error:
         _log.warning("usage_recording_disabled_without_folder", reason=str(error))
         return None
+
+
+def _check_equal_keys(kind: str, keys: Iterable[tuple[str, str]]) -> None:
+    """Check that no two owners, each given with a digest, have one key: what one does would be said of the other."""
+    owners: dict[str, str] = {}
+    for name, digest in keys:
+        if digest in owners:
+            raise StartupError(
+                f"the keys {owners[digest]} and {name}{kind} are equal; give each owner a key of its own"
+            )
+        owners[digest] = name
 
 
 def _check_deployments(settings: Settings) -> None:
