@@ -79,6 +79,13 @@ def test_a_file_that_came_after_the_start_is_read_by_a_reload(tmp_path: Path, mo
     assert loaded.read_again().access_log
 
 
+def test_a_reference_to_nothing_within_an_array_is_named_with_its_place(tmp_path: Path) -> None:
+    upstream = '[[deployments.upstreams]]\nurl = "http://127.0.0.1:1"\nkey = "env:NOWHERE"\n'
+    message = error_message(tmp_path, f'[[deployments]]\nname = "a"\n{upstream}')
+    place = "deployments[0].upstreams[0].key"
+    assert message == f"/settings.toml: {place}: the environment variable NOWHERE is not set"
+
+
 @pytest.mark.parametrize("text", ["file:secrets/api-key.txt", "file:./secrets/api-key", "env:DRAGOMAN-KEY-OF-ANN"])
 def test_a_secret_that_looks_like_a_reference_and_is_none_is_refused(tmp_path: Path, text: str) -> None:
     message = error_message(tmp_path, f'api_key = "{text}"')

@@ -52,7 +52,7 @@ def test_a_reference_to_nothing_is_named(tmp_path: Path) -> None:
     message = error_message(tmp_path, 'host = "file:~no-such-user/host"')
     assert message == "/settings.toml: host: ~no-such-user/host cannot be read: No such file or directory"
     message = error_message(tmp_path, f'[[keys]]\nname = "ann"\nkey = "file:{tmp_path}/absent"\n')
-    assert message == "/settings.toml: keys: /absent cannot be read: No such file or directory"
+    assert message == "/settings.toml: keys[0].key: /absent cannot be read: No such file or directory"
 
 
 def test_a_file_that_holds_no_setting_is_refused(tmp_path: Path) -> None:

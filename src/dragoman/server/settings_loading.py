@@ -168,7 +168,7 @@ def _resolved(key: str, origin: str, where: str, value: object, environment: Map
     try:
         text, references = resolve_references(value, environment)
     except ReferenceUnresolved as error:
-        raise SettingsError(f"{where}: {error}") from error
+        raise SettingsError(f"{where}{error.place}: {error}") from error
     validated = _validated(key, where, text, shown=value if references else None, strict=not references)
     return SetValue(validated, ", ".join((origin, *references)))
 

@@ -22,6 +22,9 @@ MAX_FILE_BYTES = 1024 * 1024
 class ReferenceUnresolved(Exception):
     """The variable is not set, or the file cannot be read. The message names it, and not its text."""
 
+    place = ""
+    """Where the reference stands within an array or a table, such as `[0].key`."""
+
 
 class Resolved(NamedTuple):
     """A value without references."""
@@ -35,18 +38,22 @@ def resolve_references(value: object, environment: Mapping[str, str]) -> Resolve
     """Replace the references in a value of TOML, at any depth. Raises ReferenceUnresolved."""
     references: list[str] = []
 
-    def resolved(part: object) -> object:
+    def resolved(part: object, place: str) -> object:
         match part:
             case str() if match := _REFERENCE.fullmatch(part):
                 references.append(part)
-                return _text(match, environment)
+                try:
+                    return _text(match, environment)
+                except ReferenceUnresolved as error:
+                    error.place = place
+                    raise
             case dict():
-                return {key: resolved(inner) for key, inner in part.items()}
+                return {key: resolved(inner, f"{place}.{key}") for key, inner in part.items()}
             case list():
-                return [resolved(inner) for inner in part]
+                return [resolved(inner, f"{place}[{number}]") for number, inner in enumerate(part)]
         return part
 
-    return Resolved(resolved(value), tuple(references))
+    return Resolved(resolved(value, ""), tuple(references))
 
 
 def read_reference(path: Path) -> str:
