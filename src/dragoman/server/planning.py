@@ -290,7 +290,10 @@ def _image_limits(engine: EngineSettings, images: ImageSettings) -> ImageLimits 
 def _shared_prefixes(deployment: DeploymentSettings) -> tuple[str, ...]:
     try:
         texts = [_text_or_file(entry) for entry in deployment.shared_prefixes]
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise DeploymentError(f"shared_prefixes of {deployment.name} cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
         raise DeploymentError(f"shared_prefixes of {deployment.name} cannot be read: {error}") from error
     if sum(len(text.encode()) for text in texts) > MAX_SHARED_PREFIX_BYTES:
         raise DeploymentError(

@@ -87,7 +87,7 @@ def _from_file(path: Path) -> ModelFile:
     if not path.exists() and path.suffix.lower() != ".gguf":
         raise ModelSourceError(
             f"there is no model '{path}'; give the path of a .gguf file, a Hugging Face repository as "
-            "owner/name or owner/name:QUANTIZATION, or echo"
+            "owner/name or owner/name:QUANTIZATION, echo, or the URL of another server, as http://HOST"
         )
     path = check_model_file(path)
     return ModelFile(id=path.stem, aliases=(path.name,), path=path, origin="file")
