@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from dragoman.cli.serving_options import SETTINGS_WITH_OPTION
+from dragoman.server.reloading import LIVE_SETTINGS
 from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
 from dragoman.server.settings import Settings
 from dragoman.server.settings_loading import FILE_ONLY, environment_variable, flag
@@ -92,7 +93,8 @@ def _part() -> Iterator[str]:
     yield "| table | |\n|---|---|"
     yield from (f"| `{table.header}` | {_one_line(table.struct.__doc__ or '')} |" for table in listed if table.name)
     yield "\n## Settings\n"
-    yield "| key | type | range | default | environment variable | option | |\n|---|---|---|---|---|---|---|"
+    yield "| key | type | range | default | environment variable | option | reload | |"
+    yield "|---|---|---|---|---|---|---|---|"
     for table in listed:
         yield from _rows(table)
     yield "\n## Old names\n"
@@ -124,6 +126,7 @@ def _rows(table: Table) -> Iterator[str]:
             _default(field),
             "" if table.is_in_array or key in FILE_ONLY else f"`{environment_variable(key)}`",
             "" if table.is_in_array else OPTIONS.get(key, ""),
+            "yes" if key.partition("[]")[0] in LIVE_SETTINGS else "",
             documented[field.name],
         )
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -5,6 +5,7 @@ import re
 import msgspec
 import pytest
 
+from dragoman.server.reloading import LIVE_SETTINGS
 from dragoman.server.renamed_settings import RENAMED_SETTINGS
 from dragoman.server.settings_loading import SettingsError, load_settings
 from tools.configuration_tables import DOCUMENT, Table, docstrings, tables, updated
@@ -53,7 +54,8 @@ def test_the_document_names_only_variables_that_exist() -> None:
 def test_every_row_has_the_same_number_of_cells_and_every_key_is_there_once() -> None:
     section = DOCUMENT.read_text().partition("## Settings")[2].partition("## Old names")[0]
     rows = [re.split(r"(?<!\\)\|", line) for line in section.splitlines() if line.startswith("| `")]
-    assert {len(row) for row in rows} == {9}
+    assert {len(row) for row in rows} == {10}
     keys = [row[1].strip(" `") for row in rows]
     assert len(keys) == len(set(keys))
     assert set(RENAMED_SETTINGS.values()) <= set(keys)
+    assert {key for row, key in zip(rows, keys, strict=True) if row[7].strip() and "[]" not in key} == LIVE_SETTINGS
