@@ -1,5 +1,6 @@
 """The checks of what a server needs."""
 
+import asyncio
 import json
 import resource
 import time
@@ -16,6 +17,8 @@ from dragoman.server.settings import AccountsSettings, DeploymentSettings, Engin
 from dragoman.server.tls import certificate_expiry
 from dragoman.server.upstream_settings import UpstreamSettings
 from tests.support.certificates import make_certificate
+from tests.support.scripted_upstream import response, running_upstream
+from tests.support.upstream_engines import KEY, ModelServer, sending
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,29 @@ def test_the_disk_of_saved_prefixes_is_looked_at(tmp_path: Path) -> None:
 
 def test_settings_that_exclude_each_other_are_found() -> None:
     assert found("settings", Settings(model="echo", host="0.0.0.0")).state == "failed"
+
+
+async def test_upstreams_are_asked_what_they_are_and_what_is_wrong_is_a_warning() -> None:
+    async def findings(server: ModelServer, model: str | None = "m") -> list[Finding]:
+        async with running_upstream(server.upstream) as url:
+            upstream = UpstreamSettings(url=url, model=model, key=KEY)
+            deployment = DeploymentSettings(name="assistant", model="echo", upstreams=(upstream,))
+            examined = await asyncio.to_thread(lambda: list(examine(Settings(deployments=(deployment,)))))
+        return [finding for finding in examined if finding.subject.startswith("upstream")]
+
+    assert await findings(ModelServer()) == [Finding("upstream assistant/1", "ok", "vllm, and it lists m")]
+    for server, model, problem in (
+        (ModelServer(sending(response(401))), "m", "401"),
+        (ModelServer(), None, "it does not list assistant, but m"),
+    ):
+        [finding] = await findings(server, model)
+        assert (finding.state, problem in finding.message) == ("warning", True), finding
+
+
+def test_an_upstream_that_nobody_listens_at_is_a_warning() -> None:
+    deployment = DeploymentSettings(name="a", upstreams=(UpstreamSettings(url="http://127.0.0.1:9"),))
+    finding = found("upstream a/0", Settings(deployments=(deployment,)))
+    assert (finding.state, "refused" in finding.message.lower()) == ("warning", True)
 
 
 def test_a_certificate_that_expires_soon_is_a_warning(tmp_path: Path) -> None:

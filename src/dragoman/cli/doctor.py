@@ -20,8 +20,8 @@ def doctor(
 ) -> None:
     """Check whether a server would run on this machine. Change nothing.
 
-    Checked are settings, database, disks, limits, certificate, library and models. It takes the options of
-    `dragoman serve`. The exit status is 1 if a check failed.
+    Checked are settings, database, disks, limits, certificate, library, models and upstreams. It takes the options
+    of `dragoman serve`. The exit status is 1 if a check failed.
     """
     if live:
         from dragoman.server.liveness import is_alive

@@ -1,6 +1,7 @@
 """Checks of everything that a server with these settings needs, without starting one and without changing anything."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import resource
@@ -34,6 +35,8 @@ from dragoman.server.runtime_folder import folders_in_use
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings
 from dragoman.server.tls import CertificateError, certificate_expiry
+from dragoman.server.upstream_checks import UpstreamUnwell, ask_upstream, named_upstreams
+from dragoman.server.upstream_settings import UpstreamSettings
 
 State = Literal["ok", "warning", "failed"]
 
@@ -70,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield from _library()
     for model in models:
         yield _guarded(f"model {model or BUNDLED_ID}", lambda model=model: _model(model))  # type: ignore[misc]
+    yield from _upstreams(settings)
     yield from _servers()
 
 
@@ -103,6 +107,18 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         return "valid together"
 
     yield _guarded("settings", check)
+
+
+def _upstreams(settings: Settings) -> Iterator[Finding]:
+    def check(upstream: UpstreamSettings, deployment: str) -> str:
+        try:
+            return ask_upstream(upstream, deployment)
+        except UpstreamUnwell as error:  # The server starts without it, and asks it again.
+            raise _Warning(str(error)) from error
+
+    for deployment in settings.deployments:
+        for name, upstream in named_upstreams(deployment):
+            yield _guarded(f"upstream {name}", functools.partial(check, upstream, deployment.name))
 
 
 def _certificate(settings: Settings) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ from dragoman.server.worker_options import (
 
 if TYPE_CHECKING:
     from dragoman.engines.upstream.engine import UpstreamEngine
+    from dragoman.engines.upstream.http_client import UpstreamClient
 
 SPARE_CONNECTIONS = 4
 """Of an upstream, for probes and counts of tokens beside the requests that it may have."""
@@ -127,23 +128,29 @@ def _connect(
             return LlamaEmbeddingEngine(Path(engine.socket), engine.kind, request_start=wake, timeouts=timeouts)
 
 
-def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> "UpstreamEngine":
-    # A server without upstreams need not load their client.
+def upstream_client(upstream: UpstreamSettings) -> "UpstreamClient":
+    """Return what sends requests to an upstream. Raises ValueError."""
     from dragoman.core.secret_text import SecretText
-    from dragoman.engines.upstream.discovery import DeclaredModel
-    from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine
-    from dragoman.engines.upstream.engine import UpstreamEngine
     from dragoman.engines.upstream.http_client import UpstreamClient
     from dragoman.engines.upstream.http_request import UpstreamAddress
     from dragoman.engines.upstream.time_limits import UpstreamTimeouts
 
-    deployment, _, _ = name.rpartition("/")
-    client = UpstreamClient(
+    return UpstreamClient(
         UpstreamAddress.parse(upstream.url),
         key=None if upstream.key is None else SecretText(upstream.key),
         timeouts=UpstreamTimeouts(**msgspec.structs.asdict(upstream.timeouts)),
         max_connections=upstream.concurrency + SPARE_CONNECTIONS,
     )
+
+
+def _upstream_engine(name: str, upstream: UpstreamSettings, model: str, model_kind: ModelKind) -> "UpstreamEngine":
+    # A server without upstreams need not load their client.
+    from dragoman.engines.upstream.discovery import DeclaredModel
+    from dragoman.engines.upstream.embedding_engine import UpstreamEmbeddingEngine
+    from dragoman.engines.upstream.engine import UpstreamEngine
+
+    deployment, _, _ = name.rpartition("/")
+    client = upstream_client(upstream)
     kind = upstream.kind
     declared = DeclaredModel(
         name=model, kind=kind, context_length=upstream.context_length, is_listed=upstream.lists_models
