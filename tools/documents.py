@@ -7,6 +7,7 @@
 - settings: each block of TOML is a settings file that a server would start with.
 - name: each name in backticks with an underscore stands somewhere in the project's files; so does each path of a file.
   A setting's name before `=` is a setting, a `dragoman_…` a metric, a `DRAGOMAN_…` a variable.
+- default: a number in parentheses behind a setting, as in `wait_seconds` (120), is its default.
 
 The changelog is about earlier versions too: its names are not checked. Nor are generated parts.
 """
@@ -21,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import typer
 from typer.exceptions import TyperException
 
@@ -68,6 +70,7 @@ _TARGET = re.compile(r"make ([a-z][a-z-]*)")
 _NAME = re.compile(r"(?<![\w.…-])[A-Za-z][A-Za-z0-9]*(?:_+[A-Za-z0-9]+)+(?![\w…*])")
 _ASSIGNED = re.compile(r"([a-z][a-z0-9_]*) = (?:[\"'\[{\d].*|true|false)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_DEFAULT = re.compile(r"`(?:[a-z_]+\.)*(?P<name>[a-z_]+)`\s+\((?P<number>[\d.,]+)(?: seconds| by default)?\)")
 _PATH = re.compile(r"[\w./-]+\.(?:py|toml|yaml|yml|conf)")
 _SOURCE = re.compile(
     r"\.(py|toml|ya?ml|json|conf|service|socket|js|html|txt|in)$|^(Makefile|Dockerfile|Caddyfile|run)$"
@@ -98,9 +101,11 @@ def find_mistakes(root: Path) -> Iterator[Mistake]:
     """Yield what is not true in the Markdown files below `root`."""
     for path in documents(root):
         name = path.relative_to(root)
-        for passage in passages(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for passage in passages(text):
             for message in _problems(name, passage):
                 yield Mistake(name, passage.line, message)
+        yield from (Mistake(name, line, message) for line, message in wrong_defaults(text))
 
 
 def passages(document: str) -> Iterator[Passage]:
@@ -177,6 +182,15 @@ def unknown_names(text: str) -> Iterator[str]:
             yield f"nothing is called {name}"
 
 
+def wrong_defaults(document: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the correction of each number that is said to be a setting's default and is not."""
+    for match in _DEFAULT.finditer(document):
+        defaults = _defaults().get(match["name"])
+        if defaults is not None and float(match["number"].replace(",", "")) not in defaults:
+            known = " or ".join(map(str, sorted(defaults, key=str)))
+            yield document.count("\n", 0, match.start()) + 1, f"the default of {match['name']} is {known}"
+
+
 def _wrong_call(words: list[str], *, is_complete: bool) -> Iterator[str]:
     called = f"dragoman {' '.join(words)}"
     command: Any = typer.main.get_command(app)
@@ -232,6 +246,17 @@ def _targets() -> frozenset[str]:
 def _settings() -> frozenset[str]:
     """Return the names of all settings, without those of their tables."""
     return frozenset(field for table in tables() for field in table.struct.__struct_fields__)
+
+
+@cache
+def _defaults() -> dict[str, set[object]]:
+    """Return the defaults of all settings by their names without those of their tables."""
+    found: dict[str, set[object]] = {}
+    for table in tables():
+        for field in msgspec.structs.fields(table.struct):
+            if isinstance(field.default, int | float | str | None):
+                found.setdefault(field.name, set()).add(field.default)
+    return found
 
 
 @cache

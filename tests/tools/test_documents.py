@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.documents import ROOT, find_mistakes, unknown_names, wrong_commands, wrong_settings
+from tools.documents import ROOT, find_mistakes, unknown_names, wrong_commands, wrong_defaults, wrong_settings
 
 
 def test_what_the_projects_documents_show_and_name_exists() -> None:
@@ -58,6 +58,14 @@ def test_settings_that_a_server_would_not_start_with_are_found() -> None:
 )
 def test_a_name_that_nothing_has_is_found(code: str, problem: str) -> None:
     assert problem in list(unknown_names(code))
+
+
+def test_a_default_that_is_another_one_is_found() -> None:
+    document = (
+        "`wait_seconds` (120), `engine.kv_cache_tokens`\n(16,384), `drain_seconds` (30 by default), `other` (7)\n"
+    )
+    assert list(wrong_defaults(document)) == []
+    assert list(wrong_defaults(document.replace("16,384", "8,192"))) == [(1, "the default of kv_cache_tokens is 16384")]
 
 
 def test_names_in_the_changelog_and_in_generated_parts_may_be_gone(tmp_path: Path) -> None:
