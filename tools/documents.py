@@ -7,6 +7,7 @@
 - settings: each block of TOML is a settings file that a server would start with.
 - name: each name in backticks with an underscore stands somewhere in the project's files; so does each path of a file.
   A setting's name before `=` is a setting, a `dragoman_…` a metric, a `DRAGOMAN_…` a variable.
+- route: `GET /v1/models`, and what a curl of a code block asks for, is a route.
 - default: a number in parentheses behind a setting, as in `wait_seconds` (120), is its default.
 
 The changelog is about earlier versions too: its names are not checked. Nor are generated parts.
@@ -27,6 +28,9 @@ import typer
 from typer.exceptions import TyperException
 
 from dragoman.cli.main import app
+from dragoman.server import health, metrics, openapi
+from dragoman.server.admin.route_table import ADMIN_ROUTES
+from dragoman.server.dialects import DIALECTS
 from dragoman.server.settings_loading import SettingsError, load_settings
 from dragoman.server.start_checks import StartupError, check_settings
 from tools.configuration_tables import tables
@@ -70,6 +74,8 @@ _TARGET = re.compile(r"make ([a-z][a-z-]*)")
 _NAME = re.compile(r"(?<![\w.…-])[A-Za-z][A-Za-z0-9]*(?:_+[A-Za-z0-9]+)+(?![\w…*])")
 _ASSIGNED = re.compile(r"([a-z][a-z0-9_]*) = (?:[\"'\[{\d].*|true|false)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_ROUTE = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE|HEAD) (/[\w/{}.:-]+)")
+_ASKED = re.compile(r"\bcurl .*?http://127\.0\.0\.1:8000(/[\w/{}.:-]+)(?=[\s'\"?]|$)", re.MULTILINE)
 _DEFAULT = re.compile(r"`(?:[a-z_]+\.)*(?P<name>[a-z_]+)`\s+\((?P<number>[\d.,]+)(?: seconds| by default)?\)")
 _PATH = re.compile(r"[\w./-]+\.(?:py|toml|yaml|yml|conf)")
 _SOURCE = re.compile(
@@ -125,6 +131,10 @@ def passages(document: str) -> Iterator[Passage]:
 def _problems(document: Path, passage: Passage) -> Iterator[str]:
     if passage.language in (None, *SHELL):
         yield from wrong_commands(passage.text, is_complete=passage.language is not None)
+    named = _ROUTE if passage.language is None else _ASKED
+    for path in named.findall(passage.text):
+        if not any(route.fullmatch(path) for route in _routes()):
+            yield f"there is no route {path}"
     if passage.language == "toml" and FOREIGN_TOML not in passage.text:
         yield from wrong_settings(passage.text)
     if passage.language is None and document.name != "CHANGELOG.md":
@@ -246,6 +256,15 @@ def _targets() -> frozenset[str]:
 def _settings() -> frozenset[str]:
     """Return the names of all settings, without those of their tables."""
     return frozenset(field for table in tables() for field in table.struct.__struct_fields__)
+
+
+@cache
+def _routes() -> frozenset[re.Pattern[str]]:
+    """Return expressions of the paths of all routes that answer programs."""
+    operations = [operation for dialect in DIALECTS.values() for operation in dialect.OPERATIONS]
+    paths = {operation.path for operation in (*operations, *(route.operation for route in ADMIN_ROUTES))}
+    paths.update(health.PATHS, metrics.PATHS, openapi.PATHS, ["/"])
+    return frozenset(re.compile(re.sub(r"\\\{[^}]*\}", r"\\S+", re.escape(path))) for path in paths)
 
 
 @cache

@@ -60,6 +60,17 @@ def test_a_name_that_nothing_has_is_found(code: str, problem: str) -> None:
     assert problem in list(unknown_names(code))
 
 
+def test_a_route_that_is_none_is_found(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "`GET /v1/models/{id}`, `PATCH /admin/keys/7`, `GET /health`, `POST /v1/chats`\n\n"
+        "```sh\ncurl http://127.0.0.1:8000/tokenize -d '{}'\ncurl http://127.0.0.1:8000/tokenise -d '{}'\n```\n"
+    )
+    assert [mistake.message for mistake in find_mistakes(tmp_path)] == [
+        "there is no route /tokenise",
+        "there is no route /v1/chats",
+    ]
+
+
 def test_a_default_that_is_another_one_is_found() -> None:
     document = (
         "`wait_seconds` (120), `engine.kv_cache_tokens`\n(16,384), `drain_seconds` (30 by default), `other` (7)\n"
