@@ -17,9 +17,9 @@ from dragoman.jobs.webhooks.options import DELIVERY_LEASE_SECONDS, DeliveryLimit
 from dragoman.jobs.webhooks.sender import WebhookSender
 from dragoman.jobs.webhooks.store import WebhookStore
 from tests.support.database_faults import locked_file
-from tests.support.fast_loop import SPEED, FastLoop
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, QueueServer, queue_server
 from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
+from tests.support.manual_loop import on_paced_loop, pace
 from tests.support.sqlite_files import create_sqlite_database
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -86,8 +86,11 @@ async def test_a_message_has_the_answers_url_below_the_root_path(harness: QueueH
     assert received.content["data"]["url"] == f"/llm/queue/response/{job_id}"
 
 
-def test_a_claim_that_is_answered_late_is_not_lost(tmp_path: Path, journals: Path) -> None:
-    async def run(harness: QueueHarness) -> None:
+@on_paced_loop
+async def test_a_claim_that_is_answered_late_is_not_lost(tmp_path: Path, journals: Path) -> None:
+    url = create_sqlite_database(tmp_path / "accounts.db")
+    with contextlib.closing(Database(url)) as database:
+        harness = QueueHarness(database)
         async with running_receiver(WebhookReceiver()) as receiver:
             async with queue_server(harness, journals, webhooks=NEVER_POLL, options=ACCEPT_ONLY) as server:
                 job_id = await submit(server, receiver.url())
@@ -95,15 +98,13 @@ def test_a_claim_that_is_answered_late_is_not_lost(tmp_path: Path, journals: Pat
             lock = contextlib.ExitStack()
             lock.enter_context(locked_file(harness.url))
             async with running_dispatcher(harness) as dispatcher:
-                await asyncio.sleep(SPEED * 2)  # For less time than SQLite waits, and more than callers do.
+                pace(4)
+                await asyncio.sleep(8)  # For less time than SQLite waits, and more than callers do.
+                pace(1)
                 lock.close()
                 async with asyncio.timeout(DELIVERY_LEASE_SECONDS):
                     assert await dispatcher.wait_for(1) == ["delivered"]
         assert harness.job_row(job_id).webhook_attempts == 1
-
-    url = create_sqlite_database(tmp_path / "accounts.db")
-    with asyncio.Runner(loop_factory=FastLoop) as runner, contextlib.closing(Database(url)) as database:
-        runner.run(run(QueueHarness(database)))
 
 
 async def test_every_kind_of_ending_is_delivered(harness: QueueHarness, journals: Path) -> None:
