@@ -74,7 +74,7 @@ async def test_requests_wait_for_a_ledger_that_is_far_behind(tmp_path: Path) -> 
         options = AccountsOptions(
             database=account_fixture.database,
             journals=tmp_path / "journals",
-            timeout_seconds=0.05,
+            timeout_seconds=1,
             transport=LedgerThread,
         )
         admission = UsageRecordingAdmission(options, max_unrecorded=0)
