@@ -8,7 +8,9 @@ import pytest
 from dragoman.core.events import Delta
 from tests.support.apps import client_of, echo_app
 from tests.support.dialects.clients import DialectClient
+from tests.support.manual_loop import advance, on_manual_loop
 from tests.support.scripted_engine import ScriptedEngine
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 BODY = {"model": "echo", "prompt": "a", "stream": True}
 
@@ -31,10 +33,17 @@ async def test_an_answer_that_is_late_ends_with_an_error_of_the_dialect_and_stop
     assert engine.running == 0
 
 
+@on_manual_loop
 async def test_a_stream_that_has_begun_ends_with_an_error_too() -> None:
     engine = ScriptedEngine([Delta(0, "b", [98]), asyncio.Event()])
     async with client_of(echo_app(engine=engine)) as client:
-        response = await client.post("/v1/completions", json=BODY, headers={"x-request-timeout": "0.01"})
+        asking = asyncio.create_task(client.post("/v1/completions", json=BODY, headers={"x-request-timeout": "10"}))
+        while not engine.running:  # noqa: ASYNC110 - an engine has no event for it
+            await asyncio.sleep(0)
+        await advance(9)
+        assert not asking.done()
+        await advance(TEST_TIMEOUT_SECONDS)
+        response = await asking
     assert response.status_code == 200
     assert '"text":"b"' in response.text
     assert "timeout" in response.text

@@ -29,7 +29,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, speed: float = 0.0) -> None:
-        self._seconds, self._since = 1_000.0, time.monotonic()
+        self._seconds = self._since = time.monotonic()
         self._speed, self._pacing = speed, _PacedSelector()
         super().__init__(self._pacing)
         self.pace(speed)
