@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
 CHROMIUM = shutil.which("chromium")
 
 MISSING = "there is no chromium: apt-get install chromium"
@@ -20,8 +22,7 @@ AXE = Path(__file__).parents[1] / "data" / "axe-core-4.14.1.min.js"
 _ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 """Without a sandbox, which needs rights that containers rarely have: the tests load pages of this machine only."""
 
-_TIMEOUT_MILLISECONDS = 20_000
-"""Time for anything to appear; the machine may be busy with other tests."""
+_TIMEOUT_MILLISECONDS = TEST_TIMEOUT_SECONDS * 1000
 
 _VIOLATIONS = """
 window.violations = [];

@@ -36,6 +36,7 @@ from dragoman.core.idempotency import (
     StoredResponse,
 )
 from tests.support.ledger_harness import ManualClock
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = IdempotentRequest("caller", "key", "fingerprint")
 RESPONSE = StoredResponse(
@@ -119,7 +120,7 @@ def test_of_many_concurrent_claims_one_succeeds(database: Database, first: Idemp
     barrier = Barrier(8)
 
     def claim(token: int) -> IdempotencyState:
-        barrier.wait(10)
+        barrier.wait(TEST_TIMEOUT_SECONDS)
         return first.claim(REQUEST, token)
 
     for dead in (None, 2, 3, 4):

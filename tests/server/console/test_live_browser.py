@@ -78,7 +78,7 @@ def test_a_request_of_any_client_appears_as_it_ends(open_page: OpenPage, server:
         expect(page.locator("#live-badge")).to_have_text("live")
         request_id = server.ask("Here I am").headers["x-request-id"]
         row = page.locator(f"#live-rows a[href$='{request_id}']")
-        expect(row).to_be_visible(timeout=5000)
+        expect(row).to_be_visible()
         page.get_by_role("button", name="Live").click()
         expect(page.locator("#live-badge")).to_have_text("paused")
         row.click()

@@ -8,18 +8,19 @@ import pytest
 
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore, read_adapter
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 async def test_two_workers_register_one_owners_adapters_one_after_the_other(tmp_path: Path) -> None:
     # Each worker has a store of its own.
     first, second = (LocalAdapterStore(None, downloads=True, download_dir=tmp_path / "downloads") for _ in range(2))
     async with first.registering("account 1"):
-        async with asyncio.timeout(5), second.registering("account 2"):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS), second.registering("account 2"):
             pass
         waiting = asyncio.create_task(_enter(second, "account 1"))
         await asyncio.sleep(0.3)
         assert not waiting.done()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await waiting
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 import pytest
 
 from dragoman.engines.llama.worker.pixel_budget import PixelBudget
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 async def _settle() -> None:
@@ -68,8 +69,8 @@ async def test_no_more_is_given_than_there_is_whoever_is_cancelled() -> None:
             for _ in range(source.randrange(4)):
                 await asyncio.sleep(0)
             task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             await asyncio.gather(*tasks, return_exceptions=True)
     assert most <= budget.max_bytes
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await budget.acquire("a", budget.max_bytes)
