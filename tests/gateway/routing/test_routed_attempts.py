@@ -12,7 +12,7 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.attempts import MAX_OVERLOAD_PAUSE_SECONDS, UNKNOWN_RETRY_SECONDS
-from dragoman.gateway.routing.health import MAX_CONSECUTIVE_FAILURES
+from dragoman.gateway.routing.health import FIRST_EJECTION_SECONDS, MAX_CONSECUTIVE_FAILURES
 from tests.support.routed import ANSWER, Routed, turns
 from tests.support.scripted_engine import Script, ScriptedEngine
 
@@ -201,6 +201,21 @@ async def test_an_ejected_replica_is_tried_as_soon_as_its_engine_is_ready_again(
         routed.router.watch(routed.deployment.replicas[0])
         assert routed.router.health.state("r0") == state
     assert await routed.answer() == ANSWER
+
+
+@pytest.mark.parametrize("reads", range(12))
+async def test_the_last_replica_returns_whenever_within_a_look_at_it_the_five_seconds_end(reads: int) -> None:
+    routed = Routed(ScriptedEngine([UNAUTHORIZED], [UNAUTHORIZED], ANSWER), max_attempts=1)
+    [replica] = routed.deployment.replicas
+    await routed.fail(times=1)
+    routed.clock.advance(FIRST_EJECTION_SECONDS)
+    await routed.fail(times=1)
+    routed.clock.advance(FIRST_EJECTION_SECONDS - 1e-6)
+    waiting = asyncio.create_task(routed.answer())
+    await turns()
+    routed.clock.advance_at(reads, 1e-6)
+    routed.router.watch(replica)
+    assert await waiting == ANSWER
 
 
 async def test_the_last_replica_is_tried_every_five_seconds_however_often_it_was_ejected() -> None:

@@ -128,20 +128,26 @@ class Router:
         name = replica.name
         if (earlier := self._watches.pop(name, None)) is not None:
             earlier.cancel()
-        if self.health.is_ejected(name) and self._is_back_early(replica):
+        # Read once: if the time were over only for the second look, nobody would look again.
+        delay = self._returns_in(name) if self.health.knows(name) else None
+        if self.health.is_ejected(name) and self._is_back_early(replica, delay):
             self._were_down.discard(name)
             self.health.end_ejection(name)
-        if not self.health.knows(name) or not (delay := self._returns_in(name)):
+            delay = self._returns_in(name)
+        if not delay:
             self.leases.notify()
             return
         seconds = min(delay, WATCH_SECONDS)
         self._watches[name] = asyncio.get_running_loop().call_later(seconds, self.watch, replica)
 
-    def _is_back_early(self, replica: Replica) -> bool:
-        """Whether an ejected replica shall be tried before its time: it is ready again, or there is no better one."""
+    def _is_back_early(self, replica: Replica, delay: float | None) -> bool:
+        """Whether an ejected replica shall be tried before its time: it is ready again, or there is no better one.
+
+        `delay` is what `_returns_in` returns.
+        """
         if not replica.engine.ready:
             self._were_down.add(replica.name)
-        return self._returns_in(replica.name) == 0 or (replica.engine.ready and replica.name in self._were_down)
+        return delay == 0 or (replica.engine.ready and replica.name in self._were_down)
 
     def backoff(self, attempts: int) -> float:
         """Return the seconds to wait before a replica is tried again, after so many failed attempts."""
