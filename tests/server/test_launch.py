@@ -1,6 +1,7 @@
 """The server's processes when one of them dies, is overloaded or stopped."""
 
 import asyncio
+import json
 import os
 import platform
 import re
@@ -148,6 +149,30 @@ async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends(
             await _first_text(answer, running)
             assert await asyncio.to_thread(server.stop) == 0
             assert not (await answer).done
+
+
+async def test_answers_longer_than_the_drain_limit_end_with_errors_that_say_why(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    environment = {"DRAGOMAN_DRAIN_SECONDS": "1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}
+    path = "/openai/v1/chat/completions"
+    body = chat_body("a" * 3000, model="echo", max_tokens=3000)
+    with (
+        log.open("w") as errors,
+        running_server("echo", environment=environment, records_usage=False, errors=errors) as server,
+    ):
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
+            collected = asyncio.create_task(client.post(path, json=body))
+            async with client.stream("POST", path, json={**body, "stream": True}) as streamed:
+                lines = streamed.aiter_lines()
+                await anext(lines)
+                server.process.send_signal(signal.SIGTERM)
+                *_, last = [line async for line in lines if line]
+            assert json.loads(last.removeprefix("data: "))["error"]["message"] == "The server is shutting down"
+            refused = await collected
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert await asyncio.to_thread(server.process.wait, TEST_TIMEOUT_SECONDS) == 0
+    logged = log.read_text()
+    assert ("requests_cut_off" in logged, "Traceback" in logged) == (True, False)
 
 
 async def test_several_workers_share_one_engine() -> None:

@@ -15,6 +15,7 @@ import uvicorn
 
 from dragoman.core import logs
 from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.dialects.http.generation_response import SERVER_STOPS
 from dragoman.server.http_protocol import BoundedHttpProtocol, OpenConnections
 from dragoman.server.settings import HttpSettings, Settings
 from dragoman.server.tls import load_certificate
@@ -23,6 +24,9 @@ RESERVED_DESCRIPTORS = 128
 """File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
 
 _STARTUP_FAILED = 3
+_LAST_ERRORS_SECONDS = 1
+"""For the errors of requests that are cut off."""
+
 _RETIREMENT_PAUSE_SECONDS = 0.1
 
 _log = logs.get_logger(__name__)
@@ -70,6 +74,25 @@ class HttpServer(uvicorn.Server):
             ssl=self._tls,
             ssl_handshake_timeout=self._handshake_seconds,
         )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running requests end for the time that is set, and then end them with errors of their own.
+
+        uvicorn's own would cut their connections, and log a traceback for each.
+        """
+        seconds = self.config.timeout_graceful_shutdown or 0
+        self.config.timeout_graceful_shutdown = seconds + _LAST_ERRORS_SECONDS
+        timer = asyncio.get_running_loop().call_later(seconds, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def _cut_off(self) -> None:
+        if tasks := self.server_state.tasks:
+            _log.warning("requests_cut_off", requests=len(tasks), reason="drain_seconds are over")
+        for task in tasks:
+            task.cancel(SERVER_STOPS)
 
     def reload(self, settings: Settings, trusted_proxies: Container[str]) -> None:
         """Use the settings for new connections. Raises CertificateError, and then changes nothing."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core import logs
-from dragoman.core.errors import BadRequest, DragomanError, JobNotFound, Overloaded
+from dragoman.core.errors import BadRequest, DragomanError, JobNotFound, Overloaded, ShuttingDown
 from dragoman.core.events import Unenforced
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.services import EventStream
@@ -34,6 +34,11 @@ ON_DISCONNECT = "dragoman.on_disconnect"
 
 It spares the task that would wait for receive() to say so. Our own server has it, others need not.
 """
+
+SERVER_STOPS = "The server stops"
+"""What a task's cancellation says that comes from a server which stops: its client is still there."""
+
+_STOPPED_RETRY_AFTER_SECONDS = 5
 
 _WRITE_PAUSE_SECONDS = 0.001
 """Between two writes of a stream: the frames of faster tokens share one. A write costs as much as several tokens."""
@@ -148,7 +153,11 @@ class GenerationResponse(Response):
         watches = self._watch(scope, receive, send, stop)
         try:
             await (self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not is_stopped and error.args == (SERVER_STOPS,) and not generation.uncancel():
+                is_running = False
+                await self._cut_off(scope, receive, send)
+                return
             if not is_stopped or generation.uncancel():
                 raise
             for watch in watches:
@@ -158,6 +167,14 @@ class GenerationResponse(Response):
             is_running = False
             for watch in watches:
                 watch.cancel()
+
+    async def _cut_off(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """End the answer with an error: the server stops, and has no more time for it."""
+        error = ShuttingDown("The server is shutting down", _STOPPED_RETRY_AFTER_SECONDS)
+        if self._options.decoded.stream:
+            await self._end(send, await self._fail(send, error))
+        else:
+            await error_response(self._render(error), self._options.headers)(scope, receive, send)
 
     def _watch(
         self, scope: Scope, receive: Receive, send: Send, stop: Callable[..., None]
