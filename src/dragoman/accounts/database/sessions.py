@@ -128,6 +128,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection and roll back what was not committed."""
+        self._cursor.close()  # SQLite keeps a connection's files open for as long as there are statements of it.
         self._connection.close()
 
     def _control(self, sql: str) -> None:
