@@ -165,6 +165,25 @@ def test_what_is_no_chunk_breaks_the_answer(chunk: bytes) -> None:
     assert "CUDA" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"token_ids": [number]} for number in (2**31, 10**30, -(10**30))),
+        *({"finish_reason": "stop", "stop_reason": number} for number in (2**31, 10**30)),
+        *({"logprobs": {"content": [{"token": "a", "logprob": 0, "bytes": [byte]}]}} for byte in (256, -1, 10**30)),
+    ],
+    ids=str,
+)
+def test_a_number_that_is_no_token_or_byte_breaks_the_answer(fields: dict[str, Any]) -> None:
+    with pytest.raises(BrokenAnswer):
+        events(chat({"content": "a"}, **fields))
+
+
+def test_a_number_that_is_no_token_of_a_prompt_breaks_the_answer() -> None:
+    with pytest.raises(BrokenAnswer):
+        events({**chat({"content": "a"}), "prompt_token_ids": [10**30]}, reports_prompt=True)
+
+
 def together(*chunks: dict[str, Any], n: int = 1) -> tuple[list[Event], UpstreamAnswer]:
     answer = UpstreamAnswer(n=n, prompt_tokens=5)
     return list(answer.feed([json.dumps(chunk).encode() for chunk in chunks])), answer

@@ -255,6 +255,19 @@ async def test_a_text_without_a_limit_may_fill_the_context_where_its_tokens_can_
     assert server.bodies[-1]["max_tokens"] == max_tokens
 
 
+@pytest.mark.parametrize("length", [10**30, 2**31, 0, -1])
+async def test_a_context_that_no_model_has_is_not_believed(length: int) -> None:
+    models = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": length, "meta": {"n_ctx_train": 64}}]}
+    async with engine_of(ModelServer(models)) as engine:
+        await engine.find_out()
+        assert engine.context_length == 64
+    properties = sending(document({"default_generation_settings": {"n_ctx": length}}))
+    models = {"data": [{"id": "m", "owned_by": "llamacpp", "meta": {"n_ctx_train": 64}}]}
+    async with engine_of(ModelServer(models, props=properties), "llama-server") as engine:
+        await engine.find_out()
+        assert engine.context_length == 64
+
+
 async def test_owners_are_told_apart_by_a_digest() -> None:
     server = ModelServer(completions=sending(HEAD, FINISH, LAST_CHUNK))
     async with engine_of(server) as engine:

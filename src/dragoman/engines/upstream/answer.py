@@ -4,9 +4,10 @@ Chunks are in no reference cycle, so the garbage collector does not track them (
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import (
@@ -22,7 +23,7 @@ from dragoman.core.events import (
     TopLogprob,
     Usage,
 )
-from dragoman.core.limits import is_token_count
+from dragoman.core.limits import MAX_TOKENS, is_token_count
 from dragoman.engines.upstream.replies import decode_reply
 from dragoman.engines.upstream.tool_call_numbers import ToolCallNumbers
 
@@ -42,6 +43,11 @@ _GIVEN_UP = ("abort", "error", "insufficient_system_resource")
 """Finish reasons of answers that their server could not complete."""
 
 
+_Byte = Annotated[int, Meta(ge=0, le=255)]
+
+_TokenId = Annotated[int, Meta(ge=-MAX_TOKENS, le=MAX_TOKENS)]
+
+
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
@@ -56,13 +62,13 @@ class _ToolCall(msgspec.Struct, gc=False):
 class _TopLogprob(msgspec.Struct, gc=False):
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[_Byte] | None = None
 
 
 class _TokenLogprob(msgspec.Struct, gc=False):
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[_Byte] | None = None
     top_logprobs: list[_TopLogprob] | None = None
 
 
@@ -90,8 +96,8 @@ class _ChunkChoice(msgspec.Struct, gc=False):
     text: str | None = None
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    token_ids: list[int] | None = None
+    stop_reason: str | _TokenId | None = None
+    token_ids: list[_TokenId] | None = None
 
 
 class _PromptDetails(msgspec.Struct, gc=False):
@@ -125,7 +131,7 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: list[_ChunkChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[_TokenId] | None = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from dragoman.core.limits import MAX_TOKENS
 from dragoman.engines.upstream.http_client import UpstreamClient
 from dragoman.engines.upstream.http_request import UpstreamAddress, UpstreamRequest
 from dragoman.engines.upstream.kinds import KindName
@@ -157,13 +158,19 @@ def _kind(entry: _Entry) -> KindName:
 
 def _context_length(entry: _Entry) -> int | None:
     meta = entry.meta or _Meta()
-    return entry.max_model_len or entry.context_length or meta.n_ctx or meta.n_ctx_train
+    lengths = (entry.max_model_len, entry.context_length, meta.n_ctx, meta.n_ctx_train)
+    return next((length for length in lengths if _is_length(length)), None)
+
+
+def _is_length(length: int | None) -> bool:
+    return length is not None and 0 < length <= MAX_TOKENS
 
 
 async def _llama_server_context(client: UpstreamClient) -> int | None:
     """Return the context of a slot. The list of models has that of the training only."""
     try:
         reply = await client.fetch(UpstreamRequest(path="/props"))
-        return decode_reply(_decode_properties, reply).default_generation_settings.n_ctx
+        length = decode_reply(_decode_properties, reply).default_generation_settings.n_ctx
+        return length if _is_length(length) else None
     except (TransportError, msgspec.MsgspecError):
         return None
