@@ -53,6 +53,14 @@ async def test_a_number_that_no_request_can_take_is_refused_by_name(number: str,
         assert (await client.get("/requests", min_seconds="0.5")).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["path", "url", "self", "template", "status", "caller", "query"])
+async def test_a_parameter_that_no_page_knows_is_ignored_whatever_its_name(name: str, app: App) -> None:
+    async with console_client(app, key=ADMIN_KEY) as client:
+        for page in ("/requests", "/usage", "/usage.csv", "/queue", "/audit", "/keys", "/accounts", "/responses"):
+            response = await client.http.get(f"/console{page}", params={"model": "echo", name: "1"})
+            assert response.status_code == 200, page
+
+
 async def test_a_key_is_made_limited_rotated_and_disabled(account: AccountFixture, app: App) -> None:
     async with console_client(app, key=ADMIN_KEY) as client:
         created = await client.submit(

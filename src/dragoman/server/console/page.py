@@ -160,6 +160,6 @@ class PageRequest:
             is_change=self.request.method == "POST",
         )
 
-    def redirect(self, path: str, **query: str) -> Response:
+    def redirect(self, path: str, /, **query: str) -> Response:
         """Lead to another page after a form."""
         return RedirectResponse(self.renderer.url(path, **query), 303)

@@ -88,12 +88,12 @@ class Renderer:
         """Render a template."""
         return self._environment.get_template(template).render(**values)
 
-    def url(self, path: str, **query: object) -> str:
+    def url(self, path: str, /, **query: object) -> str:
         """Return the URL of a page of the console; parameters that are None are left out."""
         return self.url_with(self._services.root + ("" if path == "/" else path), **query)
 
     @staticmethod
-    def url_with(url: str, **query: object) -> str:
+    def url_with(url: str, /, **query: object) -> str:
         """Return the URL with parameters; those that are None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return f"{url}?{urlencode(given)}" if given else url
