@@ -14,6 +14,7 @@ from dragoman.core.limits import check_sampling
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
 from dragoman.dialects.http.sse import frame
+from dragoman.jobs.values.payloads import pack_requests
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS
 from tests.support.dialects.answer_events import answer_events
 from tests.support.dialects.cases import InfermaticChat
@@ -136,3 +137,24 @@ def test_no_number_reaches_an_engine_that_its_messages_cannot_hold(name: str, nu
             continue
         prompts = [each.prompt for each in decoded.requests]
         assert msgspec.msgpack.encode((sampling, prompts, decoded.embedding, decoded.priority))
+
+
+@pytest.mark.parametrize("name", ENDPOINT_CODECS)
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "[" * 600 + "]" * 600], ids=len)
+def test_no_json_reaches_the_queue_that_its_rows_cannot_hold(name: str, value: str) -> None:
+    deep = f'{{"type": "object", "properties": {{"a": {{"const": {value}}}}}}}'
+    fields = {
+        "chat_template_kwargs": f'{{"a": {value}}}',
+        "documents": f'[{{"a": {value}}}]',
+        "tools": f'[{{"type": "function", "name": "f", "function": {{"name": "f", "parameters": {deep}}}}}]',
+        "metadata": f'{{"a": {value}}}',
+        "guided_json": deep,
+    }
+    for field, text in fields.items():
+        sent = json.dumps({key: value for key, value in BODIES[name].items() if key != field})
+        try:
+            body = f'{sent[:-1]}, "{field}": {text}}}'.encode()
+            decoded = ENDPOINT_CODECS[name].decode(body, decode_context(MODELS, **arguments_of(name)))
+        except BadRequest:
+            continue
+        assert pack_requests((*decoded.requests, *filter(None, [decoded.embedding])))

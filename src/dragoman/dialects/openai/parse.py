@@ -263,20 +263,20 @@ def parse_response_format(sent: ResponseFormat | None, violations: list[Violatio
     return JsonSchemaFormat(sent.json_schema.schema, sent.json_schema.strict)
 
 
-def check_schema(schema: object, path: FieldPath, violations: list[Violation]) -> int:
-    """Check that an engine can receive the schema, and return its size in bytes. The engine checks the rest.
+def check_schema(schema: object, path: FieldPath, violations: list[Violation], what: str = "a schema") -> int:
+    """Check that an engine can receive any JSON, such as a schema, and return its size in bytes. It checks the rest.
 
-    JSON has integers that an engine has not, and levels that exceed the interpreter's stack elsewhere.
+    JSON has integers that an engine has not, and levels that exceed the interpreter's stack elsewhere. `what` it is.
     """
     try:
         size = len(msgspec.msgpack.encode(schema))
     except OverflowError:
-        violations.append(Violation(path, InvalidValue("The integers of a schema must fit into 64 bits")))
+        violations.append(Violation(path, InvalidValue(f"The integers of {what} must fit into 64 bits")))
         return 0
     except RecursionError:
         size = MAX_SCHEMA_LEVELS + 1
     if size > MAX_SCHEMA_LEVELS and _has_more_levels(schema, MAX_SCHEMA_LEVELS):
-        violations.append(Violation(path, InvalidValue(f"A schema has at most {MAX_SCHEMA_LEVELS} levels")))
+        violations.append(Violation(path, InvalidValue(f"{what.capitalize()} has at most {MAX_SCHEMA_LEVELS} levels")))
     return size
 
 
@@ -301,7 +301,9 @@ def check_chat_template(template: str | None, arguments: TemplateArguments | Non
         violations.append(Violation(("chat_template",), problem))
     if not arguments:
         return
-    if len(msgspec.json.encode(arguments)) > MAX_TEMPLATE_BYTES:
+    for name, value in arguments.items():
+        check_schema(value, ("chat_template_kwargs", name), violations, "a variable")
+    if not violations and len(msgspec.json.encode(arguments)) > MAX_TEMPLATE_BYTES:
         problem = InvalidValue(f"The template's variables have more than {MAX_TEMPLATE_BYTES} bytes")
         violations.append(Violation(("chat_template_kwargs",), problem))
     for name in RESERVED_VARIABLES:

@@ -214,8 +214,9 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
         continue_final_message=sent.continue_final_message,
     )
     response_format = parse_response_format(sent.response_format, violations)
-    if sent.chat_template or sent.chat_template_kwargs:
-        check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
+    check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
+    for index, document in enumerate(sent.documents):
+        check_schema(document, ("documents", index), violations, "a document")
     if sent.top_logprobs and not sent.logprobs:
         violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
     raise_violations(violations)
