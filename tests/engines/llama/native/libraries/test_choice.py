@@ -75,6 +75,17 @@ def test_a_tensor_that_ends_the_faster_build_is_left_to_llama_cpp(tmp_path: Path
     assert choose_build(None, path, cells=16384, reproducible=False) == LLAMA_CPP
 
 
+@pytest.mark.parametrize(
+    ("alignment", "build"), [(8, LLAMA_CPP), (16, LLAMA_CPP), (32, IK_LLAMA_CPP), (64, IK_LLAMA_CPP)]
+)
+def test_tensors_that_are_not_aligned_as_usual_are_left_to_llama_cpp(
+    tmp_path: Path, alignment: int, build: str
+) -> None:
+    tensors = {"a": (WEIGHTS, Type.Q8_0), "b": (WEIGHTS, Type.Q8_0)}
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA, alignment=alignment)
+    assert choose_build(None, path, cells=16384, reproducible=False) == build
+
+
 def test_a_scaling_of_positions_that_the_faster_build_lacks_is_left_to_llama_cpp(tmp_path: Path) -> None:
     metadata = {**LLAMA, "llama.rope.scaling.type": "longrope"}
     path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=metadata)

@@ -10,7 +10,7 @@ from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_C
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
-from dragoman.engines.llama.weights.gguf_header import HeaderError
+from dragoman.engines.llama.weights.gguf_header import DEFAULT_ALIGNMENT, HeaderError
 from dragoman.engines.llama.weights.gguf_metadata import whole_metadata
 
 _REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
@@ -114,6 +114,8 @@ def _consists_of(model: Path, architectures: Container[str], formats: Container[
         return False
     kind = metadata.get("general.architecture")
     if kind not in architectures or metadata.get(f"{kind}.rope.scaling.type", "none") not in _ROPE_SCALINGS:
+        return False
+    if any(header.alignment % DEFAULT_ALIGNMENT for header in headers):
         return False
     tensors = [tensor for header in headers for tensor in header.tensors]
     return all(tensor.type in (formats if len(tensor.shape) > 1 else _VECTOR_FORMATS) for tensor in tensors) and all(
