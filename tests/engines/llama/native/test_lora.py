@@ -1,5 +1,6 @@
 """An adapter changes the logits exactly as merging it into the weights does, with a small real model."""
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, SingleContextBackend
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.weights.gguf_header import FLOAT32
 from tests.support.architecture_files import write_tiny_architecture
 from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.gguf_files import random_tensor
@@ -124,6 +126,20 @@ def test_a_file_that_is_no_adapter_for_the_model_is_refused_with_the_reason(
 ) -> None:
     path = write_adapter(tmp_path / "wrong.gguf", random_lora_updates(1), **options)  # type: ignore[arg-type]
     _assert_refused(tiny, path, reason)
+
+
+def test_an_adapter_with_an_entry_of_another_type_is_refused_by_its_name(tiny: Model, tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a.gguf", random_lora_updates(1))
+    content, entry = path.read_bytes(), b"adapter.lora.alpha" + struct.pack("<I", FLOAT32)
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, entry[:-4] + struct.pack("<I", 4)))
+    with pytest.raises(
+        ModelError, match=r"adapter: its adapter.lora.alpha is of the type 4, and must be of the type 6$"
+    ):
+        LoraAdapter(tiny, path, 1.0)
+    nameless = content.replace(b"adapter.lora.alpha", b"adapter.lora.omega")
+    path.write_bytes(nameless)
+    LoraAdapter(tiny, path, 1.0).close()
 
 
 def test_an_adapter_for_another_size_or_other_matrices_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:

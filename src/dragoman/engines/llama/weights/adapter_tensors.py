@@ -4,9 +4,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, read_headers
-from dragoman.engines.llama.weights.gguf_header import HeaderError, Tensor, read_header
+from dragoman.engines.llama.weights.gguf_header import FLOAT32, STRING, HeaderError, Tensor, read_header
+from dragoman.engines.llama.weights.gguf_metadata import read_typed_metadata
 
 _A, _B = ".lora_a", ".lora_b"
+_TYPES = {
+    "adapter.lora.alpha": FLOAT32,
+    "adapter.type": STRING,
+    "general.architecture": STRING,
+    "general.type": STRING,
+}
+"""Entries whose type llama.cpp takes for granted."""
 
 _FORMATS = {0: "F32", 1: "F16", 8: "Q8_0", 30: "BF16"}
 """What llama.cpp's converter writes, by number; matrices in other formats may not be multiplied."""
@@ -21,6 +29,9 @@ _Shape = tuple[int, ...]
 def check_adapter_tensors(path: Path, model: Path) -> None:
     """Check what llama.cpp does not check when it loads an adapter. Raises ModelSourceError, or OSError."""
     base = _shapes(model)
+    for key, kind, _ in read_typed_metadata(path):
+        if _TYPES.get(key, kind) != kind:
+            raise ModelSourceError(f"its {key} is of the type {kind}, and must be of the type {_TYPES[key]}")
     try:
         tensors = {tensor.name.decode(errors="replace"): tensor for tensor in read_header(path).tensors}
     except HeaderError as error:

@@ -15,7 +15,7 @@ MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 
 VERSIONS = (2, 3)
-STRING, ARRAY = 8, 9
+FLOAT32, STRING, ARRAY = 6, 8, 9
 VALUE_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Value type → bytes, for all types with values of a fixed size."""
 

@@ -33,6 +33,13 @@ def read_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple
     """Yield the key and the value of each entry of a GGUF file's metadata, without arrays. Raises ModelSourceError.
 
     A file with more than `max_parts` tensors or entries is refused.
+    """
+    return ((key, value) for key, _, value in read_typed_metadata(path, max_parts=max_parts) if value is not None)
+
+
+def read_typed_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple[str, int, str | float | None]]:
+    """Yield the key, the value's type and the value of each entry, None for an array. Raises ModelSourceError.
+
     The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
     """
     try:
@@ -50,14 +57,15 @@ def read_metadata(path: Path, *, max_parts: int = sys.maxsize) -> Iterator[tuple
                     total += len(key) + len(text)
                     if total > _MAX_TOTAL_TEXT_BYTES:
                         raise ModelSourceError(f"{path.name} has more than {_MAX_TOTAL_TEXT_BYTES} bytes of metadata")
-                    yield key, text
+                    yield key, kind, text
                 elif kind == ARRAY:
+                    yield key, kind, None
                     kind, count = _read_struct(file, "<IQ")
                     texts += count if kind == STRING else 0
                     _check_parts(path, texts, _MAX_ARRAY_TEXTS)
                     _skip_values(file, kind, count)
                 elif kind in _LAYOUTS:
-                    yield key, _read_struct(file, _LAYOUTS[kind])[0]
+                    yield key, kind, _read_struct(file, _LAYOUTS[kind])[0]
                 else:
                     raise struct.error
     except OSError as error:
