@@ -117,3 +117,11 @@ def test_keywords_that_are_not_enforced_are_named() -> None:
     assert grammar.unenforced == ("'contains' at #/properties/a", "'oneOf' at #")
     enforced = {"oneOf": [{"type": "string"}, {"type": "null"}]}
     assert build_grammar(JsonSchemaFormat(enforced, strict=False), None, None, lambda _: None).unenforced == ()
+
+
+@pytest.mark.parametrize(
+    "response_format", [GrammarFormat(r"start: /((é|\w)|\w)/"), RegexFormat(r"((é|\w)|\w)")], ids=["grammar", "regex"]
+)
+def test_what_llguidance_panics_at_is_refused(response_format: AnswerFormat) -> None:
+    with pytest.raises(BadRequest, match="cannot be enforced: it cannot be compiled"):
+        build_grammar(response_format, None, None, lambda _: None)

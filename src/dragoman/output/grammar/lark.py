@@ -29,6 +29,9 @@ with these 2 ms. Objects of 500 optional properties and terms of 400 operators h
 TOO_COMPLEX: Final = "it is too large or too complex"
 """What compile_error says about a grammar that exceeds the limits."""
 
+_PANIC: Final = "it cannot be compiled; simplify its alternatives"
+"""What it says about one that llguidance fails at."""
+
 _JSON_STYLE = {
     "item_separator": ", ",
     "key_separator": ": ",
@@ -103,15 +106,21 @@ def client_grammar(text: str, parameter: str) -> str:
     terminals = {name for before_colon in text.split(":")[:-1] for name in _TERMINAL.findall(before_colon)}
     if len(terminals) > _MAX_TERMINALS:
         raise BadRequest(f"The grammar is too large: it may have {_MAX_TERMINALS} terminals", parameter)
-    try:
-        _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
-    except ValueError:  # compile_error reports the same problem as an error of the grammar
-        messages = []
-    if any(message.startswith("no tokenizer") for message in messages):
+    # A matcher reports what llguidance panics at. The other function would raise it, as what is no Exception.
+    problem = compile_error(text)
+    if _PANIC not in problem and _asks_for_tokens(text):
         raise BadRequest("The grammar may not ask for tokens in <...>, only for text", parameter)
-    if problem := compile_error(text):
+    if problem:
         raise BadRequest(f"The grammar cannot be enforced: {problem}", parameter)
     return text
+
+
+def _asks_for_tokens(grammar: str) -> bool:
+    try:
+        _, messages = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=PARSER_LIMITS)
+    except ValueError:  # compile_error reports the same problem as an error of the grammar
+        return False
+    return any(message.startswith("no tokenizer") for message in messages)
 
 
 def _plain_escape(match: re.Match[str]) -> str:
@@ -180,6 +189,8 @@ def _readable_error(message: str) -> str:
     """Remove the position from an error of llguidance, since the client does not know the text that it refers to."""
     if re.search("too (big|large|many|complex|deeply)|fuel|recursion limit|stack level|Unable to determine", message):
         return TOO_COMPLEX
+    if message.startswith("panic: "):
+        return _PANIC
     if parse_error := re.search("^error: (.*)", message, re.MULTILINE):
         return parse_error[1]
     if contradiction := re.search("Unsatisfiable schema: (.*)", message):
