@@ -228,12 +228,11 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     head = response_head(
         context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs, fingerprint=fingerprint
     )
-    last = prompt.messages[-1]
     answer = AnswerOptions(
         logprobs_as_token_ids=sent.return_tokens_as_token_ids,
         shows_reasoning=sent.include_reasoning,
         has_function_call=bool(sent.functions),
-        beginning=last.text if sent.echo and last.role == "assistant" else "",
+        beginning=messages[-1].text if sent.echo and messages[-1].role == "assistant" else "",
     )
     return DecodedRequest(
         requests=[request],
