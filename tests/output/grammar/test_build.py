@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import AnswerFormat, GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
+from dragoman.output.constraint import GrammarCompiler
 from dragoman.output.grammar import build_grammar
+from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.grammars import allows
 
 
@@ -125,3 +127,17 @@ def test_keywords_that_are_not_enforced_are_named() -> None:
 def test_what_llguidance_panics_at_is_refused(response_format: AnswerFormat) -> None:
     with pytest.raises(BadRequest, match="cannot be enforced: it cannot be compiled"):
         build_grammar(response_format, None, None, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["start: r\nr: /a+/ r", 'start: "b" r\nr: /a+/ r{2,9} # no line break', "root ::= r\nr ::= [a]+ r"],
+    ids=["forced at once", "forced later", "GBNF"],
+)
+def test_a_grammar_whose_texts_never_end_keeps_nobody_waiting(grammar: str) -> None:
+    built = build_grammar(GrammarFormat(grammar), None, None, lambda _: None).text
+    assert built is not None
+    constraint = GrammarCompiler(ByteGrammarVocabulary()).compile(built, "response_format").copy()
+    for _ in range(20):
+        [token] = constraint.allowed().nonzero()[0].tolist()
+        constraint.accept(token)

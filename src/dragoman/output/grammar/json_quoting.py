@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from dragoman.core.errors import BadRequest
-from dragoman.output.grammar.lark import client_grammar, quoted, regex
+from dragoman.output.grammar.lark import NO_FORCING, client_grammar, quoted, regex
 
 _ESCAPES = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 """Characters that are escaped in JSON, and how. Other control characters cannot be written."""
@@ -62,7 +62,7 @@ def json_quoted_regex(pattern: str, parameter: str) -> str:
 
 def json_quoted_grammar(text: str, parameter: str) -> str:
     """Return a Lark grammar of a grammar's texts, inside of a JSON string. Raises BadRequest."""
-    grammar = client_grammar(text, parameter)
+    grammar = client_grammar(text, parameter).removesuffix(NO_FORCING)
     return _checked(lambda: _quote_grammar(grammar), parameter)
 
 

@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from dragoman.core.errors import BadRequest
+from dragoman.output.grammar.endless import surely_ends
 from dragoman.output.grammar.keywords import Schema
 from dragoman.output.grammar.pattern_syntax import UnportablePattern
 
@@ -51,6 +52,9 @@ _MAX_TERMINALS = 300
 
 _TERMINAL = re.compile(r"\b_*[A-Z]\w*(?=\s*(?:[.\[{]|\Z))")
 """The name of a terminal before the colon of its definition, and perhaps some that are only used there."""
+
+NO_FORCING: Final = '\n%llguidance {"no_forcing": true}\n'
+"""Look for no bytes that must come next: where no text ever ends (`r: /a+/ r`), they do not either. The last counts."""
 
 _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
@@ -106,6 +110,8 @@ def client_grammar(text: str, parameter: str) -> str:
     terminals = {name for before_colon in text.split(":")[:-1] for name in _TERMINAL.findall(before_colon)}
     if len(terminals) > _MAX_TERMINALS:
         raise BadRequest(f"The grammar is too large: it may have {_MAX_TERMINALS} terminals", parameter)
+    if not surely_ends(text):
+        text += NO_FORCING
     # A matcher reports what llguidance panics at. The other function would raise it, as what is no Exception.
     problem = compile_error(text)
     if _PANIC not in problem and _asks_for_tokens(text):
