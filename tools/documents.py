@@ -42,6 +42,8 @@ ROOT = Path(__file__).parent.parent
 OTHERS_NAMES = frozenset(
     {
         *("env_key", "model_providers"),  # Codex
+        *("api_base_url", "async_client", "is_chat_model", "is_function_calling_model", "model_settings"),  # frameworks
+        "OPENAI_API_BASE",  # aider
         *("check_embedding_ctx_length", "sys_platform", "namespace__name", "context_window_fallbacks"),
         *("OTEL_BSP_SCHEDULE_DELAY", "OTEL_EXPORTER_OTLP_HEADERS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW"),
         *("malloc_trim", "set_asyncgen_hooks", "tool_chat_template_granite"),
