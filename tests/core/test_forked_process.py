@@ -56,6 +56,40 @@ def test_a_forked_child_has_its_name_its_socket_and_nothing_else_of_its_parent()
     assert "ValueError: seen" in run.stderr
 
 
+LOGS = """
+import asyncio, os, socket
+from dragoman.core import logs
+from dragoman.core.forked_process import ForkedProcess
+
+def child():
+    connection = socket.socket(fileno=0)
+    logs.get_logger("child").warning("seen")
+    logs.configure_child()
+    connection.sendall(b"still open")
+
+def fail():
+    raise ValueError("seen")
+
+async def main():
+    logs.configure("info", "text")
+    for run in (child, fail):
+        process = ForkedProcess.fork(run, "a.name")
+        print(process.connection.recv(1000).decode())
+        process.connection.close()
+        await process.wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_forked_child_has_a_log_of_its_own_from_the_beginning() -> None:
+    run = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split("\n") == ["still open", "", ""]
+    assert "event='seen'" in run.stderr
+    assert "event='process_failed_unexpectedly'" in run.stderr
+    assert "ValueError: seen" in run.stderr
+
+
 IGNORES_SIGCHLD = """
 import asyncio, os, signal, time
 from dragoman.core.forked_process import ForkedProcess

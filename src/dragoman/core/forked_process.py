@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from dragoman.core import logs
 from dragoman.core.child_process import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTPUT, has_process_descriptors
 
 _ARGUMENTS_START, _ARGUMENTS_END = 45, 46
@@ -104,7 +105,8 @@ def _run_child(run: Callable[[], None], name: str, connection: socket.socket) ->
     """Be the child: nothing of the parent may run in it, neither its code behind the fork nor what it does at exit."""
     status = 1
     try:
-        _keep_files(connection)
+        with logs.file_released():
+            _keep_files(connection)
         show_as_arguments(name)
         run()
         status = 0
