@@ -83,7 +83,7 @@ def test_more_adapters_than_a_model_may_have_are_refused(folder: Path) -> None:
 def test_a_scale_is_a_number_with_limits(tmp_path: Path, scale: str) -> None:
     path = tmp_path / "dragoman.toml"
     path.write_text(f'[[adapters]]\nname = "a"\npath = "a.gguf"\nscale = {scale}\n')
-    with pytest.raises(SettingsError, match="adapters: "):
+    with pytest.raises(SettingsError, match=r"adapters\[0\].scale must be"):
         load_settings(path, {}, {})
     path.write_text('[[adapters]]\nname = "a"\npath = "a.gguf"\nscale = -0.5\n')
     assert math.isclose(load_settings(path, {}, {}).adapters[0].scale, -0.5)
