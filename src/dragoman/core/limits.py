@@ -147,9 +147,14 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
         _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
-    counts = {"max_tokens": sampling.max_tokens, "min_tokens": sampling.min_tokens, "top_k": sampling.top_k}
-    lowered = {name: MAX_TOKENS for name, count in counts.items() if count is not None and count > MAX_TOKENS}
-    return msgspec.structs.replace(sampling, **lowered) if lowered else sampling
+    if max(sampling.max_tokens or 0, sampling.min_tokens, sampling.top_k) <= MAX_TOKENS:
+        return sampling
+    return msgspec.structs.replace(
+        sampling,
+        max_tokens=None if sampling.max_tokens is None else min(sampling.max_tokens, MAX_TOKENS),
+        min_tokens=min(sampling.min_tokens, MAX_TOKENS),
+        top_k=min(sampling.top_k, MAX_TOKENS),
+    )
 
 
 def _check_length(sampling: SamplingParams, min_max_tokens: int) -> None:
