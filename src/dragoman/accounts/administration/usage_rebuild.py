@@ -10,13 +10,12 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import (
     FIRST_TOKEN_BOUNDS_MS,
     FIRST_TOKEN_CLASSES,
-    SIX_HOURLY_LAG_HOURS,
     daily_usage,
     hourly_usage,
     six_hourly_usage,
     usage,
 )
-from dragoman.accounts.ledger.ledger_statements import six_hourly_sums
+from dragoman.accounts.ledger.ledger_statements import six_hourly_sums, summed_before
 from dragoman.accounts.times import DAY_MILLISECONDS, HOUR_MILLISECONDS
 
 
@@ -40,8 +39,7 @@ def rebuild_usage_sums(database: Database) -> int:
                 )
             )
         connection.execute(delete(six_hourly_usage))
-        before = (database.now(connection).wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
-        connection.execute(six_hourly_sums(), {"before": before})
+        connection.execute(six_hourly_sums(), {"before": summed_before(database.now(connection).wall)})
         return int(connection.execute(select(func.count()).select_from(hourly_usage)).scalar_one())
 
 

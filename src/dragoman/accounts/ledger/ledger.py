@@ -15,7 +15,7 @@ from dragoman.accounts.database.sessions import Instant, Session, sync_log
 from dragoman.accounts.database.tables import SIX_HOURLY_LAG_HOURS
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import LedgerBatch
-from dragoman.accounts.ledger.ledger_statements import ledger_statements
+from dragoman.accounts.ledger.ledger_statements import ledger_statements, summed_before
 from dragoman.accounts.ledger.locked_accounts import LockedAccounts, name_of
 from dragoman.accounts.ledger.operations import (
     AccountLocked,
@@ -191,13 +191,13 @@ class Ledger:
             with session.pipeline():
                 batch.store()
                 if must_sum := batch.now.wall >= self._sums_six_hours_at:
-                    session.write(self._statements.add_six_hourly, _summed_before(batch.now.wall))
+                    session.write(self._statements.add_six_hourly, summed_before(batch.now.wall))
                 session.commit()
         except BaseException as error:
             self._abandon(session, error)
             raise
         if must_sum:
-            self._sums_six_hours_at = (_summed_before(batch.now.wall) + 6 + SIX_HOURLY_LAG_HOURS) * HOUR_MILLISECONDS
+            self._sums_six_hours_at = (summed_before(batch.now.wall) + 6 + SIX_HOURLY_LAG_HOURS) * HOUR_MILLISECONDS
         return result
 
     def _connect(self) -> Session:
@@ -236,11 +236,6 @@ class Ledger:
         settled = iter(_settle_all(batch, settlements))
         answered = iter(_answer_all(batch, requests, is_retry))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
-
-
-def _summed_before(wall: int) -> int:
-    """Return the hour before which all hours may be summed by six at a time, in hours since 1970."""
-    return (wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
 
 
 def _without_locked(operations: Sequence[LedgerOperation], locked: set[str]) -> list[LedgerOperation]:

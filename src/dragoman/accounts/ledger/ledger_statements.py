@@ -31,6 +31,7 @@ from dragoman.accounts.database.statements import (
     update,
 )
 from dragoman.accounts.database.tables import (
+    SIX_HOURLY_LAG_HOURS,
     accounts,
     daily_usage,
     holds,
@@ -44,6 +45,7 @@ from dragoman.accounts.database.tables import (
 )
 from dragoman.accounts.ledger.combined_statements import CombinedStatements
 from dragoman.accounts.ledger.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+from dragoman.accounts.times import HOUR_MILLISECONDS
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
@@ -215,6 +217,14 @@ def _insert_or_update(dialect: Dialect, table: Table) -> "PostgresqlInsert | Sql
     from sqlalchemy.dialects import postgresql
 
     return postgresql.insert(table)
+
+
+def summed_before(wall: int) -> int:
+    """Return the hour before which all hours may be summed by six at a time, in hours since 1970.
+
+    `wall`: the time in milliseconds since 1970.
+    """
+    return (wall // HOUR_MILLISECONDS - SIX_HOURLY_LAG_HOURS) // 6 * 6
 
 
 def six_hourly_sums(*, most: int | None = None) -> TextClause:
