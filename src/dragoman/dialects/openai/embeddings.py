@@ -113,11 +113,15 @@ def priority(sent: int) -> int:
     return min(sent, LOWEST_PRIORITY) or DEFAULT_PRIORITY
 
 
-def truncation(tokens: int | None, side: Literal["left", "right"] = "right") -> PromptTruncation | None:
-    """Return how inputs are shortened. Raises BadRequest."""
+def truncation(
+    tokens: int | None, side: Literal["left", "right"] = "right", answer_tokens: int = 0
+) -> PromptTruncation | None:
+    """Return how inputs are shortened that leave room for an answer. Raises BadRequest."""
     if tokens == 0:
         raise BadRequest("truncate_prompt_tokens must be -1 or at least 1, got 0", "truncate_prompt_tokens")
-    return None if tokens is None else PromptTruncation(None if tokens == -1 else min(tokens, MAX_TOKENS), 0, side)
+    if tokens is None:
+        return None
+    return PromptTruncation(None if tokens == -1 else min(tokens, MAX_TOKENS), min(answer_tokens, MAX_TOKENS), side)
 
 
 def _inputs(sent: EmbeddingsRequest) -> tuple[EmbeddingInput, ...]:

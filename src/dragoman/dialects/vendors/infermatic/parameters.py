@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import MAX_SEED, MAX_TOKENS
+from dragoman.core.limits import MAX_SEED
 from dragoman.core.models import ServedModel
 from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams, Verbosity
 from dragoman.dialects.http.validation import Violation
+from dragoman.dialects.openai.embeddings import truncation
 from dragoman.dialects.openai.parse import parse_messages, stop_strings, token_biases
 from dragoman.dialects.vendors.infermatic import functions, wire
 
@@ -53,13 +54,9 @@ def max_tokens(sent: wire.CompletionRequest) -> int | None:
 
 def prompt_truncation(sent: wire.CompletionRequest) -> PromptTruncation | None:
     """Return how the prompt is shortened. Raises BadRequest."""
-    tokens, side = sent.truncate_prompt_tokens, sent.truncation_side or "left"
-    if tokens is None:
+    if sent.truncate_prompt_tokens is None:
         return None
-    if not tokens:
-        raise BadRequest("truncate_prompt_tokens must be -1 or at least 1, got 0", "truncate_prompt_tokens")
-    answer_tokens = min(max(1, max_tokens(sent) or 1), MAX_TOKENS)
-    return PromptTruncation(None if tokens == -1 else min(tokens, MAX_TOKENS), answer_tokens, side)
+    return truncation(sent.truncate_prompt_tokens, sent.truncation_side or "left", max(1, max_tokens(sent) or 1))
 
 
 def best_of(sent: wire.CompletionRequest) -> int | None:
