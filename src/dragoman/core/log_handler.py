@@ -3,6 +3,7 @@
 A process that waits for the reader of its log does nothing else: no answer, no heartbeat, no end at SIGTERM.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -60,7 +61,8 @@ class StandardErrorHandler(logging.Handler):
         length = len(data)
         try:
             while data and self._is_writable():
-                data = data[self._channel.write(data) :]
+                with contextlib.suppress(BlockingIOError):  # Another process was quicker.
+                    data = data[self._channel.write(data) :]
         except OSError:  # The reader has gone, or the disk is full.
             pass
         if len(data) < length:
@@ -96,12 +98,6 @@ class _Channel:
 class _ReopenedChannel(_Channel):
     """A pipe or terminal that was opened anew, so that it never waits, whatever other processes do with it."""
 
-    def write(self, data: bytes) -> int:
-        try:
-            return super().write(data)
-        except BlockingIOError:  # Another process was quicker.
-            return 0
-
     def close(self) -> None:
         os.close(self.file)
 
@@ -121,10 +117,7 @@ class _SocketChannel(_Channel):
         super().__init__(self._socket.fileno())
 
     def write(self, data: bytes) -> int:
-        try:
-            return self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
+        return self._socket.send(data, socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         self._socket.close()
